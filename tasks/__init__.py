@@ -1,0 +1,1 @@
+"""What a job is: requests, limits, engines. Knows nothing of credits, queues or databases."""

@@ -1,0 +1,1 @@
+"""The default engines: real signal processing on the CPU, no model download."""

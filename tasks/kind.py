@@ -1,0 +1,185 @@
+"""The contract between a kind of job and the worker that runs it.
+
+A kind says what may be asked (`request_model`, `inputs`), the most a request can use (`usage`), and how the
+sound is made (`run`). It never hears of credits, queues or databases. Embedded engines, HTTP services and GPU
+models all fit behind `run`: it is plain async, and whatever burns CPU goes through `tasks.engines.child`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Request(BaseModel):
+    """What a customer asks of one kind: every field bounded, unknown fields refused, never coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What was found when a file was decoded to its end. Headers are never believed."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> Decimal:
+        """The length in seconds, exact to the microsecond."""
+        return (Decimal(self.frames) / Decimal(self.sample_rate)).quantize(Decimal("0.000001"))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one output uses: seconds of audio read for it, and seconds of audio written."""
+
+    seconds_in: Decimal = Decimal(0)
+    seconds_out: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class InputLimits:
+    """What a kind takes under one input name."""
+
+    required: bool = True
+    seconds_min: Decimal = Decimal("0.1")
+    seconds_max: Decimal = Decimal(600)
+    channels_max: int = 2
+    sample_rate_min: int = 8_000
+    sample_rate_max: int = 192_000
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """An input as the engine gets it: a private copy in the work folder, its hash already checked."""
+
+    path: Path
+    info: AudioInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One finished artifact: complete on disk, fsynced, measured. It is billable even if a later one fails."""
+
+    name: str  # unique within the job: "song", "song-2", "vocals"
+    path: Path
+    media_type: str  # "audio/wav", "audio/flac", "audio/mpeg", "audio/ogg"
+    info: AudioInfo
+    bytes: int
+    sha256: str  # hex
+    usage: Usage
+
+
+class Context(Protocol):
+    """What the worker gives a run."""
+
+    @property
+    def workdir(self) -> Path:
+        """A private folder for this attempt; swept afterwards."""
+        ...
+
+    @property
+    def engine_state(self) -> Mapping[str, Any]:
+        """What an earlier attempt of this job remembered (a provider's task id); empty at first."""
+        ...
+
+    def progress(self, fraction: float, stage: str) -> None:
+        """Say how far it is: 0 to 1. Cheap; the worker writes it at a bounded rate."""
+        ...
+
+    async def remember(self, state: Mapping[str, Any]) -> None:
+        """Make `engine_state` durable for the next attempt. Raises if this attempt lost its lease."""
+        ...
+
+    async def finished(self, output: Output) -> None:
+        """Hand over one finished artifact. Once this returns it is durable and counts as used."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What one attempt may take. The worker enforces `seconds`; the child process enforces `memory_bytes`."""
+
+    seconds: float = 900.0
+    memory_bytes: int = 3 * 1024**3
+
+
+class Kind(Protocol):
+    """A sort of job. Registered in `tasks.registry`; priced by the table of its name in prices.toml."""
+
+    name: ClassVar[str]
+    request_model: ClassVar[type[Request]]
+    inputs: ClassVar[Mapping[str, InputLimits]]
+
+    def usage(self, request: Any, inputs: Mapping[str, AudioInfo]) -> tuple[Usage, ...]:
+        """The most the request can use, one entry an output, in the order the outputs are made.
+
+        Guarantee: no finished output ever uses more than its entry here; the quote and the hold rest on it.
+        """
+        ...
+
+    async def run(self, request: Any, inputs: Mapping[str, InputFile], context: Context, limits: RunLimits) -> None:
+        """Make the sound, handing each finished output to `context.finished`.
+
+        Cancelling the task stops the work at once and kills its child process. Errors: `EngineError`s below.
+        """
+        ...
+
+
+class EngineError(Exception):
+    """A run that went wrong. Nobody is charged for it; `retryable` says whether another attempt may help.
+
+    EngineError
+    ├── InvalidInput        the customer's material or request can't be used: ends the job, no retry
+    └── EngineFailure       our side or the provider's
+        ├── EngineCrashed   the child process died (segfault, killed): retryable
+        ├── OutOfMemory     over its memory limit: retryable once elsewhere
+        └── EngineUnavailable  a provider is away or busy: retryable
+    """
+
+    code: ClassVar[str] = "engine_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidInput(EngineError):
+    code = "invalid_input"
+
+
+class EngineFailure(EngineError):
+    code = "engine_failure"
+    retryable = True
+
+
+class EngineCrashed(EngineFailure):
+    code = "engine_crashed"
+
+
+class OutOfMemory(EngineFailure):
+    code = "out_of_memory"
+
+
+class EngineUnavailable(EngineFailure):
+    code = "engine_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest(Exception):
+    """A request or a file that is turned down: names the field, what is wrong with it, and the limit."""
+
+    field: str
+    problem: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}"

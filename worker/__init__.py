@@ -1,0 +1,1 @@
+"""How jobs are metered and run. Knows nothing of music."""

@@ -1,0 +1,1 @@
+"""Embedded PostgreSQL and Valkey as child processes, for demo, development and tests."""

@@ -1,0 +1,1 @@
+"""Redis through dramatiq: wake-up hints, never money."""

@@ -1,0 +1,1 @@
+"""PostgreSQL. A public function is one transaction and returns values, never rows."""
