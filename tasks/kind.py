@@ -8,7 +8,7 @@ models all fit behind `run`: it is plain async, and whatever burns CPU goes thro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -173,13 +173,10 @@ class EngineUnavailable(EngineFailure):
     code = "engine_unavailable"
 
 
-@dataclass(frozen=True, slots=True)
 class RefusedRequest(Exception):
     """A request or a file that is turned down: names the field, what is wrong with it, and the limit."""
 
-    field: str
-    problem: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.problem}"
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem

@@ -1,0 +1,191 @@
+"""Every setting, read once from the environment (`FERMATA_*`), frozen, checked against each other.
+
+Nothing else reads the environment. A misspelt variable is refused by name, a contradiction names both sides,
+and no message ever shows a value: some of them are secrets.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "FERMATA_"
+
+#: Read by the processes themselves before settings exist, or by tests: known, but no fields.
+OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_PARENT"})
+
+
+class SettingsError(Exception):
+    """The settings can't be used. The message names each variable, what is wrong and what to do; never a value."""
+
+
+class Settings(BaseSettings):
+    """What a deployment may change. Seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    environment: Literal["development", "test", "production"] = "development"
+
+    # Where the parts are. None: `demo`, `up` and the tests start their own.
+    database_url: SecretStr | None = None
+    #: Used by `migrate` only: the owner of the tables, so that the app's own role can't change them.
+    owner_database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    artifacts_url: str | None = None  # file:///folder; a plain path is taken as one
+    #: Where embedded servers, artifacts and run files live when no URL is given.
+    data_dir: Path | None = None
+
+    namespace: str = Field("fermata", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # A worker process
+    slots: int = Field(2, ge=1, le=512)
+    lease_seconds: float = Field(30, ge=0.5, le=600)
+    renew_seconds: float = Field(10, ge=0.1, le=300)
+    outage_max_seconds: float = Field(300, ge=1, le=3600)
+    drain_seconds: float = Field(20, ge=0, le=3600)
+    run_seconds: float = Field(900, ge=0.1, le=86_400)
+    run_memory_bytes: int = Field(3 * 1024**3, ge=64 * 1024**2)
+    progress_seconds: float = Field(1, ge=0.05, le=60)
+    failures_max: int = Field(3, ge=1, le=20)
+    backoff_first_seconds: float = Field(2, ge=0, le=3600)
+    backoff_max_seconds: float = Field(300, ge=0, le=86_400)
+    #: Further kinds as "module:object", comma separated, beside those we ship.
+    extra_kinds: str = ""
+
+    # Group commit
+    batch_max: int = Field(500, ge=1, le=5000)
+    busy_alone_seconds: float = Field(0.1, ge=0, le=10)
+
+    # The scheduler
+    dispatch_tick_seconds: float = Field(0.5, ge=0.01, le=60)
+    reap_tick_seconds: float = Field(2, ge=0.05, le=60)
+    expire_tick_seconds: float = Field(30, ge=0.05, le=3600)
+    sweep_tick_seconds: float = Field(300, ge=0.05, le=86_400)
+    prune_tick_seconds: float = Field(3600, ge=0.05, le=86_400)
+    hint_repeat_seconds: float = Field(15, ge=0.1, le=600)
+    hints_per_message: int = Field(16, ge=1, le=16)
+    #: Jobs admitted to Redis per free slot: enough that no slot waits, few enough that order stays in SQL.
+    admit_per_slot: int = Field(4, ge=1, le=64)
+
+    # Requests
+    job_seconds: float = Field(86_400, ge=1, le=30 * 86_400)  # default of ends_by
+    upload_bytes_max: int = Field(200 * 1024**2, ge=1024)
+
+    # PostgreSQL sessions
+    pool_size: int = Field(6, ge=2, le=100)
+    lock_timeout_seconds: float = Field(3, ge=0.05, le=60)
+    statement_timeout_seconds: float = Field(15, ge=0.1, le=600)
+    idle_transaction_seconds: float = Field(5, ge=0.1, le=600)
+    connect_seconds: float = Field(5, ge=0.1, le=60)
+
+    # The HTTP process
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8700, ge=0, le=65535)
+
+    @field_validator("database_url", "owner_database_url")
+    @classmethod
+    def _postgresql_with_asyncpg(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        scheme, separator, rest = url.get_secret_value().partition("://")
+        if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+            raise ValueError("must start with postgresql://")
+        return SecretStr(f"postgresql+asyncpg://{rest}")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment and explicit arguments only: no hidden file decides what a worker does."""
+        return init_settings, env_settings
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """The settings of this process.
+
+    Raises `SettingsError` with one line per problem: unknown variables (with the nearest known name), bad
+    values (never shown), pairs that contradict each other (both named).
+    """
+    environ = os.environ if environ is None else environ
+    problems = [*_unknown(environ)]
+    try:
+        values = {
+            name[len(PREFIX) :].lower(): value
+            for name, value in environ.items()
+            if name.upper().startswith(PREFIX) and value and name.upper() not in OTHER_NAMES
+        }
+        known = {name: value for name, value in values.items() if name in Settings.model_fields}
+        settings = Settings(**{**known, **overrides})
+    except ValidationError as error:
+        problems += [
+            f"{PREFIX}{'_'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+            for detail in error.errors(include_input=False, include_context=False, include_url=False)
+        ]
+    else:
+        problems += contradictions(settings)
+        if not problems:
+            return settings
+    raise SettingsError("\n".join(problems))
+
+
+def contradictions(settings: Settings) -> list[str]:
+    """Pairs of settings that can't both hold, each as one line that names both."""
+    rules = [
+        (
+            settings.lease_seconds > 2 * settings.renew_seconds,
+            "FERMATA_LEASE_SECONDS must be more than twice FERMATA_RENEW_SECONDS, or one late renewal loses a lease",
+        ),
+        (
+            settings.idle_transaction_seconds < settings.lease_seconds,
+            "FERMATA_IDLE_TRANSACTION_SECONDS must be below FERMATA_LEASE_SECONDS, or a frozen worker outlasts its lease",
+        ),
+        (
+            settings.lock_timeout_seconds < settings.statement_timeout_seconds,
+            "FERMATA_LOCK_TIMEOUT_SECONDS must be below FERMATA_STATEMENT_TIMEOUT_SECONDS",
+        ),
+        (
+            settings.backoff_first_seconds <= settings.backoff_max_seconds,
+            "FERMATA_BACKOFF_FIRST_SECONDS must not be above FERMATA_BACKOFF_MAX_SECONDS",
+        ),
+        (
+            settings.environment != "production" or settings.database_url is not None,
+            "FERMATA_ENVIRONMENT is production: FERMATA_DATABASE_URL must be given",
+        ),
+        (
+            settings.environment != "production" or settings.redis_url is not None,
+            "FERMATA_ENVIRONMENT is production: FERMATA_REDIS_URL must be given",
+        ),
+    ]
+    return [message for holds, message in rules if not holds]
+
+
+def _unknown(environ: Mapping[str, str]) -> list[str]:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_NAMES
+    problems = []
+    for name in sorted(environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            problems.append(f"{name}: no such setting{hint}")
+    return problems
