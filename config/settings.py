@@ -158,7 +158,7 @@ def contradictions(settings: Settings) -> list[str]:
         ),
         (
             settings.idle_transaction_seconds < settings.lease_seconds,
-            "FERMATA_IDLE_TRANSACTION_SECONDS must be below FERMATA_LEASE_SECONDS, or a frozen worker outlasts its lease",
+            "FERMATA_IDLE_TRANSACTION_SECONDS must be below FERMATA_LEASE_SECONDS: a frozen worker must not outlast it",
         ),
         (
             settings.lock_timeout_seconds < settings.statement_timeout_seconds,
