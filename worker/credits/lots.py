@@ -1,0 +1,107 @@
+"""Lots and the entries that move their credits from bucket to bucket.
+
+A lot is credits that came together. Each entry moves an amount of one lot; the buckets are the fold of the
+lot's entries, and `granted = available + held + spent + expired + revoked` holds after every one of them.
+Amounts are whole credits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import assert_never
+
+#: The most credits one lot, quote or reservation may hold. Sums of a million such still fit a bigint.
+CREDITS_MAX = 10**12
+
+
+class LotSource(StrEnum):
+    SUBSCRIPTION = "subscription"
+    TOPUP = "topup"
+    GRANT = "grant"  # promotions, make-goods, compensations
+
+
+class Move(StrEnum):
+    """What an entry does to its lot."""
+
+    GRANT = "grant"  # outside -> available
+    RESERVE = "reserve"  # available -> held
+    COMMIT = "commit"  # held -> spent
+    REFUND = "refund"  # held -> available
+    EXPIRE = "expire"  # available -> expired
+    REVOKE = "revoke"  # available -> revoked
+
+
+class BrokenInvariant(AssertionError):
+    """The books would become wrong. Nothing is written; a worker that meets this stops that operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lot:
+    """One lot as it stands. `lot_id` grows with age within its account."""
+
+    lot_id: int
+    source: LotSource
+    granted: int
+    available: int
+    expires_at: datetime | None = None
+    held: int = 0
+    spent: int = 0
+    expired: int = 0
+    revoked: int = 0
+    #: Bought lots that a chargeback took back: what returns from a hold is revoked at once.
+    charged_back: bool = False
+
+    def __post_init__(self) -> None:
+        buckets = (self.available, self.held, self.spent, self.expired, self.revoked)
+        if min(buckets) < 0 or sum(buckets) != self.granted:
+            raise BrokenInvariant(f"lot {self.lot_id}: granted {self.granted} is not the sum of {buckets}")
+
+    def expired_by(self, now: datetime) -> bool:
+        """Whether its credits can't be spent any more at `now`. The very instant of expiry counts as expired."""
+        return self.expires_at is not None and self.expires_at <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the journal to be written: `amount` > 0 credits of one lot make one move."""
+
+    lot_id: int
+    move: Move
+    amount: int
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.amount <= 0:
+            raise BrokenInvariant(f"an entry of {self.amount} credits")
+
+
+def moved(lot: Lot, move: Move, amount: int) -> Lot:
+    """The lot after one entry.
+
+    Raises `BrokenInvariant` if a bucket would fall below zero.
+    """
+    match move:
+        case Move.GRANT:
+            return replace(lot, granted=lot.granted + amount, available=lot.available + amount)
+        case Move.RESERVE:
+            return replace(lot, available=lot.available - amount, held=lot.held + amount)
+        case Move.COMMIT:
+            return replace(lot, held=lot.held - amount, spent=lot.spent + amount)
+        case Move.REFUND:
+            return replace(lot, held=lot.held - amount, available=lot.available + amount)
+        case Move.EXPIRE:
+            return replace(lot, available=lot.available - amount, expired=lot.expired + amount)
+        case Move.REVOKE:
+            return replace(lot, available=lot.available - amount, revoked=lot.revoked + amount)
+        case _:
+            assert_never(move)
+
+
+def fold(lot: Lot, entries: list[Entry]) -> Lot:
+    """The lot after all of its entries, in order."""
+    for entry in entries:
+        if entry.lot_id == lot.lot_id:
+            lot = moved(lot, entry.move, entry.amount)
+    return lot
