@@ -1,0 +1,116 @@
+"""Music from words. The embedded engine composes and plays an instrumental piece: tempo, key, style and moods.
+
+It makes no voices: `lyrics` are refused rather than ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, bars_within, key_of, tempo_for
+from tasks.kind import (
+    AudioInfo,
+    Context,
+    EngineUnavailable,
+    InputFile,
+    InputLimits,
+    RefusedRequest,
+    Request,
+    RunLimits,
+    Usage,
+)
+from tasks.validation import Format, Seconds, Text, seconds_of
+
+#: The tiers. draft: 22.05 kHz mono, one oscillator a note. standard: 44.1 kHz stereo, with a room. studio: 48 kHz
+#: stereo, 24 bit in wav and flac, three detuned oscillators a note and a longer room.
+Model = Literal["draft", "standard", "studio"]
+
+#: Seconds of music a request may ask for.
+SECONDS_MIN, SECONDS_MAX = 5, 300
+
+
+class GenerationRequest(Request):
+    """What to compose. Exactly one of `seconds` and `seconds_max` says how long."""
+
+    prompt: Text = Field(min_length=1, max_length=2000)
+    #: Exactly this long, to the sample.
+    seconds: Seconds | None = Field(None, ge=SECONDS_MIN, le=SECONDS_MAX)
+    #: At most this long: the piece ends with its last whole bar that fits, and that is what it uses.
+    seconds_max: Seconds | None = Field(None, ge=SECONDS_MIN, le=SECONDS_MAX)
+    bpm: int | None = Field(None, ge=BPM_MIN, le=BPM_MAX)
+    key: str | None = Field(None, max_length=9)
+    style: str | None = None
+    #: The same request with the same seed gives the same sound. Variants take seed, seed + 1, …
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    variants: int = Field(1, ge=1, le=4)
+    model: Model = "standard"
+    format: Format = "wav"
+    lyrics: str | None = None
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_known(cls, key: str | None) -> str | None:
+        if key is not None:
+            try:
+                key_of(key)
+            except ValueError:
+                raise ValueError('must be a key such as "A minor" or "F# major"') from None
+        return key
+
+    @field_validator("style")
+    @classmethod
+    def _style_is_known(cls, style: str | None) -> str | None:
+        if style is not None and style not in STYLES:
+            raise ValueError(f"must be one of {', '.join(STYLES)}")
+        return style
+
+    @field_validator("lyrics")
+    @classmethod
+    def _no_lyrics(cls, lyrics: str | None) -> str | None:
+        if lyrics is not None:
+            raise ValueError("are not sung by this engine: it is instrumental. Leave the field out")
+        return lyrics
+
+    @model_validator(mode="after")
+    def _length_is_clear(self) -> Self:
+        if (self.seconds is None) == (self.seconds_max is None):
+            raise RefusedRequest("seconds", "exactly one of seconds and seconds_max must be given")
+        if self.seconds_max is not None:
+            bpm = tempo_for(self.prompt, self.bpm, self.style)
+            if not bars_within(seconds_of(self.seconds_max), bpm):
+                bar = Decimal(240) / bpm
+                raise RefusedRequest("seconds_max", f"must hold a whole bar, {bar:.2f} seconds at {bpm} bpm")
+        return self
+
+    @property
+    def most_seconds(self) -> Decimal:
+        """The longest that one song can become."""
+        length = self.seconds if self.seconds is not None else self.seconds_max
+        assert length is not None
+        return seconds_of(length)
+
+
+class Generation:
+    """The kind `generation`, by the embedded composer and synthesizer."""
+
+    name: ClassVar[str] = "generation"
+    request_model: ClassVar[type[Request]] = GenerationRequest
+    inputs: ClassVar[Mapping[str, InputLimits]] = {}
+
+    def usage(self, request: GenerationRequest, inputs: Mapping[str, AudioInfo]) -> tuple[Usage, ...]:
+        """One entry a variant: the seconds asked, or the most they can become."""
+        return (Usage(seconds_out=request.most_seconds),) * request.variants
+
+    async def run(
+        self,
+        request: GenerationRequest,
+        inputs: Mapping[str, InputFile],
+        context: Context,
+        limits: RunLimits,
+    ) -> None:
+        """Make the songs one after the other, each handed over when it is finished: "song", "song-2", …"""
+        raise EngineUnavailable("the engine is not built in yet")
