@@ -1,0 +1,47 @@
+"""The two roles of every Fermata database, for `migrate --roles` and for our own servers.
+
+`fermata_owner` owns the database and its tables: migrations run as it. `fermata_app` is what our processes connect
+as; the migrations grant it what it needs and no more, so that not even a bug can rewrite the journal.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+DATABASE = "fermata"
+OWNER_ROLE = "fermata_owner"
+APP_ROLE = "fermata_app"
+
+
+def dsn(url: str) -> str:
+    """An SQLAlchemy URL as asyncpg, psql and pgbench want it."""
+    return url.replace("postgresql+asyncpg://", "postgresql://", 1)
+
+
+async def ensure_roles(superuser_url: str, owner_password: str, app_password: str, *, database: str = DATABASE) -> None:
+    """Make owner, app role and database where they are missing, and set both passwords. Safe to repeat.
+
+    `superuser_url` is of a role that may create roles and databases; it need not be a superuser.
+    """
+    connection = await asyncpg.connect(dsn(superuser_url))
+    try:
+        for role, password in ((OWNER_ROLE, owner_password), (APP_ROLE, app_password)):
+            exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
+            verb = "ALTER" if exists else "CREATE"
+            await _execute(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", role, password)
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
+            if not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+                await _execute(connection, "GRANT %I TO CURRENT_USER", OWNER_ROLE)
+            await _execute(
+                connection, "CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING UTF8", database, OWNER_ROLE
+            )
+        await _execute(connection, "REVOKE ALL ON DATABASE %I FROM PUBLIC", database)
+        await _execute(connection, "GRANT CONNECT ON DATABASE %I TO %I", database, APP_ROLE)
+    finally:
+        await connection.close()
+
+
+async def _execute(connection: asyncpg.Connection, template: str, *values: str) -> None:
+    """A statement that takes no parameters: PostgreSQL's own `format` quotes the names (%I) and literals (%L)."""
+    places = ", ".join(f"${place}::text" for place in range(2, len(values) + 2))
+    await connection.execute(await connection.fetchval(f"SELECT format($1, {places})", template, *values))
