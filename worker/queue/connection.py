@@ -1,0 +1,72 @@
+"""How we reach Redis, and the one error that leaves this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+#: Seconds after which an answer counts as lost. Above every wait we ask of the server (`BLPOP` for 1 s).
+ANSWER_SECONDS: Final = 10.0
+
+#: Seconds for reaching the server. A machine that swallows packets must not hold a consumer for longer.
+CONNECT_SECONDS: Final = 3.0
+
+#: Seconds after which an unused connection is asked for a sign of life before it is used again.
+HEALTH_CHECK_SECONDS: Final = 30
+
+
+class QueueUnavailable(Exception):
+    """Redis did not take or give what we asked. Nothing is lost: rows are the authority. Try again later.
+
+    `reason`: `away` (not reached, or no answer in time: what was sent may have arrived), `full` (no memory left:
+    nothing of it was taken), `refused` (a permission, a read-only replica, a key of the wrong type).
+    """
+
+    def __init__(self, reason: Literal["away", "full", "refused"]) -> None:
+        super().__init__(f"Redis is not usable: {reason}")
+        self.reason = reason
+
+
+@contextmanager
+def surfacing() -> Iterator[None]:
+    """Turn every error of the Redis client into `QueueUnavailable`."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise QueueUnavailable(_reason_for(error)) from error
+
+
+def _reason_for(error: redis.RedisError) -> Literal["away", "full", "refused"]:
+    # A TimeoutError is no ConnectionError in this client.
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return "away"
+    return "full" if isinstance(error, redis.OutOfMemoryError) else "refused"
+
+
+def connect(redis_url: str) -> redis.Redis:
+    """A client for threads. Reaches out on the first command, never repeats one by itself."""
+    return redis.Redis.from_url(
+        redis_url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=ANSWER_SECONDS,
+        socket_connect_timeout=CONNECT_SECONDS,
+        health_check_interval=HEALTH_CHECK_SECONDS,
+    )
+
+
+def connect_async(redis_url: str) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    return redis.asyncio.Redis.from_url(
+        redis_url,
+        retry=AsyncRetry(NoBackoff(), 0),
+        socket_timeout=ANSWER_SECONDS,
+        socket_connect_timeout=CONNECT_SECONDS,
+        health_check_interval=HEALTH_CHECK_SECONDS,
+    )
