@@ -61,7 +61,6 @@ class EmbeddedPostgres:
         self._options = dict(options or {})
         self._durable = durable
         self._child: subprocess.Popen[bytes] | None = None
-        self._fixed_port = port
         self.port = port
         self.home = _home(folder.resolve(), self._user is not None)
         self.data = self.home / f"postgres-{self._binaries.major}"
@@ -101,11 +100,14 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Start and wait until it takes connections; database, owner and app role are there then."""
+        first = self.port is None
         for _ in range(START_TRIES):
             self.launch()
             if self._wait_until_ready():
                 finished(ensure_roles(self.superuser_url, self._passwords[OWNER_ROLE], self._passwords[APP_ROLE]))
                 return
+            if first:
+                self.port = None  # maybe somebody took it meanwhile; later starts keep theirs, clients know it
             time.sleep(0.1)
         raise ProcessError(f"PostgreSQL ended with {self.exit_code} when it was started, see {self.log}")
 
@@ -129,8 +131,7 @@ class EmbeddedPostgres:
         if not self.data.exists():
             self._initialise()
         self._clear_stale_lock()
-        if self._fixed_port is None:
-            self.port = free_port(self.port or remembered_port(self._port_file))
+        self.port = self.port or free_port(remembered_port(self._port_file))
         settings = {
             "listen_addresses": HOST,
             "port": str(self.port),

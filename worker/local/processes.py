@@ -119,6 +119,25 @@ def stop(child: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, f
     return child.wait()
 
 
+def reap(child: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a child that has ended, else None. What is left of its session is ended with it."""
+    if child.returncode is None and os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)  # before poll(), which frees the id for somebody else
+        child.poll()
+    return child.returncode
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
 def wait_until_gone(pid: int, seconds: float) -> bool:
     """Wait for a process that isn't our child. True when it has ended (a zombie has)."""
     deadline = time.monotonic() + seconds

@@ -38,7 +38,6 @@ class EmbeddedValkey:
         self._binary = find_valkey()
         self._options = dict(options or {})
         self._child: subprocess.Popen[bytes] | None = None
-        self._fixed_port = port
         self.port = port
         self.log = self.home / "valkey.log"
         self._pid_file = PidFile(self.home / "valkey.pid")
@@ -61,10 +60,13 @@ class EmbeddedValkey:
 
     def start(self) -> None:
         """Start and wait until it answers."""
+        first = self.port is None
         for _ in range(START_TRIES):
             self.launch()
             if self._wait_until_ready():
                 return
+            if first:
+                self.port = None  # maybe somebody took it meanwhile; later starts keep theirs, clients know it
             time.sleep(0.1)
         raise ProcessError(f"Valkey ended with {self.exit_code} when it was started, see {self.log}")
 
@@ -85,8 +87,7 @@ class EmbeddedValkey:
         if self.pid is not None:
             return
         self._pid_file.end_leftover(STOP_STEPS)
-        if self._fixed_port is None:
-            self.port = free_port(self.port or remembered_port(self._port_file))
+        self.port = self.port or free_port(remembered_port(self._port_file))
         with open_log(self.log) as log:
             # From stdin, so that the password is in no list of processes.
             self._child = spawn(
