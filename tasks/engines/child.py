@@ -1,0 +1,329 @@
+"""Engines that burn CPU or read strangers' files run in a child process: it can be limited, killed and crash alone.
+
+A child is a fresh Python (no fork: nothing of the worker's memory, sockets or secrets goes along) in a process group
+of its own. It stays warm for the next run, since importing the engines costs a second, and is never used again after
+a crash, a kill or an unexpected exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import math
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import structlog
+
+from tasks.engines.inside import HEADER
+from tasks.engines.report import output_from_json
+from tasks.kind import Context, EngineCrashed, EngineError, EngineFailure, OutOfMemory, Output, RunLimits
+
+log = structlog.get_logger(__name__)
+
+#: Variables of the worker's environment that a child may see. Everything else may be a secret.
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+#: One thread for each numeric library: two runs on two cores would otherwise fight.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+#: Runs after which a warm child is replaced, whatever its libraries have leaked.
+RUNS_MAX = 200
+#: Bytes of one message from a child. Ours stay below 10 kB.
+MESSAGE_MAX = 1024 * 1024
+#: Bytes of a dead child's stderr that go to the log.
+LAST_WORDS_MAX = 2000
+#: Seconds to wait for a killed child to be gone; it takes milliseconds.
+REAP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Restraints:
+    """What a child may take, beside the memory in `RunLimits`."""
+
+    #: CPU seconds of one run; None leaves it to the caller's deadline.
+    processor_seconds: float | None = None
+    #: Bytes of any one file it writes.
+    file_bytes: int = 4 * 1024**3
+    open_files: int = 64
+
+
+async def run_in_child(
+    function: str | Callable[..., Any],
+    arguments: Mapping[str, Any],
+    context: Context,
+    limits: RunLimits,
+    restraints: Restraints = Restraints(),
+) -> Any:
+    """Call `function(report, **arguments)` in a child process and return what it returned (JSON values).
+
+    `function` is "module:name" or a function at the top of a module; `arguments` can be pickled. Its progress goes
+    to `context.progress`; each output that it finishes is handed to `context.finished` before it may go on, so what
+    was finished stays counted whatever comes after.
+
+    Cancelling kills the child and its descendants at once; `limits.seconds` is the caller's to enforce so.
+    Raises what the function raised if that is an `EngineError`, `OutOfMemory` past `limits.memory_bytes`,
+    `EngineCrashed` if the process died, `EngineFailure` for any other exception (its traceback goes to the log).
+    """
+    name = _name_of(function)
+    job = {
+        "function": name,
+        "arguments": dict(arguments),
+        "workdir": str(context.workdir),
+        "processor_seconds": restraints.processor_seconds,
+    }
+    child = _idle_child(limits.memory_bytes, restraints) or _Child.started(limits.memory_bytes, restraints)
+    try:
+        started = await child.start(job)
+        if not started and child.runs:  # it left, or was killed, while it was idle
+            await child.end()
+            child = _Child.started(limits.memory_bytes, restraints)
+            await child.start(job)
+        answer = await child.converse(context)
+        if answer is None:
+            await child.end()
+            raise child.crash()
+        child.release("returned" in answer)
+        return _returned(answer, name, limits)
+    finally:
+        await child.end_unless_released()
+
+
+async def close_children() -> None:
+    """End every idle child of this thread's event loop. For the end of a worker, and of a test."""
+    while child := _idle_child():
+        await child.end()
+
+
+def _returned(answer: Mapping[str, Any], function: str, limits: RunLimits) -> Any:
+    """What the function returned. Raises what it raised."""
+    if "returned" in answer:
+        return answer["returned"]
+    if "failed" in answer:
+        raise _engine_error(answer["failed"])(str(answer["text"]))
+    if "out_of_memory" in answer:
+        raise _out_of_memory(limits.memory_bytes)
+    log.error("engine_failed", function=function, traceback=answer.get("traceback"))
+    raise EngineFailure(f"the engine failed unexpectedly ({str(answer.get('unexpected'))[:80]})")
+
+
+def _engine_error(names: list[str]) -> type[EngineError]:
+    """The nearest class that we know in a raised exception's line of ancestors. Imports nothing a child names."""
+    known, unseen = {}, [EngineError]
+    while unseen:
+        error = unseen.pop()
+        known[f"{error.__module__}:{error.__qualname__}"] = error
+        unseen += error.__subclasses__()
+    return next((known[name] for name in names if name in known), EngineFailure)
+
+
+def _out_of_memory(memory_bytes: int) -> OutOfMemory:
+    return OutOfMemory(f"the engine needed more than its {memory_bytes // 1024**2} MiB of memory")
+
+
+def _name_of(function: str | Callable[..., Any]) -> str:
+    if isinstance(function, str):
+        return function
+    if "." in function.__qualname__ or function.__module__ == "__main__":
+        raise TypeError("a child can only run a function at the top of a module")
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+# The children
+
+
+@dataclass(slots=True)
+class _Child:
+    """One child process, and the parent's end of the socket to it."""
+
+    process: subprocess.Popen[bytes]
+    connection: socket.socket
+    complaints: IO[bytes]  # its stderr, a file without a name
+    memory_bytes: int
+    restraints: Restraints
+    thread: int = field(default_factory=threading.get_ident)
+    runs: int = 0
+    released: bool = False
+    last_words: str = ""
+
+    @classmethod
+    def started(cls, memory_bytes: int, restraints: Restraints) -> _Child:
+        """Start one. Blocks for the few milliseconds of an exec.
+
+        In this thread on purpose: the kernel kills it when the thread that started it ends (PDEATHSIG).
+        """
+        ours, theirs = socket.socketpair()
+        complaints = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed in kill()
+        limits = (memory_bytes, restraints.file_bytes, restraints.open_files)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tasks.engines.inside"]
+                + [str(number) for number in (theirs.fileno(), os.getpid(), *limits)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            complaints.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        return cls(process, ours, complaints, memory_bytes, restraints)
+
+    async def start(self, job: Mapping[str, Any]) -> bool:
+        """Send a job. False if the child is gone."""
+        os.ftruncate(self.complaints.fileno(), 0)
+        os.lseek(self.complaints.fileno(), 0, os.SEEK_SET)  # the child shares this position
+        body = pickle.dumps(job)
+        try:
+            await asyncio.get_running_loop().sock_sendall(self.connection, HEADER.pack(len(body)) + body)
+        except ConnectionError:
+            return False
+        return await self._received() == {"started": True}
+
+    async def converse(self, context: Context) -> dict[str, Any] | None:
+        """Pass on progress and finished outputs until the child says how it ended; None if it died first."""
+        while (message := await self._received()) is not None:
+            if "progress" in message:
+                context.progress(_fraction(message["progress"]), str(message["stage"])[:200])
+            elif "finished" in message:
+                await context.finished(_output_within(context.workdir, message["finished"]))
+                body = pickle.dumps("counted")
+                await asyncio.get_running_loop().sock_sendall(self.connection, HEADER.pack(len(body)) + body)
+            else:
+                return message
+        return None
+
+    async def _received(self) -> dict[str, Any] | None:
+        """The child's next message, or None if it is gone or talks nonsense."""
+        try:
+            (length,) = HEADER.unpack(await self._exactly(HEADER.size))
+            message = json.loads(await self._exactly(length)) if length <= MESSAGE_MAX else None
+        except (ConnectionError, EOFError, ValueError):
+            return None
+        return message if isinstance(message, dict) else None
+
+    async def _exactly(self, count: int) -> bytes:
+        loop, parts = asyncio.get_running_loop(), bytearray()
+        while len(parts) < count:
+            part = await loop.sock_recv(self.connection, count - len(parts))
+            if not part:
+                raise EOFError
+            parts += part
+        return bytes(parts)
+
+    def release(self, sound: bool) -> None:
+        """Keep it for the next run, if it ended this one well and isn't worn out."""
+        self.runs += 1
+        if sound and self.runs < RUNS_MAX:
+            self.released = True
+            _idle.append(self)
+
+    async def end_unless_released(self) -> None:
+        if not self.released:
+            await self.end()
+
+    async def end(self) -> None:
+        """Kill it with its descendants and wait until it is gone. Killed at once, even if the wait is cancelled."""
+        self.kill()
+        waiting = asyncio.ensure_future(_gone(self.process))
+        _waits.add(waiting)
+        waiting.add_done_callback(_waits.discard)
+        await asyncio.shield(waiting)
+
+    def kill(self) -> None:
+        """Send SIGKILL to its process group and close what ties us to it. Does nothing the second time."""
+        if self.process.returncode is None:  # not reaped yet: its number is still its own
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.connection.close()
+        if not self.complaints.closed:
+            size = os.fstat(self.complaints.fileno()).st_size
+            words = os.pread(self.complaints.fileno(), LAST_WORDS_MAX, max(0, size - LAST_WORDS_MAX))
+            self.last_words = words.decode(errors="replace")
+            self.complaints.close()
+
+    def crash(self) -> EngineFailure:
+        """What the death of an ended child means. Its last words go to the log."""
+        status = self.process.returncode
+        name = signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
+        log.error("engine_crashed", ended_by=name, last_words=self.last_words)
+        if "bad_alloc" in self.last_words or "MemoryError" in self.last_words:
+            return _out_of_memory(self.memory_bytes)
+        return EngineCrashed(f"the engine's process died ({name})")
+
+
+def _idle_child(memory_bytes: int | None = None, restraints: Restraints | None = None) -> _Child | None:
+    """Take the child of this thread that was used last and has these limits (None: any), if one is alive."""
+    for child in reversed(_idle):
+        fits = memory_bytes in (None, child.memory_bytes) and restraints in (None, child.restraints)
+        if child.thread != threading.get_ident() or not fits:
+            continue
+        _idle.remove(child)
+        if child.process.poll() is None:
+            child.released = False
+            return child
+        child.kill()
+    return None
+
+
+async def _gone(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a killed process is reaped. By asking: a child watcher would tie us to one loop and one thread."""
+    pause_seconds, waited_seconds = 0.001, 0.0
+    while process.poll() is None:
+        if waited_seconds > REAP_SECONDS:
+            log.error("engine_not_reaped", pid=process.pid)
+            return
+        await asyncio.sleep(pause_seconds)
+        waited_seconds += pause_seconds
+        pause_seconds = min(pause_seconds * 2, 0.02)
+
+
+def _environment() -> dict[str, str]:
+    passed_on = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OPENBLAS_")}
+    path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+    return passed_on | ONE_THREAD | {"PYTHONPATH": path}
+
+
+def _fraction(sent: object) -> float:
+    value = float(sent) if isinstance(sent, int | float) else 0.0
+    return 0.0 if math.isnan(value) else min(max(value, 0.0), 1.0)
+
+
+def _output_within(workdir: Path, sent: Mapping[str, Any]) -> Output:
+    """A finished output as the child told of it. Its file must lie in the attempt's own folder."""
+    try:
+        output = output_from_json(sent)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        raise EngineFailure("the engine told of an output that makes no sense") from None
+    if output.path.is_symlink() or output.path.resolve().parent != workdir.resolve():
+        raise EngineFailure("the engine told of an output outside its folder")
+    return output
+
+
+def _kill_idle() -> None:
+    while _idle:
+        _idle.pop().kill()
+
+
+#: Warm children, the last used at the end.
+_idle: list[_Child] = []
+#: Waits for killed children that nobody may be waiting for any more.
+_waits: set[asyncio.Future[None]] = set()
+
+atexit.register(_kill_idle)
+os.register_at_fork(after_in_child=_idle.clear)

@@ -1,0 +1,34 @@
+"""What the kernel says of processes and descriptors, read from /proc."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+def children() -> list[int]:
+    """The processes that this one has started and not reaped, zombies included."""
+    lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return [int(pid) for one in lists for pid in one.read_text().split()]
+
+
+def descriptors() -> int:
+    """How many descriptors this process holds."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def running(pid: int) -> bool:
+    """False if it is gone, or dead and only not yet reaped by its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ends(pid: int, seconds: float) -> bool:
+    """Wait until a process has ended, at most so long."""
+    deadline = time.monotonic() + seconds
+    while running(pid) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return not running(pid)
