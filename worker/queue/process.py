@@ -43,7 +43,7 @@ class Event(Enum):
     """What the main thread waits for."""
 
     READY = auto()  # the services are open
-    ENDED = auto()  # the services are closed, by us or by an error
+    ENDED = auto()  # the services did not open
     SIGNAL = auto()  # SIGTERM, SIGINT or SIGHUP
     DRAINED = auto()
 
@@ -61,8 +61,7 @@ def run_worker_process(
 
     `services` is entered and left on the event loop; `declare` gets what it gives and declares the actor. What
     either raises is raised here. The first signal lets the running jobs end for `drain_seconds` and then hands
-    them back; any later one hands them back at once. Exit code 1 when the services ended by themselves.
-    The process ends soon after, even if somebody's thread hangs.
+    them back; any later one hands them back at once. The process ends soon after, even if somebody's thread hangs.
     """
     events: SimpleQueue[Event] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -81,7 +80,8 @@ def run_worker_process(
             if first is Event.SIGNAL:
                 return _leaving(0)
             declare(hosted.value())
-            return _leaving(_serve(broker, loop, events, slots, threads, drain_seconds))
+            _serve(broker, loop, events, slots, threads, drain_seconds)
+            return _leaving(0)
         finally:
             hosted.close(CLOSE_SECONDS)
             broker.close()
@@ -94,19 +94,19 @@ def _serve(
     slots: Slots,
     threads: int,
     drain_seconds: float,
-) -> int:
+) -> None:
     broker.intake = slots
     worker = dramatiq.Worker(broker, worker_threads=threads)
     worker.queue_prefetch = threads
     worker.start()
     log.info("worker started", queues=sorted(broker.get_declared_queues()), slots=slots.count, threads=threads)
     try:
-        reason = events.get()
+        events.get()  # the first signal
         log.info("worker draining", running=slots.busy, seconds=drain_seconds)
         _drain(loop, events, slots, drain_seconds)
     finally:
         worker.stop(timeout=int(STOP_SECONDS * 1000))
-    return 0 if reason is Event.SIGNAL else 1
+        log.info("worker stopped")
 
 
 def _drain(loop: LoopThread, events: SimpleQueue[Event], slots: Slots, drain_seconds: float) -> None:
