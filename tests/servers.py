@@ -20,6 +20,7 @@ import asyncpg
 from sqlalchemy import make_url
 
 from config.settings import Settings, load
+from worker.local.postgres import EmbeddedPostgres
 from worker.local.processes import is_alive
 from worker.local.roles import APP_ROLE, OWNER_ROLE, dsn
 from worker.local.system import LocalServers, local_servers, migrated
@@ -89,7 +90,7 @@ def running_servers(given: dict[str, str]) -> Iterator[Servers]:
         # Without waiting for disks: each test's data are thrown away. Benchmarks and `up` do wait.
         with local_servers(settings, durable=False) as local:
             if local.postgres is not None:
-                finished(_statements(local.postgres.superuser_url, f"ALTER ROLE {OWNER_ROLE} CREATEDB"))
+                may_create_databases(local.postgres)
             servers = Servers(
                 local.database_url, local.owner_database_url, local.redis_url, f"fermata_test_{token_hex(4)}"
             )
@@ -99,6 +100,11 @@ def running_servers(given: dict[str, str]) -> Iterator[Servers]:
             finally:
                 if local.postgres is None:
                     finished(_drop_all(servers))
+
+
+def may_create_databases(postgres: EmbeddedPostgres) -> None:
+    """Let the owner clone templates, as whoever gives us URLs must."""
+    finished(_statements(postgres.superuser_url, f"ALTER ROLE {OWNER_ROLE} CREATEDB"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from worker.local.binaries import find_postgres
+from worker.local.binaries import PostgresBinaries, find_postgres
 from worker.local.passwords import kept_passwords, write_private
 from worker.local.ports import HOST, free_port, remembered_port
 from worker.local.processes import (
@@ -52,12 +52,18 @@ class EmbeddedPostgres:
     """
 
     def __init__(
-        self, folder: Path, *, port: int | None = None, options: Mapping[str, str] | None = None, durable: bool = True
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        options: Mapping[str, str] | None = None,
+        durable: bool = True,
+        binaries: PostgresBinaries | None = None,
     ) -> None:
         """`port` None takes a free one. `options` are further server settings. `durable=False` never waits for disks:
-        a power cut may lose everything, which is all the same to a test."""
+        a power cut may lose everything, which is all the same to a test. `binaries` None takes what is found."""
         self._user = unprivileged_user()
-        self._binaries = find_postgres(others_must_reach=self._user is not None)
+        self._binaries = binaries or find_postgres(others_must_reach=self._user is not None)
         self._options = dict(options or {})
         self._durable = durable
         self._child: subprocess.Popen[bytes] | None = None
@@ -247,7 +253,7 @@ class EmbeddedPostgres:
 def _home(folder: Path, nobody_must_reach: bool) -> Path:
     """Where a server for `folder` keeps its things: there, or in a folder of the system if that is behind a closed one.
 
-    The other place is named after `folder`, so that the next start finds it again.
+    The other place is named after `folder`, so that the next start finds it again; a link leads people there.
     """
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -262,6 +268,9 @@ def _home(folder: Path, nobody_must_reach: bool) -> Path:
             if home.is_symlink() or home.stat().st_uid != os.geteuid():
                 raise ProcessError(f"{home} belongs to somebody else: remove it")
             home.chmod(0o711)
+            link = folder / "elsewhere"
+            link.unlink(missing_ok=True)
+            link.symlink_to(home)
             return home
     raise ProcessError(
         f"no folder found that `nobody` can walk into: tried {folder}, {', '.join(map(str, OPEN_FOLDERS))}"

@@ -198,7 +198,7 @@ class Supervisor:
                 deadline = float("inf")
             self._look(TICK_SECONDS)
         self._look(0)
-        self._output.say("up", "stopped")
+        self._output.say("up", "all processes have ended, stopping the servers")
 
     def _ask_to_stop(self, *_: object) -> None:
         self._asked_to_stop += 1

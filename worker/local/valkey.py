@@ -31,11 +31,19 @@ class EmbeddedValkey:
     Started again in the same folder, it has its data, its password and, if nobody took it, its port.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None, options: Mapping[str, str] | None = None) -> None:
-        """`port` None takes a free one. `options` are further lines of the configuration."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        options: Mapping[str, str] | None = None,
+        binary: Path | None = None,
+    ) -> None:
+        """`port` None takes a free one. `options` are further lines of the configuration. `binary` None takes what is
+        found."""
         self.home = folder.resolve()
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._binary = find_valkey()
+        self._binary = binary or find_valkey()
         self._options = dict(options or {})
         self._child: subprocess.Popen[bytes] | None = None
         self.port = port

@@ -1,0 +1,67 @@
+# Two commands on a fresh machine with python3 (3.11 or newer), python3-venv, git and make:
+#   make demo    the whole system for a minute, then a report
+#   make test    all tests
+# Both make .venv when it is missing, and start their own PostgreSQL and Valkey.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.complete
+PACKAGES := config tasks worker tests benchmarks
+
+# Set on some machines; then every start of Python would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help demo test check up bench lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo | test | check | up | bench [ONLY=name] | lock | clean"
+
+demo: $(STAMP)
+	@exec $(BIN)/fermata demo
+
+# Unit tests need no servers and answer within seconds, so they come first.
+test: $(STAMP)
+	@$(BIN)/pytest -q -n 0 tests/unit
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests --ignore=tests/unit
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run .venv/bin/ruff format" >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q -n 0 tests/test_layers.py
+
+up: $(STAMP)
+	@exec $(BIN)/fermata up
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks ONLY=$(ONLY)
+
+# The stamp is written last, so that an environment that was only half made is never taken for a whole one.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Python 3.11 or newer is needed as python3: apt-get install python3, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv; $(PYTHON) -m venv .venv >/dev/null 2>&1; } \
+	  || { rm -rf .venv; echo "python3 can't make a virtual environment: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making .venv (a minute, once)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]' \
+	  || { rm -rf .venv; echo "the packages could not be installed, see above; .venv was removed" >&2; exit 1; }
+	@$(BIN)/python -m compileall -qq .venv/lib $(PACKAGES) || true
+	@touch $@
+
+# The newest versions that pyproject.toml allows, pinned: names and versions only, no addresses.
+lock:
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/python" -m pip install --quiet -e '.[dev]'; \
+	"$$folder/venv/bin/python" -m pip freeze --exclude-editable --exclude pip --exclude setuptools > "$$folder/frozen"; \
+	if grep -E '@|://' "$$folder/frozen"; then echo "these were installed from an address: not locked" >&2; exit 1; fi; \
+	cp "$$folder/frozen" constraints.txt
+
+clean:
+	@if [ -e .fermata/lock ]; then flock -n .fermata/lock true || { echo "fermata is running here: stop it first" >&2; exit 1; }; fi
+	@if [ -L .fermata/postgres/elsewhere ]; then rm -rf "$$(readlink .fermata/postgres/elsewhere)"; fi
+	@rm -rf .venv .fermata .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(PACKAGES) -name __pycache__ -prune -exec rm -rf {} +
