@@ -31,7 +31,7 @@ FIELDS: Mapping[str, Mapping[str, list[str] | None]] = {
     "vocal_conversion": {"model": ["standard", "studio"]},
     "stem_split": {},
 }
-PLANS = ["starter", "creator", "studio"]
+PLANS = ["starter", "creator", "label"]
 
 
 def problems_of(document: str, **checks: object) -> list[tuple[str, str, str]]:
