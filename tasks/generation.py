@@ -11,11 +11,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, bars_within, key_of, tempo_for
+from tasks.engines.child import run_in_child
+from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, Brief, bars_within, key_of, tempo_for
 from tasks.kind import (
     AudioInfo,
     Context,
-    EngineUnavailable,
     InputFile,
     InputLimits,
     RefusedRequest,
@@ -113,4 +113,19 @@ class Generation:
         limits: RunLimits,
     ) -> None:
         """Make the songs one after the other, each handed over when it is finished: "song", "song-2", …"""
-        raise EngineUnavailable("the engine is not built in yet")
+        brief = Brief(
+            prompt=request.prompt,
+            seconds=None if request.seconds is None else request.most_seconds,
+            seconds_max=None if request.seconds_max is None else request.most_seconds,
+            bpm=request.bpm,
+            key=request.key,
+            style=request.style,
+        )
+        arguments = {
+            "brief": brief,
+            "seed": request.seed,
+            "variants": request.variants,
+            "model": request.model,
+            "audio_format": request.format,
+        }
+        await run_in_child("tasks.engines.embedded.synth:make_songs", arguments, context, limits)

@@ -93,12 +93,15 @@ def compose(brief: Brief, seed: int) -> Song:
     """The score for a brief. The same brief and seed give the same score; the length changes only its end."""
     style_name = style_for(brief.prompt, brief.style)
     style = STYLES[style_name]
-    chance = _chance(brief, style_name, seed)
+    chance = _chance(brief, style_name, seed, "material")
     key = _key_for(brief, style, chance)
     bpm = tempo_for(brief.prompt, brief.bpm, brief.style)
     bars = bars_of(brief, bpm)
-    score = _Score(style, key, bars, _Material.drawn(style, chance), chance)
-    return Song(bpm, key, style_name, bars, brief.seconds, {part: score.notes(part) for part in PARTS})
+    material = _Material.drawn(style, chance)
+    parts = {
+        part: _Score(style, key, bars, material, _chance(brief, style_name, seed, part)).notes(part) for part in PARTS
+    }
+    return Song(bpm, key, style_name, bars, brief.seconds, parts)
 
 
 def tempo_for(prompt: str, bpm: int | None = None, style: str | None = None) -> int:
@@ -169,8 +172,8 @@ def _words(prompt: str) -> set[str]:
     return set(re.findall(r"[a-z]+", prompt.lower().replace("lo-fi", "lofi").replace("hip-hop", "hiphop")))
 
 
-def _chance(brief: Brief, style: str, seed: int) -> random.Random:
-    digest = hashlib.sha256(f"{brief.prompt}|{style}|{seed}".encode()).digest()
+def _chance(brief: Brief, style: str, seed: int, purpose: str) -> random.Random:
+    digest = hashlib.sha256(f"{brief.prompt}|{style}|{seed}|{purpose}".encode()).digest()
     return random.Random(digest)  # noqa: S311 - music, not secrets
 
 
@@ -232,8 +235,7 @@ class _Score:
     def _bass(self, bar: int) -> Iterator[Note]:
         degree, beats = self._degree(bar), self.style.bass_beats
         for n, (beat, after) in enumerate(zip(beats, (*beats[1:], float(BEATS_PER_BAR)), strict=True)):
-            fifth = n % 4 == 2
-            pitch = self._pitch(degree, 3) - (5 if fifth else 0)
+            pitch = self._pitch(degree + 4, 2) if n % 4 == 2 else self._pitch(degree, 3)
             yield Note(bar * BEATS_PER_BAR + beat, (after - beat) * 0.95, pitch, self._velocity(0.9))
 
     def _chords(self, bar: int) -> Iterator[Note]:
@@ -270,7 +272,7 @@ STYLES: Mapping[str, Style] = {
         bpm=78,
         mode="minor",
         words=("chill", "chillhop", "study", "relaxed", "mellow"),
-        progressions=((1, 6, 3, 7), (1, 4, 6, 5), (2, 5, 1, 6)),
+        progressions=((1, 6, 4, 5), (1, 4, 6, 5), (1, 3, 4, 1)),
         drums=_LAZY,
         bass_beats=(0, 1.5, 2, 3),
         chord_beats=(0, 2),
@@ -280,7 +282,7 @@ STYLES: Mapping[str, Style] = {
         bpm=124,
         mode="minor",
         words=("dance", "club", "techno", "edm", "disco", "electronic"),
-        progressions=((1, 6, 3, 7), (1, 7, 6, 7)),
+        progressions=((1, 6, 4, 5), (1, 1, 6, 7)),
         drums=_FOUR_TO_THE_FLOOR,
         bass_beats=(0.5, 1.5, 2.5, 3.5),
         chord_beats=(0, 1.5, 3),
@@ -330,7 +332,7 @@ STYLES: Mapping[str, Style] = {
         bpm=84,
         mode="minor",
         words=("epic", "film", "trailer", "orchestral", "dramatic", "score"),
-        progressions=((1, 6, 4, 5), (1, 3, 6, 7)),
+        progressions=((1, 6, 4, 5), (1, 1, 6, 7)),
         drums=_SPARSE,
         bass_beats=(0, 2),
         chord_beats=(0,),
@@ -340,7 +342,7 @@ STYLES: Mapping[str, Style] = {
         bpm=66,
         mode="major",
         words=("drone", "meditation", "sleep", "space", "spacey", "atmospheric"),
-        progressions=((1, 4, 6, 4), (1, 3, 4, 1)),
+        progressions=((1, 4, 1, 5), (1, 6, 4, 1)),
         drums={},
         bass_beats=(0,),
         chord_beats=(0,),
