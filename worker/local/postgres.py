@@ -60,8 +60,10 @@ class EmbeddedPostgres:
         durable: bool = True,
         binaries: PostgresBinaries | None = None,
     ) -> None:
-        """`port` None takes a free one. `options` are further server settings. `durable=False` never waits for disks:
-        a power cut may lose everything, which is all the same to a test. `binaries` None takes what is found."""
+        """`port` None takes a free one, `binaries` None the ones that are found; `options` are further server settings.
+
+        `durable=False` never waits for disks: a kill of the server loses nothing, a power cut may lose everything.
+        """
         self._user = unprivileged_user()
         self._binaries = binaries or find_postgres(others_must_reach=self._user is not None)
         self._options = dict(options or {})
@@ -145,7 +147,7 @@ class EmbeddedPostgres:
             "max_connections": "200",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            **({} if self._durable else {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}),
+            **({} if self._durable else {"fsync": "off", "full_page_writes": "off"}),
             **self._options,
         }
         with open_log(self.log) as log:
