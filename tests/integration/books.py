@@ -1,0 +1,163 @@
+"""Builders for tests of the store: an opened store on a fresh database, accounts with credits, queued jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat as uuids
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from config.settings import load
+from tests.servers import Database
+from worker.credits.operations import Claim, Claimed, Settle
+from worker.credits.outcomes import Ending
+from worker.credits.page import Artifact
+from worker.store.accounts import Accounts
+from worker.store.books import Books
+from worker.store.database import make_engine
+from worker.store.dispatching import Dispatching
+from worker.store.group_commit import GroupCommit
+from worker.store.leases import Leases
+from worker.store.prices import PriceBooks
+from worker.store.submits import NewJob, Submits, SubmitView
+
+ACTOR = "test"
+
+
+@dataclass(slots=True)
+class Store:
+    """Everything of the store, wired as a worker process has it."""
+
+    database: Database
+    engine: AsyncEngine
+    books: Books
+    accounts: Accounts
+    operations: GroupCommit[Any]
+    submits: GroupCommit[Any]
+    leases: Leases
+    dispatching: Dispatching
+    keys: int = field(default=0)
+
+    async def account(self, account_id: str, credits: int = 0, **more: Any) -> str:  # noqa: A002  credits are credits
+        """An account with that many granted credits."""
+        await self.accounts.create(account_id, ACTOR)
+        if credits:
+            await self.accounts.grant(account_id, credits, f"start-{uuids.uuid7()}", ACTOR, **more)
+        return account_id
+
+    async def queued(self, account_id: str, quoted: int = 10, **more: Any) -> UUID:
+        """A queued job of that price."""
+        self.keys += 1
+        submission = ASubmission(account_id, f"key-{self.keys}", quoted, more)
+        return UUID(str((await self.submits.do(submission)).job_id))
+
+    async def claim(self, account_id: str, job_id: UUID, token: UUID | None = None, lease: float = 30) -> Any:
+        """Claim it as a worker would."""
+        token = token or uuids.uuid7()
+        return await self.operations.do(Claim(account_id, job_id, token, "w1", lease))
+
+    async def settle(self, account_id: str, claimed: Claimed, ending: Ending = Ending.SUCCEEDED, **more: Any) -> Any:
+        """Settle it as its worker would, by default with one output and the whole price."""
+        if ending is Ending.SUCCEEDED:
+            more = {"measured": claimed.job.quoted, "outputs": [an_output()], **more}
+        return await self.operations.do(Settle(account_id, claimed.job.job_id, claimed.token, ending, **more))
+
+    async def running(self, account_id: str, quoted: int = 10, **more: Any) -> Claimed:
+        """A job that is running."""
+        claimed = await self.claim(account_id, await self.queued(account_id, quoted, **more))
+        assert isinstance(claimed, Claimed)
+        return claimed
+
+    async def fetch(self, sql: str, *values: Any) -> list[Any]:
+        """Rows, behind the store's back."""
+        async with self.database.connection() as connection:
+            return list(await connection.fetch(sql, *values))
+
+    async def value(self, sql: str, *values: Any) -> Any:
+        """One value, behind the store's back."""
+        async with self.database.connection() as connection:
+            return await connection.fetchval(sql, *values)
+
+    async def buckets(self, account_id: str) -> dict[str, int]:
+        """The sums of the account's five buckets."""
+        rows = await self.fetch(
+            "SELECT coalesce(sum(available), 0)::bigint AS available, coalesce(sum(held), 0)::bigint AS held, "
+            "coalesce(sum(spent), 0)::bigint AS spent, coalesce(sum(expired), 0)::bigint AS expired, "
+            "coalesce(sum(revoked), 0)::bigint AS revoked FROM lots WHERE account_id = $1",
+            account_id,
+        )
+        return dict(rows[0])
+
+
+@asynccontextmanager
+async def opened(database: Database, **overrides: Any) -> AsyncIterator[Store]:
+    """A store on this database, as the app's role."""
+    settings = load({}, database_url=database.url, environment="test", **overrides)
+    engine = make_engine(settings, name="test")
+    price_books = PriceBooks()
+    books = Books(engine, price_books)
+    operations: GroupCommit[Any] = GroupCommit(
+        books.apply,
+        batch_max=settings.batch_max,
+        busy_alone_seconds=settings.busy_alone_seconds,
+        key=lambda operation: operation.job_id,
+    )
+    submits: GroupCommit[Any] = GroupCommit(Submits(engine, price_books).apply, batch_max=settings.batch_max)
+    try:
+        yield Store(
+            database, engine, books, Accounts(engine, books), operations, submits, Leases(engine), Dispatching(engine)
+        )
+    finally:
+        await operations.close()
+        await submits.close()
+        await engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class ASubmission:
+    """A job of a given price, of no kind in particular."""
+
+    account_id: str
+    idempotency_key: str
+    quoted: int
+    more: Mapping[str, Any]
+    artifact_ids: Sequence[UUID] = ()
+
+    @property
+    def body_hash(self) -> bytes:
+        return repr((self.quoted, sorted(self.more.items()))).encode()[:32].ljust(32)
+
+    def decide(self, view: SubmitView) -> NewJob:
+        return NewJob(
+            job_id=uuids.uuid7(),
+            kind=self.more.get("kind", "generation"),
+            queue=self.more.get("queue", "generation"),
+            request={},
+            inputs={},
+            metadata={},
+            quoted=self.quoted,
+            book_id=view.book_id,
+            plan=view.plan,
+            on_insufficient=self.more.get("on_insufficient", "refuse"),
+            max_credits=None,
+            run_at=self.more.get("run_at"),
+            ends_by=self.more.get("ends_by"),
+            job_seconds=self.more.get("job_seconds", 86_400.0),
+            failures_max=self.more.get("failures_max", 3),
+            actor=ACTOR,
+        )
+
+
+def an_output(seconds: int = 10, name: str = "song") -> Artifact:
+    """A finished output of that length."""
+    return Artifact(uuids.uuid7(), name, "audio/wav", f"outputs/{name}", bytes(32), seconds * 44_100, 44_100, 2, 1000)
+
+
+def at(text: str) -> datetime:
+    """A literal instant."""
+    return datetime.fromisoformat(text)

@@ -1,0 +1,158 @@
+"""Where audio lies: a local folder, shared by all machines that run or serve jobs.
+
+    inputs/<account digest>/<artifact id>     what customers put in, copied once, never changed
+    outputs/<job id>/<token>/<output name>    readable only once the settle of that token registered it
+    work/<token>/                             an attempt's private folder, swept afterwards
+
+No name that a customer chose ever becomes a path. Everything written is fsynced before it is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+#: Bytes copied and hashed at a time.
+_BLOCK = 1024 * 1024
+
+
+class ArtifactError(Exception):
+    """The store can't do what was asked: it is not writable, or a file is not as it was."""
+
+
+class DamagedArtifact(ArtifactError):
+    """A stored file is gone or no longer has its checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A folder of one attempt that lies in the store."""
+
+    token: UUID
+    job_id: UUID | None
+    path: Path
+    age_seconds: float
+
+
+class ArtifactStore:
+    """Artifacts in a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def at(cls, url: str) -> ArtifactStore:
+        """The store at a file URL or a plain path. Raises `ArtifactError` for any other kind of URL."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"", "file"} or (parts.scheme == "file" and parts.netloc not in {"", "localhost"}):
+            raise ArtifactError("FERMATA_ARTIFACTS_URL: must be a folder, as file:///folder or /folder")
+        return cls(Path(unquote(parts.path)).absolute())
+
+    def prepare(self) -> None:
+        """Make the folders; raises `ArtifactError` where they can't be written."""
+        try:
+            for name in ("inputs", "outputs", "work"):
+                (self.root / name).mkdir(parents=True, exist_ok=True, mode=0o750)
+            probe = self.root / "work" / f".probe-{os.getpid()}"
+            probe.write_bytes(b"1")
+            probe.unlink()
+        except OSError as error:
+            raise ArtifactError(f"the artifact store {self.root} is not writable: {error.strerror}") from error
+
+    async def put_input(self, source: Path, account_id: str, artifact_id: UUID) -> tuple[str, str]:
+        """Copy a file in; returns its storage key and the sha256 (hex) of what was copied.
+
+        The copy is what is probed and used: a file that changes meanwhile can't be something else later.
+        """
+        folder = hashlib.sha256(account_id.encode()).hexdigest()[:24]
+        key = f"inputs/{folder}/{artifact_id}"
+        return key, await asyncio.to_thread(_copy, source, self.path(key))
+
+    async def put_output(self, source: Path, job_id: UUID, token: UUID, name: str) -> str:
+        """Keep a finished output durably under its attempt's token; returns its storage key."""
+        if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
+            raise ArtifactError("an output's name has letters, digits, - and _ only")
+        key = f"outputs/{job_id}/{token}/{name}"
+        await asyncio.to_thread(_copy, source, self.path(key))
+        return key
+
+    async def fetch(self, key: str, sha256: bytes, target: Path) -> None:
+        """Copy an artifact to `target`. Raises `DamagedArtifact` where it is gone or its hash does not fit."""
+        try:
+            found = await asyncio.to_thread(_copy, self.path(key), target)
+        except OSError as error:
+            raise DamagedArtifact("a stored input is gone") from error
+        if bytes.fromhex(found) != sha256:
+            raise DamagedArtifact("a stored input no longer has its checksum")
+
+    async def remove(self, key: str) -> None:
+        """Delete one file; no error if it is gone."""
+        await asyncio.to_thread(self.path(key).unlink, missing_ok=True)
+
+    def path(self, key: str) -> Path:
+        """The file of a storage key. Raises `ArtifactError` for anything that leads out of the store."""
+        path = self.root / key
+        if not key or Path(key).is_absolute() or ".." in Path(key).parts:
+            raise ArtifactError("a storage key leads out of the store")
+        return path
+
+    def workdir(self, token: UUID) -> Path:
+        """Make and return an attempt's private folder."""
+        path = self.root / "work" / str(token)
+        path.mkdir(mode=0o700, parents=True)
+        return path
+
+    def leftovers(self, now: float) -> Iterator[Leftover]:
+        """Every folder of an attempt: of running ones too. `now` in seconds, as of the file system's clock."""
+        for path in self.root.glob("work/*"):
+            yield from _leftover(path, None, now)
+        for path in self.root.glob("outputs/*/*"):
+            yield from _leftover(path, path.parent.name, now)
+
+    async def discard(self, path: Path) -> None:
+        """Delete a folder of an attempt, and its job's folder once that is empty."""
+        await asyncio.to_thread(shutil.rmtree, path, True)
+        if path.parent.parent.name == "outputs":
+            try:
+                await asyncio.to_thread(path.parent.rmdir)
+            except OSError:
+                return  # another attempt's folder is there
+
+
+def _leftover(path: Path, job: str | None, now: float) -> Iterator[Leftover]:
+    try:
+        age = now - path.stat().st_mtime
+        yield Leftover(UUID(path.name), None if job is None else UUID(job), path, age)
+    except (ValueError, OSError):
+        return  # not ours, or gone meanwhile
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy, fsync, then name it; returns the sha256 in hex. Only plain files, never through a link."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    part = target.with_name(f"{target.name}.part")
+    digest = hashlib.sha256()
+    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as reader, part.open("wb") as writer:
+        if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
+            raise ArtifactError("not a plain file")
+        while block := reader.read(_BLOCK):
+            digest.update(block)
+            writer.write(block)
+        writer.flush()
+        os.fsync(writer.fileno())
+    part.rename(target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return digest.hexdigest()

@@ -1,0 +1,194 @@
+"""One account's lots and reservations inside one transaction, its lock held.
+
+Every movement of credits goes through here: each method refuses first, then moves whole, so an operation that
+raises leaves the ledger as it was and its neighbours in the batch unharmed. What was moved is collected as
+journal lines, to be written in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from worker.credits.allocation import Draw, Shortfall, allocate, spendable, split
+from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, Move, fold
+from worker.credits.states import RESERVATION_MOVES, ReservationState
+
+#: Lots made in this transaction are numbered from here until the database gives them their ids: youngest of all.
+NEW_LOT_IDS = 2**62
+
+#: A make-good is good until the cycle ends, and for at least this long.
+MAKE_GOOD_LIFE = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A hold for one job and, once settled, what became of it."""
+
+    job_id: UUID
+    amount: int
+    draws: tuple[Draw, ...]
+    state: ReservationState = ReservationState.HELD
+    charged: int = 0
+    reason: str | None = None
+
+    @property
+    def refunded(self) -> int:
+        """What went back to the lots, or stays held (0 until it is settled)."""
+        return 0 if self.state is ReservationState.HELD else self.amount - self.charged
+
+
+@dataclass(frozen=True, slots=True)
+class NewLot:
+    """What the database must be told of a lot beside its buckets."""
+
+    source: LotSource
+    reason: str
+    cycle_starts_at: datetime | None = None
+    reference: str | None = None
+    job_id: UUID | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLine:
+    """An entry with the job that caused it and who did it."""
+
+    entry: Entry
+    job_id: UUID | None
+    actor: str
+
+
+class AccountLedger:
+    """The books of one account between its lock and its COMMIT."""
+
+    def __init__(
+        self,
+        account_id: str,
+        now: datetime,
+        lots: Iterable[Lot],
+        reservations: Iterable[Reservation] = (),
+        *,
+        topups_frozen: bool = False,
+        cycle_ends_at: datetime | None = None,
+    ) -> None:
+        self.account_id = account_id
+        self.now = now
+        self.lots = {lot.lot_id: lot for lot in lots}
+        self.reservations = {reservation.job_id: reservation for reservation in reservations}
+        self.topups_frozen = topups_frozen
+        self.cycle_ends_at = cycle_ends_at
+        self.lines: list[JournalLine] = []
+        self.new_lots: dict[int, NewLot] = {}
+        self.changed_lots: set[int] = set()
+        self.made: list[UUID] = []
+        self.settled: list[UUID] = []
+        #: Whether anything here made more credits spendable: waiting jobs may fit now.
+        self.raised = False
+
+    @property
+    def spendable(self) -> int:
+        """What a reservation may draw on at this instant."""
+        return sum(spendable(lot, self.now, topups_frozen=self.topups_frozen) for lot in self.lots.values())
+
+    def reserve(self, job_id: UUID, amount: int, actor: str) -> Reservation | Shortfall:
+        """Hold `amount` for a job over the lots in draw order, or say what is missing.
+
+        A job has at most one reservation in its life: a second one raises `BrokenInvariant`.
+        """
+        if job_id in self.reservations:
+            raise BrokenInvariant(f"job {job_id} has a reservation already")
+        draws = allocate(list(self.lots.values()), amount, self.now, topups_frozen=self.topups_frozen)
+        if isinstance(draws, Shortfall):
+            return draws
+        # From here on the job is affordable.
+        self._write([Entry(draw.lot_id, Move.RESERVE, draw.amount, "reserved") for draw in draws], job_id, actor)
+        reservation = Reservation(job_id, amount, draws)
+        self.reservations[job_id] = reservation
+        self.made.append(job_id)
+        return reservation
+
+    def settle(self, job_id: UUID, charge: int, reason: str, actor: str, *, our_fault: bool = False) -> Reservation:
+        """End a hold: commit `charge` of it, return the rest to the very lots it came from.
+
+        What returns to a lot that has expired meanwhile expires with it; if `our_fault`, a make-good lot of the
+        same size takes its place. What returns to a charged-back lot is revoked. A hold that is not held any
+        more, or a charge above it, raises `BrokenInvariant`. A charge of 0 by `commit_free` jobs is a commit:
+        see `refund` for giving all back.
+        """
+        return self._end(job_id, charge, ReservationState.COMMITTED, reason, actor, our_fault)
+
+    def refund(self, job_id: UUID, reason: str, actor: str, *, our_fault: bool) -> Reservation:
+        """End a hold and return all of it, by the same rules as the unused rest of a commit."""
+        return self._end(job_id, 0, ReservationState.REFUNDED, reason, actor, our_fault)
+
+    def grant(self, amount: int, new: NewLot, expires_at: datetime | None, actor: str) -> int:
+        """A new lot of `amount` credits; returns its provisional id.
+
+        Raises `BrokenInvariant` unless 0 < amount <= CREDITS_MAX.
+        """
+        if not 0 < amount <= CREDITS_MAX:
+            raise BrokenInvariant(f"a grant of {amount} credits")
+        lot_id = NEW_LOT_IDS + len(self.new_lots)
+        self.lots[lot_id] = Lot(lot_id, new.source, granted=0, available=0, expires_at=expires_at)
+        self.new_lots[lot_id] = new
+        self._write([Entry(lot_id, Move.GRANT, amount, new.reason)], new.job_id, actor)
+        self.raised = True
+        return lot_id
+
+    def expire(self, lot_id: int, reason: str, actor: str) -> int:
+        """Move what is available of a lot that has expired to `expired`; returns how much. Others raise."""
+        lot = self.lots[lot_id]
+        if not lot.expired_by(self.now):
+            raise BrokenInvariant(f"lot {lot_id} has not expired")
+        if lot.available:
+            self._write([Entry(lot_id, Move.EXPIRE, lot.available, reason)], None, actor)
+        return lot.available
+
+    def revoke(self, lot_id: int, amount: int, reason: str, actor: str) -> None:
+        """Take back `amount` of what a lot has available. Never below zero."""
+        self._write([Entry(lot_id, Move.REVOKE, amount, reason)], None, actor)
+
+    def _end(
+        self, job_id: UUID, charge: int, state: ReservationState, reason: str, actor: str, our_fault: bool
+    ) -> Reservation:
+        reservation = self.reservations.get(job_id)
+        if reservation is None or state not in RESERVATION_MOVES[reservation.state]:
+            raise BrokenInvariant(f"job {job_id} has no hold to end")
+        parts = split(reservation.draws, charge)
+        entries: list[Entry] = []
+        made_good = 0
+        for part in parts:
+            lot = self.lots[part.lot_id]
+            if part.charged:
+                entries.append(Entry(part.lot_id, Move.COMMIT, part.charged, reason))
+            if part.returned:
+                entries.append(Entry(part.lot_id, Move.REFUND, part.returned, reason))
+                if lot.charged_back:
+                    entries.append(Entry(part.lot_id, Move.REVOKE, part.returned, "charged_back"))
+                elif lot.expired_by(self.now):
+                    entries.append(Entry(part.lot_id, Move.EXPIRE, part.returned, "lot_expired"))
+                    made_good += part.returned if our_fault else 0
+        self._write(entries, job_id, actor)
+        if made_good:
+            self._make_good(job_id, made_good, actor)
+        ended = replace(reservation, state=state, charged=charge, reason=reason)
+        self.reservations[job_id] = ended
+        self.settled.append(job_id)
+        self.raised = self.raised or charge < reservation.amount
+        return ended
+
+    def _make_good(self, job_id: UUID, amount: int, actor: str) -> None:
+        soonest = self.now + MAKE_GOOD_LIFE
+        expires_at = max(self.cycle_ends_at, soonest) if self.cycle_ends_at else soonest
+        self.grant(amount, NewLot(LotSource.GRANT, "make_good", job_id=job_id), expires_at, actor)
+
+    def _write(self, entries: list[Entry], job_id: UUID | None, actor: str) -> None:
+        # Fold all of them before keeping any: an entry that would break a lot leaves everything as it was.
+        touched = {entry.lot_id for entry in entries}
+        after = {lot_id: fold(self.lots[lot_id], entries) for lot_id in touched}
+        self.lots.update(after)
+        self.changed_lots |= touched
+        self.lines += [JournalLine(entry, job_id, actor) for entry in entries]

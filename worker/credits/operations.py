@@ -1,0 +1,393 @@
+"""The operations that move a job, each a pure decision on its account's page.
+
+Guards first, in a fixed order, then the point of no return, then writes only. An operation that raises has
+written nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from worker.credits.account_ledger import Reservation
+from worker.credits.allocation import Shortfall
+from worker.credits.lots import BrokenInvariant
+from worker.credits.outcomes import (
+    End,
+    Ending,
+    Fault,
+    Retry,
+    backoff_seconds,
+    charge_for,
+    ending_with,
+    fault_of,
+    settlement_for,
+)
+from worker.credits.page import (
+    Artifact,
+    AttemptRow,
+    DueRow,
+    EventRow,
+    Job,
+    JobChange,
+    Lease,
+    LiveRow,
+    Page,
+)
+from worker.credits.states import ENDED, JobState, ReservationState, may_move
+
+
+class Dropped(StrEnum):
+    """Why a claim did nothing."""
+
+    UNKNOWN = "unknown"
+    ENDED = "ended"
+    RUNNING = "running"
+    WAITING = "waiting"
+    NOT_BEFORE = "not_before"
+    PAUSED = "paused"
+    ACCOUNT_LIMIT = "account_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The job is ours until the lease lapses. `job.order` is what is to be done."""
+
+    job: Job
+    attempt: int
+    token: UUID
+    engine_state: Mapping[str, Any]
+    #: Until `ends_by`, as of the claim, by the database's clock.
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job ended in this operation."""
+
+    state: JobState
+    reason: Ending
+    charged: int = 0
+    shortfall: Shortfall | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The job will be tried again; its hold is kept."""
+
+    reason: Ending
+    not_before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The job waits for credits."""
+
+    shortfall: Shortfall
+
+
+class Fenced(StrEnum):
+    """A settle by somebody who may not: the job is another's, or has ended."""
+
+    FENCED = "fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """The job is running; its worker stops it within seconds. A finished result beats this."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyEnded:
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Reserve the credits of a queued job and take it on, under a token made before the call."""
+
+    account_id: str
+    job_id: UUID
+    token: UUID
+    worker_id: str
+    lease_seconds: float
+
+    def decide(self, page: Page) -> Claimed | Ended | Parked | Dropped:
+        """Claim it, end it, park it, or drop the hint."""
+        job = page.jobs.get(self.job_id)
+        if job is None:
+            return Dropped.UNKNOWN
+        if job.state in ENDED:
+            return Dropped.ENDED
+        if job.state is JobState.RUNNING:
+            return Dropped.RUNNING
+        if job.state is JobState.WAITING:
+            return Dropped.WAITING
+        if job.ends_by <= page.now:
+            return _end_queued(page, job, _past(job))
+        if job.failures >= job.failures_max:
+            return _end_queued(page, job, Ending.TOO_MANY_FAILURES)
+        if job.not_before is not None and job.not_before > page.now:
+            page.writes.unhinted.append((job.job_id, None))
+            return Dropped.NOT_BEFORE
+        if page.paused or page.paused_names & {("queue", job.queue), ("kind", job.kind)}:
+            page.writes.unhinted.append((job.job_id, Dropped.PAUSED))
+            return Dropped.PAUSED
+        if page.running_max is not None and page.running >= page.running_max:
+            page.writes.unhinted.append((job.job_id, Dropped.ACCOUNT_LIMIT))
+            return Dropped.ACCOUNT_LIMIT
+        if job.job_id not in page.ledger.reservations:
+            held = page.ledger.reserve(job.job_id, job.quoted, f"worker:{self.worker_id}")
+            if isinstance(held, Shortfall):
+                return _refuse_or_park(page, job, held)
+        # From here on the job is affordable.
+        return self._take(page, job)
+
+    def _take(self, page: Page, job: Job) -> Claimed:
+        attempt = job.attempt + 1
+        started_at = job.started_at or page.now
+        engine_state = (job.order or {}).get("engine_state")
+        lease_until = page.now + timedelta(seconds=self.lease_seconds)
+        _change(page, job, JobState.RUNNING, attempt=attempt, started_at=started_at)
+        page.writes.due_gone.append(job.job_id)
+        page.writes.live.append(LiveRow(job, self.token, self.worker_id, attempt, lease_until, engine_state))
+        page.running += 1
+        seconds_left = (job.ends_by - page.now).total_seconds()
+        return Claimed(job, attempt, self.token, engine_state or {}, seconds_left)
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End an attempt: the result and its charge, or what went wrong.
+
+    `measured` is the price of what was finished under the job's own book. `jitter` in 0..1 spreads the retries.
+    """
+
+    account_id: str
+    job_id: UUID
+    token: UUID
+    ending: Ending
+    measured: int = 0
+    outputs: Sequence[Artifact] = ()
+    usage: Sequence[Mapping[str, str]] = ()
+    message: str | None = None
+    backoff_first_seconds: float = 2.0
+    backoff_max_seconds: float = 300.0
+    jitter: float = 0.0
+    #: Set by the reaper only: the lease must have lapsed, or `ends_by` be this long ago.
+    reap_grace_seconds: float | None = None
+
+    def decide(self, page: Page) -> Ended | Requeued | Fenced:
+        """Commit, refund or queue again, only if the token is the job's own."""
+        job, lease = page.jobs.get(self.job_id), page.leases.get(self.job_id)
+        if job is None or lease is None or lease.token != self.token or job.state is not JobState.RUNNING:
+            return Fenced.FENCED
+        if self.reap_grace_seconds is not None and not self._reapable(job, lease, page.now):
+            return Fenced.FENCED
+        ending = ending_with(self.ending, len(self.outputs))
+        if lease.cancel_asked_at is not None and ending not in (Ending.SUCCEEDED, Ending.PARTIAL):
+            ending = Ending.CANCELLED_RUNNING
+        if lease.cancel_asked_at is not None and ending is Ending.PARTIAL:
+            ending = Ending.CANCELLED_RUNNING  # only a finished result beats a cancel
+        outcome = settlement_for(ending, job.failures, job.failures_max, past_ends_by=job.ends_by <= page.now)
+        match outcome:
+            case Retry():
+                return self._queue_again(page, job, lease, ending, outcome)
+            case End():
+                return self._end(page, job, lease, outcome)
+
+    def _reapable(self, job: Job, lease: Lease, now: datetime) -> bool:
+        assert self.reap_grace_seconds is not None
+        return lease.lease_until <= now or job.ends_by + timedelta(seconds=self.reap_grace_seconds) <= now
+
+    def _queue_again(self, page: Page, job: Job, lease: Lease, ending: Ending, retry: Retry) -> Requeued:
+        wait = backoff_seconds(retry.backoff_step, self.backoff_first_seconds, self.backoff_max_seconds, self.jitter)
+        not_before = page.now + timedelta(seconds=wait)
+        _change(page, job, JobState.QUEUED, failures=retry.failures)
+        page.writes.due.append(DueRow(job, not_before))
+        self._close_attempt(page, job, lease, ending)
+        return Requeued(ending, not_before)
+
+    def _end(self, page: Page, job: Job, lease: Lease, end: End) -> Ended:
+        reservation = page.ledger.reservations.get(job.job_id)
+        if reservation is None or reservation.state is not ReservationState.HELD:
+            raise BrokenInvariant(f"running job {job.job_id} holds nothing")
+        sold = end.state is JobState.SUCCEEDED
+        ended = _end_hold(page, job, end.reason, self.measured if sold else 0, sold=sold)
+        outputs = list(self.outputs) if sold else []
+        _change(
+            page,
+            job,
+            end.state,
+            failures=end.failures,
+            ended=True,
+            reason=end.reason,
+            message=self.message,
+            charged=ended.charged,
+            partial=end.partial,
+            outputs=[_shown(output) for output in outputs] if sold else None,
+        )
+        page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
+        page.writes.events.append(_ended_event(job, end.state, end.reason, ended.charged))
+        self._close_attempt(page, job, lease, end.reason)
+        return Ended(end.state, end.reason, ended.charged)
+
+    def _close_attempt(self, page: Page, job: Job, lease: Lease, ending: Ending) -> None:
+        page.writes.live_gone.append(job.job_id)
+        usage = [dict(part) for part in self.usage] or None
+        page.writes.attempts.append(AttemptRow(job.job_id, lease, ending, self.message, usage))
+        page.running -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A person or the pipeline no longer wants the job. Queued and waiting jobs end at once."""
+
+    account_id: str
+    job_id: UUID
+    reason: str
+
+    def decide(self, page: Page) -> Ended | CancelAsked | AlreadyEnded | Dropped:
+        """End it, ask its worker to stop, or say how it ended before."""
+        job = page.jobs.get(self.job_id)
+        if job is None:
+            return Dropped.UNKNOWN
+        if job.state in ENDED:
+            return AlreadyEnded(job.state)
+        if job.state is JobState.RUNNING:
+            page.writes.cancel_asked.append((job.job_id, self.reason))
+            return CancelAsked()
+        return _end_queued(page, job, Ending.CANCELLED, message=self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class EndOverdue:
+    """End a queued or waiting job whose `ends_by` has passed, paused or not."""
+
+    account_id: str
+    job_id: UUID
+
+    def decide(self, page: Page) -> Ended | Dropped:
+        job = page.jobs.get(self.job_id)
+        if job is None:
+            return Dropped.UNKNOWN
+        if job.state not in (JobState.QUEUED, JobState.WAITING):
+            return Dropped.RUNNING if job.state is JobState.RUNNING else Dropped.ENDED
+        if job.ends_by > page.now:
+            return Dropped.NOT_BEFORE
+        return _end_queued(page, job, _past(job))
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Look again at an account's waiting jobs: the safety net under those who bring credits."""
+
+    account_id: str
+    job_id: None = None
+
+    def decide(self, page: Page) -> None:
+        page.ledger.raised = True
+
+
+def wake_parked(page: Page, parked: Sequence[Job]) -> list[Job]:
+    """Queue those waiting jobs that fit what is spendable now, oldest first; younger ones wait behind.
+
+    `parked` in order of age. Nothing is held yet: their claims do that. Returns those that were woken.
+    """
+    room = page.ledger.spendable
+    woken = []
+    for job in parked:
+        if job.job_id in page.writes.parked_gone:
+            continue  # cancelled or ended by a neighbour in this batch
+        if job.quoted > room:
+            break
+        room -= job.quoted
+        _change(page, job, JobState.QUEUED)
+        page.writes.parked_gone.append(job.job_id)
+        page.writes.due.append(DueRow(job, page.now))
+        woken.append(job)
+    return woken
+
+
+def _past(job: Job) -> Ending:
+    return Ending.PAST_ENDS_BY_STARTED if job.attempt else Ending.PAST_ENDS_BY
+
+
+def _refuse_or_park(page: Page, job: Job, shortfall: Shortfall) -> Ended | Parked:
+    if job.on_insufficient == "wait":
+        _change(page, job, JobState.WAITING)
+        page.writes.due_gone.append(job.job_id)
+        page.writes.parked.append(job)
+        return Parked(shortfall)
+    message = f"needed {shortfall.needed}, available {shortfall.available}"
+    return replace(_end_queued(page, job, Ending.INSUFFICIENT_CREDITS, message=message), shortfall=shortfall)
+
+
+def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None) -> Ended:
+    """End a job that no worker runs: its hold, if an earlier attempt left one, goes back."""
+    end = settlement_for(ending, job.failures, job.failures_max)
+    if not isinstance(end, End):
+        raise BrokenInvariant(f"{ending} does not end a job")
+    charged = 0
+    if job.job_id in page.ledger.reservations:
+        charged = _end_hold(page, job, ending, 0, sold=False).charged
+    _change(page, job, end.state, ended=True, reason=ending, message=message, charged=charged)
+    (page.writes.parked_gone if job.state is JobState.WAITING else page.writes.due_gone).append(job.job_id)
+    page.writes.events.append(_ended_event(job, end.state, ending, charged))
+    return Ended(end.state, ending, charged)
+
+
+def _end_hold(page: Page, job: Job, ending: Ending, measured: int, *, sold: bool) -> Reservation:
+    held = page.ledger.reservations[job.job_id].amount
+    charge = charge_for(page.books[job.book_id], ending, started=job.attempt > 0).amount(held=held, measured=measured)
+    our_fault = fault_of(ending) is Fault.OURS
+    if sold or charge:
+        return page.ledger.settle(job.job_id, charge, ending, "settle", our_fault=our_fault)
+    return page.ledger.refund(job.job_id, ending, "settle", our_fault=our_fault)
+
+
+def _change(
+    page: Page,
+    job: Job,
+    state: JobState,
+    *,
+    attempt: int | None = None,
+    failures: int | None = None,
+    started_at: datetime | None = None,
+    ended: bool = False,
+    reason: str | None = None,
+    message: str | None = None,
+    charged: int | None = None,
+    partial: bool = False,
+    outputs: list[dict[str, Any]] | None = None,
+) -> None:
+    if not may_move(job.state, state):
+        raise BrokenInvariant(f"job {job.job_id} can't go from {job.state} to {state}")
+    page.writes.jobs.append(
+        JobChange(
+            job.job_id,
+            state,
+            job.attempt if attempt is None else attempt,
+            job.failures if failures is None else failures,
+            started_at or job.started_at,
+            ended,
+            reason,
+            message,
+            charged,
+            partial,
+            outputs,
+        )
+    )
+
+
+def _shown(output: Artifact) -> dict[str, Any]:
+    seconds = round(output.frames / output.sample_rate, 6)
+    return {"artifact": str(output.artifact_id), "name": output.name, "seconds": seconds}
+
+
+def _ended_event(job: Job, state: JobState, reason: str, charged: int) -> EventRow:
+    return EventRow("ended", job, state, reason, charged)

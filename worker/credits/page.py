@@ -1,0 +1,158 @@
+"""What one transaction knows of one account, and what it is going to write about its jobs.
+
+A page is gathered under the account's lock, the operations of a batch decide on it in pure code, and the store
+applies what they collected. One job is touched by at most one operation of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from worker.credits.account_ledger import AccountLedger
+from worker.credits.outcomes import HasOutcomes
+from worker.credits.states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job's row as an operation sees it."""
+
+    job_id: UUID
+    kind: str
+    queue: str
+    state: JobState
+    priority: int
+    quoted: int
+    book_id: int
+    on_insufficient: str
+    ends_by: datetime
+    attempt: int
+    failures: int
+    failures_max: int
+    started_at: datetime | None
+    #: Of a queued job only.
+    not_before: datetime | None = None
+    #: What the worker needs to run it; read for claims only.
+    order: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A running job's row in `live`."""
+
+    job_id: UUID
+    token: UUID
+    worker_id: str
+    started_at: datetime
+    lease_until: datetime
+    attempt: int
+    cancel_asked_at: datetime | None
+    cancel_reason: str | None
+    engine_state: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An output to be registered: readable from the COMMIT that settles its job."""
+
+    artifact_id: UUID
+    name: str
+    media_type: str
+    storage_key: str
+    sha256: bytes
+    frames: int
+    sample_rate: int
+    channels: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobChange:
+    """The columns of `jobs` that an operation writes, as they are afterwards."""
+
+    job_id: UUID
+    state: JobState
+    attempt: int
+    failures: int
+    started_at: datetime | None
+    ended: bool = False
+    reason: str | None = None
+    message: str | None = None
+    charged: int | None = None
+    partial: bool = False
+    outputs: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DueRow:
+    job: Job
+    not_before: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRow:
+    job: Job
+    token: UUID
+    worker_id: str
+    attempt: int
+    lease_until: datetime
+    engine_state: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    job_id: UUID
+    lease: Lease
+    ending: str
+    message: str | None
+    usage: list[dict[str, str]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    what: str
+    job: Job | None
+    state: str | None = None
+    reason: str | None = None
+    charged: int | None = None
+    body: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Writes:
+    """What a page is going to write beside its ledger."""
+
+    jobs: list[JobChange] = field(default_factory=list)
+    due_gone: list[UUID] = field(default_factory=list)
+    live_gone: list[UUID] = field(default_factory=list)
+    parked_gone: list[UUID] = field(default_factory=list)
+    due: list[DueRow] = field(default_factory=list)
+    live: list[LiveRow] = field(default_factory=list)
+    parked: list[Job] = field(default_factory=list)
+    unhinted: list[tuple[UUID, str | None]] = field(default_factory=list)
+    cancel_asked: list[tuple[UUID, str]] = field(default_factory=list)
+    attempts: list[AttemptRow] = field(default_factory=list)
+    artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Page:
+    """One account in one transaction."""
+
+    account_id: str
+    now: datetime
+    ledger: AccountLedger
+    jobs: Mapping[UUID, Job]
+    leases: Mapping[UUID, Lease]
+    #: Price books by number: those of the jobs above.
+    books: Mapping[int, HasOutcomes]
+    paused: bool = False
+    paused_names: frozenset[tuple[str, str]] = frozenset()
+    running_max: int | None = None
+    running: int = 0
+    writes: Writes = field(default_factory=Writes)

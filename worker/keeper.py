@@ -1,0 +1,156 @@
+"""Keeps the leases of a process: renews them together, watches for cancels and losses, writes progress.
+
+One task for all jobs. A renewal that can't reach the books is no reason to stop: jobs go on until `outage_max`,
+measured by a monotonic clock. A renewal that finds another's token stops that job at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from config.settings import Settings
+from worker.credits.operations import Claimed
+from worker.store.errors import StoreError
+from worker.store.leases import Held, Leases
+from worker.store.workers import WorkerCard, Workers
+
+log = structlog.get_logger(__name__)
+
+
+class Loss(StrEnum):
+    """Why a run must stop."""
+
+    LEASE = "lease"  # the job is another's, or has ended
+    CANCEL = "cancel"  # nobody wants it any more
+    OUTAGE = "outage"  # the books were out of reach for too long
+
+
+class Lost(Exception):
+    """Raised to an engine that wants something kept for a job that is not ours any more."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    held: Held
+    renewed_at: float
+    loss: asyncio.Future[Loss]
+    reported: tuple[float, str] | None = None
+    news: tuple[float, str] | None = None
+
+
+@dataclass(slots=True)
+class Keeper:
+    """The lease keeper of one process."""
+
+    leases: Leases
+    workers: Workers
+    card: WorkerCard
+    settings: Settings
+    draining: bool = False
+    _kept: dict[UUID, _Kept] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hold(self, held: Held, claim: Claimed) -> None:
+        """Keep this job's lease from here on."""
+        del claim
+        self._kept[held.token] = _Kept(held, monotonic(), asyncio.get_running_loop().create_future())
+
+    def let_go(self, held: Held) -> None:
+        """The job is settled, or not ours any more."""
+        kept = self._kept.pop(held.token, None)
+        if kept is not None and not kept.loss.done():
+            kept.loss.cancel()
+
+    def watch(self, held: Held) -> asyncio.Future[Loss]:
+        """Done when the run must stop. Cancelling what this returns harms nobody else."""
+        return asyncio.ensure_future(self._watch(self._kept[held.token]))
+
+    def report(self, held: Held, fraction: float, stage: str) -> None:
+        """Note how far the job is; written at a bounded rate."""
+        if kept := self._kept.get(held.token):
+            kept.news = (fraction, stage[:100])
+
+    async def remember(self, held: Held, state: Mapping[str, Any]) -> None:
+        """Keep the engine's state in the books, now. Raises `Lost`."""
+        if not await self.leases.remember(held, state):
+            raise Lost
+
+    def gave_up(self, held: Held) -> bool:
+        """Whether the books have been away for longer than a job may wait for them."""
+        kept = self._kept.get(held.token)
+        return kept is not None and monotonic() - kept.renewed_at > self.settings.outage_max_seconds
+
+    def look_now(self) -> None:
+        """Somebody asked for a cancel somewhere: renew at once, the answer tells whose."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        while True:
+            await self._say_alive()
+            await self._renew()
+            await self._wait()
+
+    async def report_progress(self) -> None:
+        """Write what changed, at most once a `progress_seconds`, until cancelled."""
+        while True:
+            await asyncio.sleep(self.settings.progress_seconds)
+            news = [(kept, kept.news) for kept in self._kept.values() if kept.news not in (None, kept.reported)]
+            if not news:
+                continue
+            try:
+                await self.leases.report([(kept.held, told[0], told[1]) for kept, told in news if told])
+            except StoreError:
+                continue
+            for kept, told in news:
+                kept.reported = told
+
+    async def _watch(self, kept: _Kept) -> Loss:
+        return await asyncio.shield(kept.loss)
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self.settings.renew_seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def _say_alive(self) -> None:
+        try:
+            await self.workers.here(self.card, draining=self.draining)
+        except StoreError as error:
+            log.warning("the books are out of reach", error=str(error))
+
+    async def _renew(self) -> None:
+        kept = list(self._kept.values())
+        if not kept:
+            return
+        asked = monotonic()
+        try:
+            renewal = await self.leases.renew([one.held for one in kept], self.settings.lease_seconds)
+        except StoreError as error:
+            log.warning("leases not renewed", jobs=len(kept), error=str(error))
+            for one in kept:
+                if monotonic() - one.renewed_at > self.settings.outage_max_seconds:
+                    _lose(one, Loss.OUTAGE)
+            return
+        for one in kept:
+            one.renewed_at = asked
+            if one.held.token in renewal.lost:
+                _lose(one, Loss.LEASE)
+            elif one.held.token in renewal.cancel_asked:
+                _lose(one, Loss.CANCEL)
+
+
+def _lose(kept: _Kept, loss: Loss) -> None:
+    if not kept.loss.done():
+        kept.loss.set_result(loss)

@@ -1,0 +1,343 @@
+"""The story of one job: claim it, run it, settle it.
+
+Claiming reserves its credits; settling commits or refunds them together with the result. Between the two no
+connection is held: the lease, renewed by the process's keeper, says that the job is ours, and the token says who
+may settle it. PostgreSQL being away is not a failure: what runs goes on and settles when the books are back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import random
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import structlog
+import uuid_utils.compat as uuids
+
+from config.settings import Settings
+from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, RunLimits
+from worker.artifacts import ArtifactError, ArtifactStore, DamagedArtifact
+from worker.credits.operations import Claim, Claimed, Ended, Fenced, Requeued, Settle
+from worker.credits.outcomes import Ending
+from worker.credits.page import Artifact
+from worker.credits.prices import Usage, price
+from worker.failpoints import failpoint
+from worker.keeper import Keeper, Loss, Lost
+from worker.store.artifacts import Artifacts
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
+from worker.store.group_commit import GroupCommit
+from worker.store.leases import Held, Leases, Standing
+from worker.store.prices import PriceBooks
+from worker.store.submits import ArtifactFacts
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between tries to reach the books.
+_RETRY_SECONDS = 0.25
+_RETRY_SECONDS_MAX = 5.0
+#: What the keeper's verdict on a run means for its job.
+_ENDING_OF_LOSS = {
+    Loss.LEASE: Ending.LOST_WORKER,
+    Loss.CANCEL: Ending.CANCELLED_RUNNING,
+    Loss.OUTAGE: Ending.OUTAGE,
+}
+#: What a customer may be told of an error, at most.
+_MESSAGE_LENGTH_MAX = 500
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What one run has come to so far; also the `Context` that its engine sees."""
+
+    held: Held
+    workdir: Path
+    engine_state: Mapping[str, Any]
+    keeper: Keeper
+    artifacts: ArtifactStore
+    outputs: list[Output] = field(default_factory=list)
+    kept: list[Artifact] = field(default_factory=list)
+
+    def progress(self, fraction: float, stage: str) -> None:
+        self.keeper.report(self.held, min(max(fraction, 0.0), 1.0), stage)
+
+    async def remember(self, state: Mapping[str, Any]) -> None:
+        await self.keeper.remember(self.held, state)
+
+    async def finished(self, output: Output) -> None:
+        """Keep the output durably under this attempt's token. It counts once this returns."""
+        if any(output.name == other.name for other in self.outputs):
+            raise EngineError(f"two outputs are called {output.name}")
+        key = await self.artifacts.put_output(output.path, self.held.job_id, self.held.token, output.name)
+        failpoint("run.kept")
+        info = output.info
+        self.outputs.append(output)
+        self.kept.append(
+            Artifact(
+                artifact_id=uuids.uuid7(),
+                name=output.name,
+                media_type=output.media_type,
+                storage_key=key,
+                sha256=bytes.fromhex(output.sha256),
+                frames=info.frames,
+                sample_rate=info.sample_rate,
+                channels=info.channels,
+                bytes=output.bytes,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    ending: Ending
+    message: str | None = None
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs jobs of one process."""
+
+    worker_id: str
+    settings: Settings
+    kinds: Mapping[str, Kind]
+    operations: GroupCommit[Any]
+    leases: Leases
+    keeper: Keeper
+    stored: Artifacts
+    artifacts: ArtifactStore
+    price_books: PriceBooks
+
+    async def run(self, account_id: str, job_id: UUID, claimed: Callable[[], None]) -> None:
+        """Run the job to its settled end. Calls `claimed` once it is ours; returns early when the claim is dropped.
+
+        Cancelled with `HAND_BACK` it puts the job back in the queue, uncounted.
+        """
+        # Made before the claim: whoever holds it can always find out what became of the claim.
+        held = Held(account_id, job_id, uuids.uuid7())
+        failpoint("claim.before")
+        claim = await self._claim(held)
+        if not isinstance(claim, Claimed):
+            return
+        failpoint("claim.after")
+        self.keeper.hold(held, claim)
+        claimed()
+        try:
+            attempt = Attempt(held, self.artifacts.workdir(held.token), claim.engine_state, self.keeper, self.artifacts)
+            try:
+                outcome = await self._run(claim, attempt)
+                failpoint("settle.before")
+                await self._settle(claim, attempt, outcome)
+                failpoint("settle.after")
+            finally:
+                await asyncio.to_thread(shutil.rmtree, attempt.workdir, True)
+        finally:
+            self.keeper.let_go(held)
+
+    # --- claim
+
+    async def _claim(self, held: Held) -> Any:
+        operation = Claim(held.account_id, held.job_id, held.token, self.worker_id, self.settings.lease_seconds)
+        claiming = asyncio.ensure_future(self.operations.do(operation))
+        try:
+            answer = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # The process is leaving: what was claimed meanwhile goes straight back.
+            await self._give_back(held, claiming)
+            raise
+        except OutcomeUnknown:
+            return await self._claim_after_lost_answer(held)
+        except StoreError as error:
+            log.warning("claim dropped", job_id=str(held.job_id), account_id=held.account_id, error=str(error))
+            return None
+        self._say("claim", held, answer)
+        return answer
+
+    async def _claim_after_lost_answer(self, held: Held) -> Any:
+        """A claim that may have been committed is ended at once: its order was in the answer that got lost."""
+        standing = await self._standing(held)
+        if standing is Standing.RUNNING:
+            await self._settle_until_known(held, Settle(held.account_id, held.job_id, held.token, Ending.OUTAGE))
+
+    async def _give_back(self, held: Held, claiming: asyncio.Future[Any]) -> None:
+        try:
+            answer = await claiming
+        except StoreError:
+            return  # at worst its lease lapses
+        if isinstance(answer, Claimed):
+            await self._settle_until_known(held, Settle(held.account_id, held.job_id, held.token, Ending.HANDED_BACK))
+
+    # --- run
+
+    async def _run(self, claim: Claimed, attempt: Attempt) -> Outcome:
+        watched = self.keeper.watch(attempt.held)  # done when the run must stop
+        work: asyncio.Future[Any] = asyncio.ensure_future(self._work(claim, attempt))
+        try:
+            both: set[asyncio.Future[Any]] = {work, watched}
+            await asyncio.wait(both, timeout=self._seconds_for(claim), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await _stopped(work)
+            return Outcome(Ending.HANDED_BACK)
+        finally:
+            watched.cancel()
+        if work.done():
+            return _outcome_of(work)
+        if watched.done() and not watched.cancelled():
+            await _stopped(work)
+            return Outcome(_ENDING_OF_LOSS[watched.result()])
+        await _stopped(work)
+        return Outcome(Ending.TIME_LIMIT, "the run took longer than its limit")
+
+    def _seconds_for(self, claim: Claimed) -> float:
+        return max(0.0, min(self.settings.run_seconds, claim.seconds_left))
+
+    async def _work(self, claim: Claimed, attempt: Attempt) -> None:
+        order = claim.job.order or {}
+        kind = self.kinds[claim.job.kind]
+        request = kind.request_model.model_validate_json(msgspec.json.encode(order["request"]))
+        inputs = await self._fetch_inputs(attempt, order["inputs"])
+        limits = RunLimits(self.settings.run_seconds, self.settings.run_memory_bytes)
+        failpoint("run.before")
+        context: Context = attempt
+        await kind.run(request, inputs, context, limits)
+        failpoint("run.after")
+
+    async def _fetch_inputs(self, attempt: Attempt, wanted: Mapping[str, str]) -> dict[str, InputFile]:
+        facts = await self._facts(attempt.held.account_id, wanted) if wanted else {}
+        inputs = {}
+        for name in wanted:
+            fact = facts[name]
+            target = attempt.workdir / f"input-{name}"
+            await self.artifacts.fetch(fact.storage_key, fact.sha256, target)
+            inputs[name] = InputFile(target, AudioInfo(fact.frames, fact.sample_rate, fact.channels))
+        return inputs
+
+    async def _facts(self, account_id: str, wanted: Mapping[str, str]) -> dict[str, ArtifactFacts]:
+        """What was measured of the inputs. Waits for the books, as long as the lease's keeper lets it."""
+        while True:
+            try:
+                found = await self.stored.read(account_id, [UUID(artifact_id) for artifact_id in wanted.values()])
+            except (LedgerUnavailable, OutcomeUnknown):
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            try:
+                return {name: found[UUID(artifact_id)] for name, artifact_id in wanted.items()}
+            except KeyError:
+                raise DamagedArtifact("a stored input is gone") from None
+
+    # --- settle
+
+    async def _settle(self, claim: Claimed, attempt: Attempt, outcome: Outcome) -> None:
+        if outcome.ending is Ending.LOST_WORKER:
+            log.warning("lease lost, output thrown away", **_names(attempt.held))
+            return
+        usage = [Usage(output.usage.seconds_in, output.usage.seconds_out) for output in attempt.outputs]
+        order = claim.job.order or {}
+        book = self.price_books.parsed(claim.job.book_id)
+        measured = price(book, claim.job.kind, usage, order["request"], order["plan"]).total if usage else 0
+        operation = Settle(
+            attempt.held.account_id,
+            attempt.held.job_id,
+            attempt.held.token,
+            outcome.ending,
+            measured=measured,
+            outputs=tuple(attempt.kept),
+            usage=[
+                {"output": o.name, "seconds_in": str(u.seconds_in), "seconds_out": str(u.seconds_out)}
+                for o, u in zip(attempt.outputs, usage, strict=True)
+            ],
+            message=outcome.message,
+            backoff_first_seconds=self.settings.backoff_first_seconds,
+            backoff_max_seconds=self.settings.backoff_max_seconds,
+            jitter=random(),  # noqa: S311  spreads retries, guards nothing
+        )
+        answer = await self._settle_until_known(attempt.held, operation)
+        self._say("settle", attempt.held, answer)
+        if answer is Fenced.FENCED:
+            log.warning("fenced, output thrown away", **_names(attempt.held))
+
+    async def _settle_until_known(self, held: Held, operation: Settle) -> Any:
+        """Settle, however long the books are away; a lost answer is looked up by the token.
+
+        Shielded: once a run has ended, nothing but the end of the process keeps its outcome from being written.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._settle_loop(held, operation)))
+
+    async def _settle_loop(self, held: Held, operation: Settle) -> Any:
+        wait = _RETRY_SECONDS
+        while True:
+            try:
+                return await self.operations.do(operation)
+            except OutcomeUnknown:
+                standing = await self._standing(held)
+                if standing is not Standing.RUNNING:
+                    return standing
+            except LedgerUnavailable as error:
+                if self.keeper.gave_up(held):
+                    log.error("settle abandoned: the books stayed away", **_names(held), error=str(error))
+                    return None
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _RETRY_SECONDS_MAX)
+
+    async def _standing(self, held: Held) -> Standing:
+        wait = _RETRY_SECONDS
+        while True:
+            try:
+                return await self.leases.standing(held)
+            except (LedgerUnavailable, OutcomeUnknown):
+                if self.keeper.gave_up(held):
+                    return Standing.NOT_OURS
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _RETRY_SECONDS_MAX)
+
+    def _say(self, step: str, held: Held, answer: Any) -> None:
+        """One line a transition."""
+        names = _names(held)
+        match answer:
+            case Claimed():
+                log.info("running", attempt=answer.attempt, held=answer.job.quoted, **names)
+            case Ended():
+                log.info("ended", state=answer.state.value, reason=answer.reason.value, charged=answer.charged, **names)
+            case Requeued():
+                log.info("queued again", reason=answer.reason.value, **names)
+            case _:
+                log.debug(step, answer=str(answer), **names)
+
+
+def _outcome_of(work: asyncio.Future[None]) -> Outcome:
+    """How the work ended, as the table of endings knows it."""
+    if work.cancelled():
+        return Outcome(Ending.INTERNAL_ERROR, "the run was interrupted")
+    error = work.exception()
+    match error:
+        case None:
+            return Outcome(Ending.SUCCEEDED)
+        case EngineError():
+            ending = Ending(error.code) if error.retryable or error.code != "engine_failure" else Ending.ENGINE_ERROR
+            return Outcome(ending, error.message[:_MESSAGE_LENGTH_MAX])
+        case DamagedArtifact():
+            return Outcome(Ending.INPUT_DAMAGED, str(error))
+        case ArtifactError() | OSError():
+            log.error("storage failed", error=str(error))
+            return Outcome(Ending.STORAGE_FAILURE, "the artifact store could not be written")
+        case Lost():
+            return Outcome(Ending.LOST_WORKER)
+        case _:
+            log.error("run raised", exc_info=error)
+            return Outcome(Ending.INTERNAL_ERROR, "something went wrong on our side")
+
+
+async def _stopped(work: asyncio.Future[None]) -> None:
+    """Cancel the work and wait until its child process is gone."""
+    work.cancel()
+    await asyncio.wait({work})
+
+
+def _names(held: Held) -> dict[str, str]:
+    return {"job_id": str(held.job_id), "account_id": held.account_id}

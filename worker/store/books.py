@@ -1,0 +1,101 @@
+"""One transaction over the books: lock the accounts, gather their pages, let the operations decide, apply.
+
+The order is fixed and is what the promises rest on:
+1. account rows, `FOR NO KEY UPDATE`, in id order, in a statement of their own (busy ones are skipped);
+2. the `live` rows of the jobs at hand, in (account, job) order;
+3. only then the clock, and after it everything else, each in a new statement and so a new snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker.credits.operations import Claim, wake_parked
+from worker.credits.page import Page
+from worker.store.apply import write
+from worker.store.database import transaction
+from worker.store.errors import UnknownAccount
+from worker.store.gather import PageOperation, gather_pages, known_accounts, lock_accounts, parked_jobs
+from worker.store.group_commit import Busy
+from worker.store.prices import PriceBooks
+
+
+class Books:
+    """Runs batches of operations, each batch one transaction."""
+
+    def __init__(self, engine: AsyncEngine, price_books: PriceBooks) -> None:
+        self._engine = engine
+        self._price_books = price_books
+
+    async def apply(self, operations: Sequence[PageOperation], wait: bool) -> list[Any]:
+        """One answer an operation: its result, the exception it raised, or `Busy.BUSY`.
+
+        `wait`: for the account locks (bounded by lock_timeout) instead of skipping what is busy. An operation
+        that raises leaves its account's page unwritten: its neighbours there are answered busy and go again.
+        """
+        account_ids = sorted({operation.account_id for operation in operations})
+        async with transaction(self._engine) as connection:
+            accounts = await lock_accounts(connection, account_ids, wait=wait)
+            missing = [account_id for account_id in account_ids if account_id not in accounts]
+            busy = await known_accounts(connection, missing) if missing else set()
+            ready = [operation for operation in operations if operation.account_id in accounts]
+            pages = await gather_pages(connection, accounts, ready, self._price_books) if ready else {}
+            decided = iter(_decide(pages, ready))
+            await self._finish(connection, pages)
+        return [
+            next(decided) if operation.account_id in accounts else _not_ready(operation.account_id, busy)
+            for operation in operations
+        ]
+
+    @asynccontextmanager
+    async def page(self, account_id: str) -> AsyncIterator[tuple[AsyncConnection, Page]]:
+        """One account's page in a transaction of its own, for whoever moves lots by hand.
+
+        Waits for the account's lock (bounded by lock_timeout). What is left on the page is written, and waiting
+        jobs that fit now are queued, when the block ends without an error. Raises `UnknownAccount`.
+        """
+        async with transaction(self._engine) as connection:
+            accounts = await lock_accounts(connection, [account_id], wait=True)
+            if not accounts:
+                raise UnknownAccount(account_id)
+            pages = await gather_pages(connection, accounts, (), self._price_books)
+            yield connection, pages[account_id]
+            await self._finish(connection, pages)
+
+    async def _finish(self, connection: AsyncConnection, pages: dict[str, Page]) -> None:
+        raised = [account_id for account_id, page in pages.items() if page.ledger.raised]
+        if raised:
+            # Under the same lock: whoever brings credits starts the jobs that wait for them.
+            for account_id, parked in (await parked_jobs(connection, raised)).items():
+                wake_parked(pages[account_id], parked)
+        await write(connection, list(pages.values()))
+
+
+def _not_ready(account_id: str, busy: set[str]) -> Any:
+    return Busy.BUSY if account_id in busy else UnknownAccount(account_id)
+
+
+def _decide(pages: dict[str, Page], operations: Sequence[PageOperation]) -> list[Any]:
+    """Let each operation decide. A page on which one raised is dropped whole."""
+    answers: list[Any] = [Busy.BUSY] * len(operations)
+    broken: set[str] = set()
+    # Claims last: what a neighbour gives back may pay for them.
+    for place in sorted(range(len(operations)), key=lambda place: isinstance(operations[place], Claim)):
+        operation = operations[place]
+        if operation.account_id not in broken:
+            try:
+                answers[place] = operation.decide(pages[operation.account_id])
+            except Exception as error:
+                broken.add(operation.account_id)
+                answers[place] = error
+    for account_id in broken:
+        del pages[account_id]
+    # What was decided before its neighbour raised is not written either: it goes again.
+    return [
+        Busy.BUSY if operation.account_id in broken and not isinstance(answer, Exception) else answer
+        for operation, answer in zip(operations, answers, strict=True)
+    ]

@@ -1,0 +1,125 @@
+"""Engines, sessions and the one place where driver errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import asyncpg
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from config.settings import Settings
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
+
+#: Deadlock, serialization, lock timeout: the same transaction may well go through a moment later.
+_TRANSIENT = frozenset({"40P01", "40001", "55P03"})
+#: A transient error is tried again this often before it counts as unavailable.
+TRANSIENT_TRIES = 5
+
+
+class Transient(StoreError):
+    """The transaction lost against another one. It was rolled back; try it again."""
+
+
+def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) -> AsyncEngine:
+    """A pool for one process, bound to the running event loop. `name` shows in pg_stat_activity."""
+    assert settings.database_url is not None
+    milliseconds = {
+        "lock_timeout": settings.lock_timeout_seconds,
+        "statement_timeout": settings.statement_timeout_seconds,
+        # A frozen worker holds its accounts for exactly this long.
+        "idle_in_transaction_session_timeout": settings.idle_transaction_seconds,
+    }
+    return create_async_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=pool_size or settings.pool_size,
+        max_overflow=2,
+        pool_timeout=settings.connect_seconds,
+        pool_recycle=1800,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args={
+            "timeout": settings.connect_seconds,
+            "command_timeout": settings.statement_timeout_seconds + 2,
+            "server_settings": {
+                "application_name": name[:63],
+                "timezone": "UTC",
+                "jit": "off",  # our statements are short; compiling one costs more than running it
+                **{key: str(round(seconds * 1000)) for key, seconds in milliseconds.items()},
+            },
+        },
+    )
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction: commits at the end, rolls back on any error.
+
+    Raises `LedgerUnavailable`, `Transient` or, when the COMMIT's own answer was lost, `OutcomeUnknown`.
+    """
+    with translated():
+        connection = await engine.connect()
+    try:
+        with translated():
+            await connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                await _give_up(connection)
+                raise
+        try:
+            await connection.commit()
+        except exc.IntegrityError:
+            raise
+        except (exc.SQLAlchemyError, asyncpg.PostgresError, OSError, TimeoutError, asyncio.CancelledError) as error:
+            await _invalidate(connection)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise OutcomeUnknown("the answer of a COMMIT was lost") from error
+    finally:
+        await _close(connection)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn driver errors into ours, losing nothing that a person needs and leaking no statement or value."""
+    try:
+        yield
+    except exc.IntegrityError:
+        raise
+    except exc.DBAPIError as error:
+        code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        if code in _TRANSIENT:
+            raise Transient(f"SQLSTATE {code}") from error
+        if error.connection_invalidated or code is None or code.startswith(("08", "57", "53", "25")):
+            raise LedgerUnavailable(f"PostgreSQL is out of reach ({code or type(error.orig).__name__})") from error
+        raise
+    except (exc.TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+        raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
+    except asyncpg.PostgresError as error:
+        raise LedgerUnavailable(f"PostgreSQL turned us away ({error.sqlstate})") from error
+    except (OSError, TimeoutError) as error:
+        raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
+
+
+async def _give_up(connection: AsyncConnection) -> None:
+    try:
+        await connection.rollback()
+    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        await _invalidate(connection)
+
+
+async def _invalidate(connection: AsyncConnection) -> None:
+    try:
+        await connection.invalidate()
+    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        return  # it is gone already
+
+
+async def _close(connection: AsyncConnection) -> None:
+    try:
+        await connection.close()
+    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        await _invalidate(connection)

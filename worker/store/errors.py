@@ -1,0 +1,66 @@
+"""The errors that leave the store. No SQLAlchemy or asyncpg exception does.
+
+StoreError
+├── LedgerUnavailable      PostgreSQL can't be reached or is too busy: nothing was decided; wait and try again
+├── OutcomeUnknown         the answer of a COMMIT was lost: read the row to learn what happened
+├── UnknownAccount         no such account: create it first
+├── UnknownJob             no such job in this account
+├── RefusedByDatabase      a CHECK stopped a bug of ours: nothing was written; report it
+├── Conflict               the same reference or key with another body: use a new one
+└── Refused                the request can't be done as asked: says which field, and why
+"""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """The root of what the store raises."""
+
+
+class LedgerUnavailable(StoreError):
+    """PostgreSQL can't be reached, or a lock was not to be had. Nothing was written."""
+
+
+class OutcomeUnknown(StoreError):
+    """The connection broke around a COMMIT. The caller reads the row by its token."""
+
+
+class RefusedByDatabase(StoreError):
+    """The schema turned an operation away that our own guards had let through."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> RefusedByDatabase:
+        """Names the constraint, never a value."""
+        cause = getattr(getattr(error, "orig", None), "__cause__", None)
+        constraint = getattr(cause, "constraint_name", None) or type(cause or error).__name__
+        return cls(f"the database refused it: {constraint}")
+
+
+class UnknownAccount(StoreError):
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account: no account {account_id!r}; create it with `fermata accounts create`")
+        self.account_id = account_id
+
+
+class UnknownJob(StoreError):
+    def __init__(self, job_id: object) -> None:
+        super().__init__(f"job: no job {job_id}")
+        self.job_id = job_id
+
+
+class Conflict(StoreError):
+    """The same key or reference was used before with something else."""
+
+    def __init__(self, field: str, value: str, problem: str) -> None:
+        super().__init__(f"{field}: {value!r} {problem}")
+        self.field = field
+        self.value = value
+
+
+class Refused(StoreError):
+    """What was asked is not possible; nothing was written."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem

@@ -1,0 +1,267 @@
+"""Gather: everything a batch of operations may look at, read under the accounts' locks.
+
+Each read is a statement of its own, so it sees what was committed before the locks were had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.credits.account_ledger import AccountLedger, Reservation
+from worker.credits.allocation import Draw
+from worker.credits.lots import Lot, LotSource
+from worker.credits.operations import Claim
+from worker.credits.page import Job, Lease, Page
+from worker.credits.states import JobState, ReservationState
+from worker.store.prices import PriceBooks
+
+
+class PageOperation(Protocol):
+    """A pure decision on its account's page. `job_id` is None for operations on lots alone."""
+
+    @property
+    def account_id(self) -> str: ...
+
+    @property
+    def job_id(self) -> UUID | None: ...
+
+    def decide(self, page: Page) -> Any: ...
+
+
+async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str], *, wait: bool) -> dict[str, Any]:
+    """The account rows that could be locked, by id. With `wait` only unknown ones are missing."""
+    statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
+    rows = await connection.execute(statement, {"accounts": account_ids})
+    return {row.account_id: row for row in rows}
+
+
+async def known_accounts(connection: AsyncConnection, account_ids: Sequence[str]) -> set[str]:
+    """Which of these exist."""
+    rows = await connection.execute(_KNOWN_ACCOUNTS, {"accounts": account_ids})
+    return set(rows.scalars())
+
+
+async def gather_pages(
+    connection: AsyncConnection,
+    accounts: Mapping[str, Any],
+    operations: Sequence[PageOperation],
+    price_books: PriceBooks,
+) -> dict[str, Page]:
+    """A page for each locked account, with the jobs that the operations name."""
+    claims = [o for o in operations if isinstance(o, Claim)]
+    others = [o for o in operations if o.job_id is not None and not isinstance(o, Claim)]
+    leases = await _read_leases(connection, others) if others else {}
+    now: datetime = (await connection.execute(_NOW)).scalar_one()
+    jobs: dict[str, dict[UUID, Job]] = {}
+    reservations: dict[str, list[Reservation]] = {}
+    for statement, wanted in ((_READ_JOBS_TO_CLAIM, claims), (_READ_JOBS, others)):
+        for row in await connection.execute(statement, _keys(wanted)) if wanted else ():
+            jobs.setdefault(row.account_id, {})[row.job_id] = _job_of(row)
+            if row.reserved is not None:
+                reservations.setdefault(row.account_id, []).append(_reservation_of(row))
+    lots = await _read_lots(connection, list(accounts))
+    paused_names = frozenset((row.scope, row.name) for row in await connection.execute(_READ_PAUSED))
+    limited = [account_id for account_id, row in accounts.items() if row.running_max is not None]
+    running = await _read_running(connection, limited) if limited and claims else {}
+    books = await price_books.load(connection, {job.book_id for of_one in jobs.values() for job in of_one.values()})
+    return {
+        account_id: Page(
+            account_id=account_id,
+            now=now,
+            ledger=AccountLedger(
+                account_id,
+                now,
+                lots.get(account_id, ()),
+                reservations.get(account_id, ()),
+                topups_frozen=row.plan is None or (row.active_until is not None and row.active_until <= now),
+                cycle_ends_at=row.cycle_ends_at,
+            ),
+            jobs=jobs.get(account_id, {}),
+            leases=leases.get(account_id, {}),
+            books=books,
+            paused=row.paused,
+            paused_names=paused_names,
+            running_max=row.running_max,
+            running=running.get(account_id, 0),
+        )
+        for account_id, row in accounts.items()
+    }
+
+
+async def parked_jobs(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[Job]]:
+    """The jobs that wait for credits, oldest first, by account."""
+    waiting: dict[str, list[Job]] = {}
+    for row in await connection.execute(_READ_PARKED, {"accounts": account_ids}):
+        waiting.setdefault(row.account_id, []).append(_job_of(row))
+    return waiting
+
+
+def _keys(operations: Sequence[PageOperation]) -> dict[str, Any]:
+    return {
+        "accounts": [operation.account_id for operation in operations],
+        "jobs": [operation.job_id for operation in operations],
+    }
+
+
+async def _read_leases(
+    connection: AsyncConnection, operations: Sequence[PageOperation]
+) -> dict[str, dict[UUID, Lease]]:
+    leases: dict[str, dict[UUID, Lease]] = {}
+    for row in await connection.execute(_LOCK_LIVE, _keys(operations)):
+        leases.setdefault(row.account_id, {})[row.job_id] = Lease(
+            row.job_id,
+            row.token,
+            row.worker_id,
+            row.started_at,
+            row.lease_until,
+            row.attempt,
+            row.cancel_asked_at,
+            row.cancel_reason,
+            row.engine_state,
+        )
+    return leases
+
+
+async def _read_lots(connection: AsyncConnection, account_ids: list[str]) -> dict[str, list[Lot]]:
+    lots: dict[str, list[Lot]] = {}
+    for row in await connection.execute(_READ_LOTS, {"accounts": account_ids}):
+        lots.setdefault(row.account_id, []).append(
+            Lot(
+                row.lot_id,
+                LotSource(row.source),
+                row.granted,
+                row.available,
+                row.expires_at,
+                row.held,
+                row.spent,
+                row.expired,
+                row.revoked,
+                row.charged_back,
+            )
+        )
+    return lots
+
+
+async def _read_running(connection: AsyncConnection, account_ids: list[str]) -> dict[str, int]:
+    rows = await connection.execute(_COUNT_RUNNING, {"accounts": account_ids})
+    return {row.account_id: row.running for row in rows}
+
+
+def _job_of(row: Any) -> Job:
+    return Job(
+        row.job_id,
+        row.kind,
+        row.queue,
+        JobState(row.state),
+        row.priority,
+        row.quoted,
+        row.book_id,
+        row.on_insufficient,
+        row.ends_by,
+        row.attempt,
+        row.failures,
+        row.failures_max,
+        row.started_at,
+        getattr(row, "not_before", None),
+        getattr(row, "order", None),
+    )
+
+
+def _reservation_of(row: Any) -> Reservation:
+    draws = tuple(Draw(lot_id, amount) for lot_id, amount in zip(row.draw_lots, row.draw_amounts, strict=True))
+    return Reservation(
+        row.job_id, row.reserved, draws, ReservationState(row.reservation_state), row.reservation_charged
+    )
+
+
+_NOW = text("SELECT fermata_now()")
+
+_LOCK_ACCOUNTS = text("""
+    SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused
+    FROM accounts
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+    ORDER BY account_id
+    FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+_LOCK_ACCOUNTS_WAITING = text("""
+    SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused
+    FROM accounts
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+    ORDER BY account_id
+    FOR NO KEY UPDATE
+""")
+
+_KNOWN_ACCOUNTS = text("""
+    SELECT account_id
+    FROM accounts
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+""")
+
+_LOCK_LIVE = text("""
+    SELECT l.account_id, l.job_id, l.token, l.worker_id, l.started_at, l.lease_until, l.attempt,
+           l.cancel_asked_at, l.cancel_reason, l.engine_state
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    JOIN live AS l USING (account_id, job_id)
+    ORDER BY l.account_id, l.job_id
+    FOR UPDATE OF l
+""")
+
+_READ_JOBS_TO_CLAIM = text("""
+    SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
+           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, d.not_before,
+           jsonb_build_object('request', j.request, 'inputs', j.inputs, 'plan', j.plan,
+               'traceparent', j.traceparent, 'engine_state', a.engine_state) AS "order",
+           r.amount AS reserved, r.state AS reservation_state, r.charged AS reservation_charged,
+           r.draw_lots, r.draw_amounts
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    JOIN jobs AS j USING (account_id, job_id)
+    LEFT JOIN due AS d USING (account_id, job_id)
+    LEFT JOIN reservations AS r USING (account_id, job_id)
+    LEFT JOIN attempts AS a ON a.account_id = j.account_id AND a.job_id = j.job_id AND a.attempt = j.attempt
+""")
+
+_READ_JOBS = text("""
+    SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
+           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at,
+           r.amount AS reserved, r.state AS reservation_state, r.charged AS reservation_charged,
+           r.draw_lots, r.draw_amounts
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    JOIN jobs AS j USING (account_id, job_id)
+    LEFT JOIN reservations AS r USING (account_id, job_id)
+""")
+
+_READ_PARKED = text("""
+    SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
+           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at
+    FROM parked AS p
+    JOIN jobs AS j USING (account_id, job_id)
+    WHERE p.account_id = ANY(CAST(:accounts AS text[]))
+    ORDER BY p.account_id, p.parked_at, p.job_id
+""")
+
+_READ_LOTS = text("""
+    SELECT account_id, lot_id, source, granted, available, held, spent, expired, revoked, expires_at, charged_back
+    FROM lots
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+      AND NOT closed
+""")
+
+_READ_PAUSED = text("""
+    SELECT scope, name
+    FROM controls
+    WHERE paused
+""")
+
+_COUNT_RUNNING = text("""
+    SELECT account_id, count(*) AS running
+    FROM live
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+    GROUP BY account_id
+""")

@@ -1,0 +1,227 @@
+"""Group commit: what arrives while a transaction is under way travels together in the next one.
+
+An idle process adds no wait; a busy one pays for one COMMIT per batch. One bad operation never fails its
+neighbours, and an account that somebody else holds never delays the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy import exc
+
+from worker.store.database import TRANSIENT_TRIES, Transient
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+
+
+class Operation(Protocol):
+    """What can travel in a batch: it concerns one account, and maybe one job."""
+
+    @property
+    def account_id(self) -> str: ...
+
+
+class Busy(Enum):
+    """Another transaction held the account: try again in the next round."""
+
+    BUSY = "busy"
+
+
+O = TypeVar("O", bound=Operation)  # noqa: E741  an operation
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the batches looked like, for benchmarks and metrics."""
+
+    transactions: int = 0
+    operations: int = 0
+    busy: int = 0
+    alone: int = 0
+
+    @property
+    def operations_per_transaction(self) -> float:
+        return self.operations / self.transactions if self.transactions else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[O]):
+    operation: O
+    answer: asyncio.Future[Any]
+    since: float
+    tries: int = 0
+    key: Hashable = None
+
+
+#: One transaction over the given operations. Answers one by one: a result, an exception, or `Busy`.
+#: `wait` says whether to wait for account locks (bounded by lock_timeout) or to skip busy accounts.
+Apply = Callable[[Sequence[Any], bool], Awaitable[list[Any]]]
+
+
+class GroupCommit(Generic[O]):
+    """Batches operations of one process into transactions run by `apply`."""
+
+    def __init__(
+        self,
+        apply: Apply,
+        *,
+        batch_max: int = 500,
+        busy_alone_seconds: float = 0.1,
+        key: Callable[[Any], Hashable] | None = None,
+    ) -> None:
+        """`key`: at most one operation of the same key travels in one transaction (a job, say)."""
+        self._apply = apply
+        self._batch_max = batch_max
+        self._busy_alone_seconds = busy_alone_seconds
+        self._key = key
+        self._pending: deque[_Waiting[O]] = deque()
+        self._loop_task: asyncio.Task[None] | None = None
+        self._alone: dict[str, list[_Waiting[O]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.figures = Figures()
+
+    async def do(self, operation: O) -> Any:
+        """The operation's result, once its transaction has committed.
+
+        Raises what the operation raised, `LedgerUnavailable`, or `OutcomeUnknown` if the COMMIT's answer was
+        lost. Cancelling the caller does not cancel the operation: it may have been sent already.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        key = self._key(operation) if self._key else None
+        self._pending.append(_Waiting(operation, answer, monotonic(), key=key))
+        if self._loop_task is None or self._loop_task.done():
+            self._loop_task = asyncio.create_task(self._drain())
+        return await answer
+
+    async def close(self) -> None:
+        """Wait until everything under way has its answer."""
+        while self._tasks or (self._loop_task is not None and not self._loop_task.done()):
+            await asyncio.wait([*self._tasks, *([self._loop_task] if self._loop_task else [])])
+
+    async def _drain(self) -> None:
+        # A turn of the event loop: what was started together travels together.
+        await asyncio.sleep(0)
+        while self._pending:
+            batch = self._next_batch()
+            busy = await self._run(batch, wait=False)
+            if busy:
+                self._put_back(busy)
+                if len(busy) == len(batch):
+                    # Everything is held by others; their COMMIT is milliseconds away.
+                    await asyncio.sleep(min(0.005, self._busy_alone_seconds))
+
+    def _next_batch(self) -> list[_Waiting[O]]:
+        batch: list[_Waiting[O]] = []
+        later: list[_Waiting[O]] = []
+        keys: set[Hashable] = set()
+        while self._pending and len(batch) < self._batch_max:
+            waiting = self._pending.popleft()
+            if waiting.key is not None and waiting.key in keys:
+                later.append(waiting)
+                continue
+            keys.add(waiting.key)
+            batch.append(waiting)
+        self._pending.extendleft(reversed(later))
+        return batch
+
+    def _put_back(self, busy: list[_Waiting[O]]) -> None:
+        self.figures.busy += len(busy)
+        now = monotonic()
+        again = []
+        for waiting in busy:
+            if now - waiting.since < self._busy_alone_seconds:
+                again.append(waiting)
+                continue
+            account_id = waiting.operation.account_id
+            if account_id in self._alone:
+                self._alone[account_id].append(waiting)
+            else:
+                self._alone[account_id] = [waiting]
+                self._spawn(self._run_alone(account_id))
+        self._pending.extendleft(reversed(again))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run_alone(self, account_id: str) -> None:
+        """One account's operations in a transaction of their own, waiting for its lock."""
+        while self._alone[account_id]:
+            waiting = self._alone[account_id]
+            self._alone[account_id] = []
+            self.figures.alone += 1
+            batch: list[_Waiting[O]] = []
+            seen: set[Hashable] = set()
+            for one in waiting:
+                if (one.key is not None and one.key in seen) or len(batch) == self._batch_max:
+                    self._alone[account_id].append(one)
+                else:
+                    seen.add(one.key)
+                    batch.append(one)
+            for one in await self._run(batch, wait=True):
+                _fail(one, LedgerUnavailable(f"account {account_id} is held by another transaction"))
+        del self._alone[account_id]
+
+    async def _run(self, batch: list[_Waiting[O]], *, wait: bool) -> list[_Waiting[O]]:
+        """One transaction; answers its operations and returns those whose account was busy."""
+        self.figures.transactions += 1
+        self.figures.operations += len(batch)
+        try:
+            results = await self._apply([one.operation for one in batch], wait)
+        except Transient as error:
+            return await self._again(batch, error, wait)
+        except (LedgerUnavailable, OutcomeUnknown) as error:
+            for one in batch:
+                _fail(one, error)
+            return []
+        except (exc.DBAPIError, AssertionError) as error:
+            return await self._isolate(batch, error, wait)
+        except Exception as error:
+            for one in batch:
+                _fail(one, error)
+            return []
+        busy = []
+        for one, result in zip(batch, results, strict=True):
+            if result is Busy.BUSY:
+                busy.append(one)
+            elif isinstance(result, Exception):
+                _fail(one, result)
+            elif not one.answer.done():
+                one.answer.set_result(result)
+        return busy
+
+    async def _again(self, batch: list[_Waiting[O]], error: Transient, wait: bool) -> list[_Waiting[O]]:
+        again = []
+        for one in batch:
+            one.tries += 1
+            if one.tries < TRANSIENT_TRIES:
+                again.append(one)
+            else:
+                _fail(one, LedgerUnavailable(f"gave way {one.tries} times ({error})"))
+        if not wait or not again:
+            return again
+        return await self._run(again, wait=True)
+
+    async def _isolate(self, batch: list[_Waiting[O]], error: Exception, wait: bool) -> list[_Waiting[O]]:
+        """The database turned the whole batch away for one operation's sake: halve it until that one is alone."""
+        if len(batch) == 1:
+            refused = RefusedByDatabase.of(error) if isinstance(error, exc.DBAPIError) else error
+            _fail(batch[0], refused)
+            return []
+        middle = len(batch) // 2
+        return [
+            *await self._run(batch[:middle], wait=wait),
+            *await self._run(batch[middle:], wait=wait),
+        ]
+
+
+def _fail(waiting: _Waiting[Any], error: Exception) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)

@@ -1,0 +1,32 @@
+-- What the app's role may do. Run after every migration, so a new table without a line here is unreadable to the
+-- app and a test notices.
+GRANT USAGE ON SCHEMA public TO fermata_app;
+
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO fermata_app;
+
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_app;
+
+GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, reservations, journal, purchases, debts,
+    price_books, plan_books, jobs, due, live, parked, attempts, artifacts, events, workers, controls, duty_runs
+TO fermata_app;
+
+GRANT UPDATE (plan, active_until, cycle_ends_at, running_max, paused) ON accounts TO fermata_app;
+
+GRANT UPDATE ON subscriptions, due, live, parked, workers, controls, duty_runs TO fermata_app;
+
+GRANT UPDATE (granted_total) ON cycles TO fermata_app;
+
+GRANT UPDATE (available, held, spent, expired, revoked, charged_back, closed) ON lots TO fermata_app;
+
+GRANT UPDATE (state, charged, settled_at, reason) ON reservations TO fermata_app;
+
+GRANT UPDATE (charged_back_at) ON purchases TO fermata_app;
+
+GRANT UPDATE (withdrawn_at) ON price_books, plan_books TO fermata_app;
+
+GRANT UPDATE (state, attempt, failures, started_at, ended_at, reason, message, charged, partial, outputs) ON jobs
+TO fermata_app;
+
+GRANT DELETE ON due, live, parked, workers, controls TO fermata_app;
+
+GRANT EXECUTE ON FUNCTION fermata_make_partitions(integer) TO fermata_app;

@@ -1,0 +1,279 @@
+"""Submitting jobs: quote, pin and store, a batch in one transaction. No Redis, no credits move.
+
+Promise 13: the same idempotency key with the same body is the first answer again; with another body a conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker.credits.price_book import PriceBook
+from worker.store.database import transaction
+from worker.store.errors import Conflict, UnknownAccount
+from worker.store.prices import PriceBooks
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFacts:
+    """What was measured of an artifact when it was stored."""
+
+    artifact_id: UUID
+    name: str
+    media_type: str
+    storage_key: str
+    sha256: bytes
+    frames: int
+    sample_rate: int
+    channels: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitView:
+    """What a submit may look at: the account's plan, its artifacts, the book in force."""
+
+    plan: str | None
+    artifacts: Mapping[UUID, ArtifactFacts]
+    book_id: int
+    book: PriceBook
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be stored, quoted. `ends_by` None means `job_seconds` from now, by the database's clock."""
+
+    job_id: UUID
+    kind: str
+    queue: str
+    request: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    quoted: int
+    book_id: int
+    plan: str | None
+    on_insufficient: str
+    max_credits: int | None
+    run_at: datetime | None
+    ends_by: datetime | None
+    job_seconds: float
+    failures_max: int
+    actor: str
+    retry_of: UUID | None = None
+    traceparent: str | None = None
+    priority: int = 0
+
+
+class Submission(Protocol):
+    """One job asked for. `decide` is pure: it quotes, or raises what is wrong with it."""
+
+    @property
+    def account_id(self) -> str: ...
+
+    @property
+    def idempotency_key(self) -> str: ...
+
+    @property
+    def body_hash(self) -> bytes: ...
+
+    @property
+    def artifact_ids(self) -> Sequence[UUID]: ...
+
+    def decide(self, view: SubmitView) -> NewJob: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The answer to a submit, the same for every replay of its key."""
+
+    job_id: UUID
+    account_id: str
+    kind: str
+    state: str
+    quoted: int
+    book_id: int
+    replayed: bool
+
+
+class Submits:
+    """Stores batches of submissions."""
+
+    def __init__(self, engine: AsyncEngine, price_books: PriceBooks) -> None:
+        self._engine = engine
+        self._price_books = price_books
+
+    async def apply(self, submissions: Sequence[Submission], wait: bool) -> list[Any]:
+        """One answer a submission: `Submitted`, or the exception that turned it down (nothing stored of it)."""
+        del wait  # a submit takes no account lock
+        async with transaction(self._engine) as connection:
+            before = await _read_replayed(connection, submissions)
+            views = await self._views(connection, submissions)
+            decided = [
+                _decided(submission, before.get((submission.account_id, submission.idempotency_key)), views)
+                for submission in submissions
+            ]
+            new = [(s, job) for s, job in zip(submissions, decided, strict=True) if isinstance(job, NewJob)]
+            stored = await _insert(connection, new) if new else set()
+            # Whoever lost a race for a key reads the winner's row.
+            lost = [s for s, job in new if job.job_id not in stored]
+            after = await _read_replayed(connection, lost) if lost else {}
+            if stored:
+                await connection.execute(_NOTIFY_DUE)
+        return [
+            _answer(submission, job, stored, after) if isinstance(job, NewJob) else job
+            for submission, job in zip(submissions, decided, strict=True)
+        ]
+
+    async def _views(self, connection: AsyncConnection, submissions: Sequence[Submission]) -> Mapping[str, SubmitView]:
+        book_id, book = await self._price_books.current(connection)
+        accounts = sorted({submission.account_id for submission in submissions})
+        plans = {row.account_id: row.plan for row in await connection.execute(_READ_PLANS, {"accounts": accounts})}
+        wanted = [(s.account_id, artifact_id) for s in submissions for artifact_id in s.artifact_ids]
+        artifacts = await read_artifacts(connection, wanted)
+        return {
+            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book)
+            for account_id, plan in plans.items()
+        }
+
+
+async def read_artifacts(
+    connection: AsyncConnection, wanted: Sequence[tuple[str, UUID]]
+) -> dict[str, dict[UUID, ArtifactFacts]]:
+    """The artifacts of these (account, id) pairs that exist, by account and id."""
+    found: dict[str, dict[UUID, ArtifactFacts]] = {}
+    if wanted:
+        keys = {"accounts": [pair[0] for pair in wanted], "artifacts": [pair[1] for pair in wanted]}
+        for row in await connection.execute(_READ_ARTIFACTS, keys):
+            found.setdefault(row.account_id, {})[row.artifact_id] = ArtifactFacts(*row[1:])
+    return found
+
+
+def _decided(submission: Submission, replayed: Any, views: Mapping[str, SubmitView]) -> Any:
+    if replayed is not None:
+        return _replay(submission, replayed)
+    view = views.get(submission.account_id)
+    if view is None:
+        return UnknownAccount(submission.account_id)
+    try:
+        return submission.decide(view)
+    except Exception as error:
+        return error
+
+
+def _replay(submission: Submission, row: Any) -> Submitted | Conflict:
+    if bytes(row.body_hash) != submission.body_hash:
+        key = submission.idempotency_key
+        return Conflict("key", key, "was used before for another request; use a new key for a new job")
+    return Submitted(row.job_id, row.account_id, row.kind, row.state, row.quoted, row.book_id, replayed=True)
+
+
+def _answer(submission: Submission, job: NewJob, stored: set[UUID], after: Mapping[Any, Any]) -> Any:
+    if job.job_id in stored:
+        return Submitted(job.job_id, submission.account_id, job.kind, "queued", job.quoted, job.book_id, replayed=False)
+    return _replay(submission, after[submission.account_id, submission.idempotency_key])
+
+
+async def _read_replayed(connection: AsyncConnection, submissions: Sequence[Submission]) -> dict[tuple[str, str], Any]:
+    keys = {
+        "accounts": [submission.account_id for submission in submissions],
+        "keys": [submission.idempotency_key for submission in submissions],
+    }
+    return {(row.account_id, row.idempotency_key): row for row in await connection.execute(_READ_BY_KEY, keys)}
+
+
+async def _insert(connection: AsyncConnection, new: Sequence[tuple[Submission, NewJob]]) -> set[UUID]:
+    # In (account, key) order: two batches that share keys must meet them in the same order.
+    new = sorted(new, key=lambda pair: (pair[0].account_id, pair[0].idempotency_key))
+    columns = {
+        "accounts": [s.account_id for s, _ in new],
+        "keys": [s.idempotency_key for s, _ in new],
+        "hashes": [s.body_hash for s, _ in new],
+        "jobs": [job.job_id for _, job in new],
+        "kinds": [job.kind for _, job in new],
+        "queues": [job.queue for _, job in new],
+        "requests": [_encode(job.request).decode() for _, job in new],
+        "inputs": [_encode(job.inputs).decode() for _, job in new],
+        "metadata": [_encode(job.metadata).decode() for _, job in new],
+        "quoted": [job.quoted for _, job in new],
+        "books": [job.book_id for _, job in new],
+        "plans": [job.plan for _, job in new],
+        "priorities": [job.priority for _, job in new],
+        "on_insufficient": [job.on_insufficient for _, job in new],
+        "max_credits": [job.max_credits for _, job in new],
+        "run_at": [job.run_at for _, job in new],
+        "ends_by": [job.ends_by for _, job in new],
+        "seconds": [job.job_seconds for _, job in new],
+        "retry_of": [job.retry_of for _, job in new],
+        "actors": [job.actor for _, job in new],
+        "traces": [job.traceparent for _, job in new],
+        "failures_max": [job.failures_max for _, job in new],
+    }
+    return set((await connection.execute(_INSERT_JOBS, columns)).scalars())
+
+
+_READ_PLANS = text("""
+    SELECT account_id, plan
+    FROM accounts
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+""")
+
+_READ_ARTIFACTS = text("""
+    SELECT a.account_id, a.artifact_id, a.name, a.media_type, a.storage_key, a.sha256, a.frames, a.sample_rate,
+           a.channels, a.bytes
+    FROM unnest(CAST(:accounts AS text[]), CAST(:artifacts AS uuid[])) AS wanted (account_id, artifact_id)
+    JOIN artifacts AS a USING (account_id, artifact_id)
+""")
+
+_READ_BY_KEY = text("""
+    SELECT j.account_id, j.idempotency_key, j.body_hash, j.job_id, j.kind, j.state, j.quoted, j.book_id
+    FROM unnest(CAST(:accounts AS text[]), CAST(:keys AS text[])) AS wanted (account_id, idempotency_key)
+    JOIN jobs AS j USING (account_id, idempotency_key)
+""")
+
+_INSERT_JOBS = text("""
+    WITH clock AS MATERIALIZED (
+        SELECT fermata_now() AS now
+    ), stored AS (
+        INSERT INTO jobs (account_id, idempotency_key, body_hash, job_id, kind, queue, state, request, inputs,
+                          metadata, quoted, book_id, plan, priority, on_insufficient, max_credits, run_at, ends_by,
+                          retry_of, actor, traceparent, created_at, failures_max)
+        SELECT u.account_id, u.idempotency_key, u.body_hash, u.job_id, u.kind, u.queue, 'queued', u.request,
+               u.inputs, u.metadata, u.quoted, u.book_id, u.plan, u.priority, u.on_insufficient, u.max_credits,
+               u.run_at, COALESCE(u.ends_by, clock.now + make_interval(secs => u.seconds)), u.retry_of, u.actor,
+               u.traceparent, clock.now, u.failures_max
+        FROM unnest(CAST(:accounts AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
+                    CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:queues AS text[]),
+                    CAST(:requests AS jsonb[]), CAST(:inputs AS jsonb[]), CAST(:metadata AS jsonb[]),
+                    CAST(:quoted AS bigint[]), CAST(:books AS integer[]), CAST(:plans AS text[]),
+                    CAST(:priorities AS smallint[]), CAST(:on_insufficient AS text[]),
+                    CAST(:max_credits AS bigint[]), CAST(:run_at AS timestamptz[]),
+                    CAST(:ends_by AS timestamptz[]), CAST(:seconds AS double precision[]),
+                    CAST(:retry_of AS uuid[]), CAST(:actors AS text[]), CAST(:traces AS text[]),
+                    CAST(:failures_max AS smallint[]))
+             WITH ORDINALITY
+             AS u (account_id, idempotency_key, body_hash, job_id, kind, queue, request, inputs, metadata, quoted,
+                   book_id, plan, priority, on_insufficient, max_credits, run_at, ends_by, seconds, retry_of,
+                   actor, traceparent, failures_max, position)
+        CROSS JOIN clock
+        ORDER BY u.position
+        ON CONFLICT DO NOTHING
+        RETURNING account_id, job_id, queue, kind, priority, run_at, ends_by, created_at
+    ), queued AS (
+        INSERT INTO due (account_id, job_id, queue, kind, priority, not_before, ends_by)
+        SELECT account_id, job_id, queue, kind, priority, GREATEST(run_at, created_at), ends_by
+        FROM stored
+    )
+    SELECT job_id
+    FROM stored
+""")
+
+_NOTIFY_DUE = text("SELECT pg_notify('fermata_due', '')")

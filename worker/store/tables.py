@@ -1,0 +1,543 @@
+"""The schema as values. Migrations build it; a test builds it both ways and compares the two catalogues.
+
+Rules of this schema:
+- `account_id` stands in every key of the ledger's and the jobs' tables: every money decision concerns one account.
+- No index, as key or predicate, holds a column that claim or settle changes on jobs, lots or reservations, so
+  those updates stay heap-only. What duties look for stands in the narrow tables `due`, `live` and `parked`.
+- The tables that claim and settle write carry no foreign keys (each would cost a look-up a row); they share
+  composite keys, every writer holds the account's lock, and `audit` checks the references.
+- Credits are whole, bigint, at most 10^12 a value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    }
+)
+
+#: Taken under the account's lock, so each account's numbers grow in the order of its commits. Gaps are normal.
+journal_seq = Sequence("journal_seq", metadata=metadata, data_type=BigInteger)
+event_seq = Sequence("event_seq", metadata=metadata, data_type=BigInteger)
+lot_ids = Sequence("lot_ids", metadata=metadata, data_type=BigInteger)
+
+CREDITS = "BETWEEN 0 AND 1000000000000"
+#: Room on each page for the next version of its rows.
+ROOMY = {"fillfactor": "60"}
+
+
+def _account() -> Column[Any]:
+    return Column("account_id", Text, nullable=False)
+
+
+def _job() -> Column[Any]:
+    return Column("job_id", UUID(as_uuid=True), nullable=False)
+
+
+def _time(name: str, *, null: bool = False) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), nullable=null)
+
+
+def _credits(name: str, *, null: bool = False, default: str | None = None) -> Column[Any]:
+    return Column(name, BigInteger, nullable=null, server_default=None if default is None else text(default))
+
+
+def _text(name: str, *, null: bool = False, default: str | None = None) -> Column[Any]:
+    return Column(name, Text, nullable=null, server_default=None if default is None else text(f"'{default}'"))
+
+
+def _flag(name: str) -> Column[Any]:
+    return Column(name, Boolean, nullable=False, server_default=text("false"))
+
+
+def _json(name: str, *, null: bool = False, default: str | None = None) -> Column[Any]:
+    return Column(name, JSONB, nullable=null, server_default=None if default is None else text(f"'{default}'"))
+
+
+def _of_account() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["account_id"], ["accounts.account_id"])
+
+
+# --- accounts and what they subscribe to -----------------------------------------------------------------------
+
+accounts = Table(
+    "accounts",
+    metadata,
+    _account(),
+    _time("created_at"),
+    _text("plan", null=True),
+    Column("active_until", DateTime(timezone=True), comment="null: open-ended; lapsed and frozen derive from it"),
+    Column("cycle_ends_at", DateTime(timezone=True), comment="of the cycle granted last"),
+    Column("running_max", Integer, comment="jobs at a time; null: no limit"),
+    _flag("paused"),
+    _text("actor"),
+    PrimaryKeyConstraint("account_id"),
+    CheckConstraint("account_id ~ '^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'", name="account_id"),
+    CheckConstraint("running_max > 0", name="running_max"),
+    CheckConstraint("plan IS NOT NULL OR (active_until IS NULL AND cycle_ends_at IS NULL)", name="subscription"),
+    postgresql_with={"fillfactor": "70"},
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    _account(),
+    _time("anchor"),
+    _text("next_plan", null=True),
+    _text("renewal", default="automatic"),
+    Column("grace_seconds", Integer, nullable=False, server_default=text("0")),
+    _time("cancelled_at", null=True),
+    _time("updated_at"),
+    PrimaryKeyConstraint("account_id"),
+    _of_account(),
+    CheckConstraint("renewal IN ('automatic', 'external')", name="renewal"),
+)
+
+subscription_changes = Table(
+    "subscription_changes",
+    metadata,
+    _account(),
+    Column("reference", Text, nullable=False, comment="the caller's: the same step twice is one step"),
+    _text("what"),
+    _json("body"),
+    _time("at"),
+    _text("actor"),
+    PrimaryKeyConstraint("account_id", "reference"),
+    _of_account(),
+)
+
+cycles = Table(
+    "cycles",
+    metadata,
+    _account(),
+    _time("starts_at"),
+    _time("ends_at"),
+    _text("plan"),
+    _credits("granted_total"),
+    _flag("skipped"),
+    _time("at"),
+    PrimaryKeyConstraint("account_id", "starts_at"),
+    _of_account(),
+    CheckConstraint("starts_at < ends_at", name="order"),
+    CheckConstraint(f"granted_total {CREDITS}", name="granted_total"),
+)
+
+# --- the ledger ------------------------------------------------------------------------------------------------
+
+lots = Table(
+    "lots",
+    metadata,
+    _account(),
+    Column("lot_id", BigInteger, nullable=False, server_default=lot_ids.next_value()),
+    _text("source"),
+    _credits("granted"),
+    _credits("available"),
+    _credits("held", default="0"),
+    _credits("spent", default="0"),
+    _credits("expired", default="0"),
+    _credits("revoked", default="0"),
+    _time("expires_at", null=True),
+    _time("created_at"),
+    Column("cycle_starts_at", DateTime(timezone=True), comment="of a subscription lot"),
+    Column("reference", Text, comment="of a purchase or a grant"),
+    Column("job_id", UUID(as_uuid=True), comment="of a make-good or a compensation"),
+    _text("reason"),
+    _text("note", null=True),
+    _flag("charged_back"),
+    Column(
+        "closed",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="set once, by the expire duty only, when nothing is available or held any more",
+    ),
+    PrimaryKeyConstraint("account_id", "lot_id"),
+    _of_account(),
+    CheckConstraint("source IN ('subscription', 'topup', 'grant')", name="source"),
+    CheckConstraint(f"granted {CREDITS} AND granted > 0", name="granted"),
+    CheckConstraint(
+        "available >= 0 AND held >= 0 AND spent >= 0 AND expired >= 0 AND revoked >= 0", name="no_bucket_below_zero"
+    ),
+    CheckConstraint("granted = available + held + spent + expired + revoked", name="buckets_sum"),
+    CheckConstraint("NOT closed OR (available = 0 AND held = 0)", name="closed_is_empty"),
+    CheckConstraint("(source = 'subscription') = (cycle_starts_at IS NOT NULL)", name="subscription_has_cycle"),
+    postgresql_with=ROOMY,
+)
+Index("lots_open", lots.c.account_id, postgresql_where=text("NOT closed"))
+Index("lots_expiring", lots.c.expires_at, postgresql_where=text("NOT closed AND expires_at IS NOT NULL"))
+Index(
+    "lots_make_good",
+    lots.c.account_id,
+    lots.c.job_id,
+    unique=True,
+    postgresql_where=text("reason = 'make_good'"),
+)
+Index("lots_reference", lots.c.account_id, lots.c.source, lots.c.reference, unique=True)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    _account(),
+    _job(),
+    _credits("amount"),
+    _text("state"),
+    _credits("charged", default="0"),
+    Column(
+        "draw_lots", ARRAY(BigInteger), nullable=False, comment="in draw order; the view `draws` shows them as rows"
+    ),
+    Column("draw_amounts", ARRAY(BigInteger), nullable=False),
+    _time("reserved_at"),
+    _time("settled_at", null=True),
+    _text("reason", null=True),
+    PrimaryKeyConstraint("account_id", "job_id"),
+    CheckConstraint("state IN ('held', 'committed', 'refunded')", name="state"),
+    CheckConstraint(f"amount {CREDITS}", name="amount"),
+    CheckConstraint("charged BETWEEN 0 AND amount", name="charged"),
+    CheckConstraint("state = 'committed' OR charged = 0", name="only_commits_charge"),
+    CheckConstraint("(state = 'held') = (settled_at IS NULL)", name="settled"),
+    CheckConstraint("cardinality(draw_lots) = cardinality(draw_amounts)", name="draws"),
+    postgresql_with=ROOMY,
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    _account(),
+    Column("seq", BigInteger, nullable=False, server_default=journal_seq.next_value()),
+    _time("at"),
+    Column("lot_id", BigInteger, nullable=False),
+    Column("move", Text, nullable=False),
+    _credits("amount"),
+    Column("job_id", UUID(as_uuid=True)),
+    _text("reason"),
+    _text("actor"),
+    PrimaryKeyConstraint("account_id", "seq", "at"),
+    CheckConstraint("move IN ('grant', 'reserve', 'commit', 'refund', 'expire', 'revoke')", name="move"),
+    CheckConstraint(f"amount {CREDITS} AND amount > 0", name="amount"),
+    postgresql_partition_by="RANGE (at)",
+)
+
+purchases = Table(
+    "purchases",
+    metadata,
+    _account(),
+    Column("reference", Text, nullable=False, comment="also of its lot"),
+    _credits("credits"),
+    _text("pack", null=True),
+    _text("price_shown", null=True),
+    _time("at"),
+    _text("actor"),
+    _time("charged_back_at", null=True),
+    PrimaryKeyConstraint("account_id", "reference"),
+    _of_account(),
+    CheckConstraint(f"credits {CREDITS} AND credits > 0", name="credits"),
+)
+
+debts = Table(
+    "debts",
+    metadata,
+    _account(),
+    Column("seq", BigInteger, nullable=False, server_default=journal_seq.next_value()),
+    Column("amount", BigInteger, nullable=False, comment="+ owed, - paid"),
+    _text("cause"),
+    Column("lot_id", BigInteger),
+    _text("reference", null=True),
+    _time("at"),
+    _text("actor"),
+    PrimaryKeyConstraint("account_id", "seq"),
+    _of_account(),
+    CheckConstraint("amount <> 0 AND amount BETWEEN -1000000000000 AND 1000000000000", name="amount"),
+)
+
+# --- prices ----------------------------------------------------------------------------------------------------
+
+
+def _book(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("book_id", Integer, Identity(always=False), nullable=False),
+        Column("document", Text, nullable=False, comment="the TOML as it was applied"),
+        Column("digest", Text, nullable=False, comment="sha256 of the document, hex"),
+        _time("effective_at"),
+        _text("author"),
+        _text("note"),
+        _time("created_at"),
+        _time("withdrawn_at", null=True),
+        PrimaryKeyConstraint("book_id"),
+        UniqueConstraint("effective_at"),
+    )
+
+
+price_books = _book("price_books")
+plan_books = _book("plan_books")
+
+# --- jobs ------------------------------------------------------------------------------------------------------
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _account(),
+    _job(),
+    _text("idempotency_key"),
+    Column("body_hash", LargeBinary, nullable=False),
+    _text("kind"),
+    _text("queue"),
+    _text("state"),
+    _json("request"),
+    _json("inputs"),
+    _json("metadata"),
+    _credits("quoted"),
+    Column("book_id", Integer, nullable=False),
+    _text("plan", null=True),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    _text("on_insufficient"),
+    _credits("max_credits", null=True),
+    _time("run_at", null=True),
+    _time("ends_by"),
+    Column("retry_of", UUID(as_uuid=True)),
+    _text("actor"),
+    _text("traceparent", null=True),
+    _time("created_at"),
+    Column("failures_max", SmallInteger, nullable=False),
+    # From here on claim and settle write.
+    Column("attempt", Integer, nullable=False, server_default=text("0"), comment="counts only; the token fences"),
+    Column("failures", SmallInteger, nullable=False, server_default=text("0")),
+    _time("started_at", null=True),
+    _time("ended_at", null=True),
+    _text("reason", null=True),
+    _text("message", null=True),
+    _credits("charged", null=True),
+    _flag("partial"),
+    _json("outputs", null=True),
+    PrimaryKeyConstraint("account_id", "job_id"),
+    UniqueConstraint("account_id", "idempotency_key"),
+    _of_account(),
+    CheckConstraint("length(idempotency_key) BETWEEN 1 AND 255", name="idempotency_key"),
+    CheckConstraint(
+        # queued -> running | waiting | refused | cancelled | failed
+        # running -> succeeded | failed | cancelled | queued;  waiting -> queued | refused | cancelled
+        "state IN ('queued', 'running', 'waiting', 'succeeded', 'failed', 'cancelled', 'refused')",
+        name="state",
+    ),
+    CheckConstraint(
+        "(state IN ('succeeded', 'failed', 'cancelled', 'refused')) = (ended_at IS NOT NULL)", name="ended_at"
+    ),
+    CheckConstraint("(ended_at IS NULL) = (charged IS NULL)", name="charged_when_ended"),
+    CheckConstraint("charged BETWEEN 0 AND quoted", name="charged"),
+    CheckConstraint("(state = 'succeeded') = (outputs IS NOT NULL)", name="outputs_when_succeeded"),
+    CheckConstraint("NOT partial OR state = 'succeeded'", name="partial"),
+    CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
+    CheckConstraint(f"quoted {CREDITS}", name="quoted"),
+    CheckConstraint("failures BETWEEN 0 AND failures_max", name="failures"),
+    CheckConstraint("on_insufficient IN ('refuse', 'wait')", name="on_insufficient"),
+    postgresql_with=ROOMY,
+)
+Index("jobs_job_id", jobs.c.job_id)
+Index("jobs_retry_of", jobs.c.account_id, jobs.c.retry_of, postgresql_where=text("retry_of IS NOT NULL"))
+
+due = Table(
+    "due",
+    metadata,
+    _account(),
+    _job(),
+    _text("queue"),
+    _text("kind"),
+    Column("priority", SmallInteger, nullable=False, comment="smaller goes first"),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
+    _time("not_before"),
+    _time("ends_by"),
+    Column("hinted_at", DateTime(timezone=True), comment="the hint mark: since when a hint may be under way"),
+    _time("hint_again_at", null=True),
+    Column("hints", Integer, nullable=False, server_default=text("0")),
+    Column("waits_for", Text, comment="why the last claim dropped it; cleared by what makes room"),
+    PrimaryKeyConstraint("account_id", "job_id"),
+    CheckConstraint("(hinted_at IS NULL) = (hint_again_at IS NULL)", name="hint_mark"),
+    postgresql_with={"fillfactor": "70"},
+)
+Index(
+    "due_unhinted",
+    due.c.queue,
+    due.c.priority,
+    due.c.turn,
+    due.c.job_id,
+    postgresql_where=text("hinted_at IS NULL AND waits_for IS NULL"),
+)
+Index("due_hinted", due.c.queue, due.c.hint_again_at, postgresql_where=text("hinted_at IS NOT NULL"))
+Index("due_waiting", due.c.account_id, postgresql_where=text("waits_for IS NOT NULL"))
+Index("due_ends_by", due.c.ends_by)
+
+live = Table(
+    "live",
+    metadata,
+    _account(),
+    _job(),
+    Column("token", UUID(as_uuid=True), nullable=False, comment="made by the worker before the claim: who may settle"),
+    _text("queue"),
+    _text("kind"),
+    _text("worker_id"),
+    _time("started_at"),
+    _time("lease_until"),
+    _time("ends_by"),
+    Column("attempt", Integer, nullable=False),
+    _time("cancel_asked_at", null=True),
+    _text("cancel_reason", null=True),
+    Column("progress", Float, nullable=False, server_default=text("0")),
+    _text("stage", null=True),
+    _time("progress_at", null=True),
+    _json("engine_state", null=True),
+    PrimaryKeyConstraint("account_id", "job_id"),
+    CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+parked = Table(
+    "parked",
+    metadata,
+    _account(),
+    _job(),
+    _text("queue"),
+    _text("kind"),
+    _time("parked_at"),
+    _credits("needed"),
+    _time("ends_by"),
+    PrimaryKeyConstraint("account_id", "job_id"),
+    CheckConstraint(f"needed {CREDITS}", name="needed"),
+)
+Index("parked_ends_by", parked.c.ends_by)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _account(),
+    _job(),
+    Column("attempt", Integer, nullable=False),
+    Column("token", UUID(as_uuid=True), nullable=False, comment="tells whether a settle with a lost answer was ours"),
+    _text("worker_id"),
+    _time("started_at"),
+    _time("ended_at"),
+    _text("ending"),
+    _text("message", null=True),
+    _json("usage", null=True),
+    _json("engine_state", null=True),
+    PrimaryKeyConstraint("account_id", "job_id", "attempt"),
+    CheckConstraint("attempt > 0", name="attempt"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _account(),
+    Column("artifact_id", UUID(as_uuid=True), nullable=False),
+    _text("name"),
+    _text("media_type"),
+    _text("storage_key"),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("frames", BigInteger, nullable=False),
+    Column("sample_rate", Integer, nullable=False),
+    Column("channels", SmallInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    _time("created_at"),
+    Column("job_id", UUID(as_uuid=True), comment="of an output"),
+    Column("token", UUID(as_uuid=True)),
+    _text("actor"),
+    PrimaryKeyConstraint("account_id", "artifact_id"),
+    _of_account(),
+    CheckConstraint("frames > 0 AND sample_rate > 0 AND channels > 0 AND bytes > 0", name="measured"),
+    CheckConstraint("length(sha256) = 32", name="sha256"),
+)
+Index("artifacts_job", artifacts.c.account_id, artifacts.c.job_id, postgresql_where=text("job_id IS NOT NULL"))
+Index("artifacts_artifact_id", artifacts.c.artifact_id)
+
+events = Table(
+    "events",
+    metadata,
+    _account(),
+    Column("seq", BigInteger, nullable=False, server_default=event_seq.next_value()),
+    _time("at"),
+    _text("what"),
+    Column("job_id", UUID(as_uuid=True)),
+    _text("state", null=True),
+    _text("kind", null=True),
+    _text("queue", null=True),
+    _text("reason", null=True),
+    _credits("charged", null=True),
+    _json("body", null=True),
+    PrimaryKeyConstraint("account_id", "seq", "at"),
+    postgresql_partition_by="RANGE (at)",
+)
+Index("events_ended", events.c.at, events.c.state, events.c.kind, postgresql_where=text("what = 'ended'"))
+
+# --- the machinery ---------------------------------------------------------------------------------------------
+
+workers = Table(
+    "workers",
+    metadata,
+    _text("worker_id"),
+    _text("host"),
+    Column("pid", Integer, nullable=False),
+    _text("version"),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("slots", Integer, nullable=False),
+    _time("started_at"),
+    _time("seen_at"),
+    _flag("draining"),
+    _time("stopped_at", null=True),
+    PrimaryKeyConstraint("worker_id"),
+    CheckConstraint("slots > 0", name="slots"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+controls = Table(
+    "controls",
+    metadata,
+    Column("scope", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    _flag("paused"),
+    Column("running_max", Integer),
+    _text("reason", null=True),
+    _time("at"),
+    _text("actor"),
+    PrimaryKeyConstraint("scope", "name"),
+    CheckConstraint("scope IN ('queue', 'kind')", name="scope"),
+    CheckConstraint("running_max > 0", name="running_max"),
+)
+
+duty_runs = Table(
+    "duty_runs",
+    metadata,
+    _text("duty"),
+    _time("ran_at"),
+    _json("body", null=True),
+    PrimaryKeyConstraint("duty"),
+    postgresql_with={"fillfactor": "50"},
+)

@@ -1,0 +1,76 @@
+"""The register of worker processes: who serves which queues, with how many slots, seen when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker.store.database import transaction
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCard:
+    """How a worker process introduces itself."""
+
+    worker_id: str
+    host: str
+    pid: int
+    version: str
+    queues: Sequence[str]
+    slots: int
+
+
+class Workers:
+    """Written by each process about itself."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def here(self, card: WorkerCard, *, draining: bool = False) -> None:
+        """Say that the process is alive. Also wakes the dispatcher: there may be room now."""
+        values = {
+            "worker": card.worker_id,
+            "host": card.host,
+            "pid": card.pid,
+            "version": card.version,
+            "queues": list(card.queues),
+            "slots": card.slots,
+            "draining": draining,
+        }
+        async with transaction(self._engine) as connection:
+            fresh = await connection.scalar(_HERE, values)
+            if fresh:
+                await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
+
+    async def gone(self, worker_id: str) -> None:
+        """The process ends in good order."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(_GONE, {"worker": worker_id})
+
+    async def forget(self, older_than_seconds: float) -> int:
+        """Delete the cards of processes that were not seen for so long."""
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(_FORGET, {"seconds": older_than_seconds})).rowcount)
+
+
+_HERE = text("""
+    INSERT INTO workers AS w (worker_id, host, pid, version, queues, slots, started_at, seen_at, draining)
+    VALUES (:worker, :host, :pid, :version, CAST(:queues AS text[]), :slots, fermata_now(), fermata_now(), :draining)
+    ON CONFLICT (worker_id) DO UPDATE
+    SET seen_at = fermata_now(), draining = :draining
+    RETURNING w.seen_at = w.started_at
+""")
+
+_GONE = text("""
+    UPDATE workers
+    SET stopped_at = fermata_now(), draining = true
+    WHERE worker_id = :worker
+""")
+
+_FORGET = text("""
+    DELETE FROM workers
+    WHERE seen_at < fermata_now() - make_interval(secs => :seconds)
+""")
