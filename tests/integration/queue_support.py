@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import dramatiq
 import redis
+from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.brokers.redis import RedisBroker
 
 from tests.servers import scratch_folder
 from worker.actors import declare
 from worker.local.valkey import EmbeddedValkey
+from worker.queue import consumer
 from worker.queue.broker import make_broker
 from worker.queue.hints import HintSender, Pair
 from worker.queue.loop import running_loop
@@ -51,6 +54,12 @@ class NotingServices:
     async def unhint(self, pairs: Sequence[Pair]) -> None:
         self.unhinted += pairs
 
+    def close_slots(self) -> None:
+        """From the test's thread, as a leaving process does."""
+        loop_thread = get_event_loop_thread()
+        assert loop_thread is not None
+        loop_thread.loop.call_soon_threadsafe(self.slots.close)
+
 
 @contextmanager
 def running_worker(
@@ -60,14 +69,21 @@ def running_worker(
     threads: int = 4,
     queues: Sequence[str] = (QUEUE,),
     services: type[NotingServices] = NotingServices,
+    middleware: Sequence[dramatiq.Middleware] = (),
+    wait_seconds: float = 0.1,
 ) -> Iterator[NotingServices]:
-    """dramatiq's worker with our broker, on real threads and a real loop, in this process."""
+    """dramatiq's worker with our broker, on real threads and a real loop, in this process.
+
+    `wait_seconds` is how long idle threads wait, 1 s in production: the shorter, the sooner a test is over.
+    """
     broker = make_broker(redis_url, namespace=NAMESPACE, worker=True)
+    for further in middleware:
+        broker.add_middleware(further)
     broker.intake = the_slots = Slots(slots)
     noting = services(the_slots)
-    with running_loop() as loop:
+    with patch.object(consumer, "WAIT_SECONDS", wait_seconds), running_loop() as loop:
         declare(broker, queues, noting)
-        worker = dramatiq.Worker(broker, worker_threads=threads)
+        worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=int(wait_seconds * 1000))
         worker.queue_prefetch = threads
         worker.start()
         try:
