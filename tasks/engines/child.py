@@ -92,7 +92,7 @@ async def run_in_child(
         if answer is None:
             await child.end()
             raise child.crash()
-        child.release("returned" in answer)
+        child.release(sound="returned" in answer or "failed" in answer)
         return _returned(answer, name, limits)
     finally:
         await child.end_unless_released()
@@ -227,8 +227,8 @@ class _Child:
             parts += part
         return bytes(parts)
 
-    def release(self, sound: bool) -> None:
-        """Keep it for the next run, if it ended this one well and isn't worn out."""
+    def release(self, *, sound: bool) -> None:
+        """Keep it for the next run, if it ended this one in its own words and isn't worn out."""
         self.runs += 1
         if sound and self.runs < RUNS_MAX:
             self.released = True

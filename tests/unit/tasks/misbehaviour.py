@@ -127,3 +127,39 @@ def threads(report: Report) -> int:
 
     numpy.ones((256, 256)) @ numpy.ones((256, 256))
     return len(list(Path("/proc/self/task").iterdir())) - threading.active_count()
+
+
+# In the place of `tasks.engines.reading.examine`
+
+
+def segfault_at_a_file(report: Report, path: Path, limits: dict[str, Any]) -> None:
+    segfault(report)
+
+
+def burn_at_a_file(report: Report, path: Path, limits: dict[str, Any]) -> None:
+    burn(report)
+
+
+def take_all_memory_at_a_file(report: Report, path: Path, limits: dict[str, Any]) -> None:
+    take_memory(report, 1024)
+
+
+def fail_at_a_file(report: Report, path: Path, limits: dict[str, Any]) -> None:
+    raise KeyError("a bug")
+
+
+def crash_the_first_time(report: Report, path: Path, limits: dict[str, Any]) -> dict[str, Any]:
+    from tasks.engines.reading import examine
+
+    seen = path.with_suffix(".seen")
+    if not seen.exists():
+        seen.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return examine(report, path, limits)
+
+
+def change_while_reading(report: Report, path: Path, limits: dict[str, Any]) -> dict[str, Any]:
+    from tasks.engines import reading
+
+    reading._check_header = lambda *_: os.utime(path, (1, 1))
+    return reading.examine(report, path, limits)
