@@ -145,6 +145,7 @@ class Supervisor:
         code = kept.part.exit_code
         if code is not None and kept.due_at is None:
             kept.due_at = now + kept.next_pause(now)
+            self._look(0)  # its last words first
             self._output.say("up", f"{kept.name} ended ({how_it_ended(code)}), starting it again in {kept.pause:g} s")
         if kept.is_due(now):
             self._start(kept)
@@ -185,6 +186,7 @@ class Supervisor:
     def _stop_processes(self) -> None:
         """SIGTERM to all, time to drain, then SIGKILL to who is left. Their output still comes through."""
         running = [process for process in self._processes if process.pid is not None]
+        self._output.say("up", "asked to stop, waiting for processes to end; Ctrl-C again ends them at once")
         for process in running:
             process.signal(signal.SIGTERM)
         asked = self._asked_to_stop
