@@ -24,7 +24,7 @@ demo: $(STAMP)
 
 # Unit tests need no servers and answer within seconds, so they come first.
 test: $(STAMP)
-	@$(BIN)/pytest -q -n 0 tests/unit
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests --ignore=tests/unit
 
 check: $(STAMP)

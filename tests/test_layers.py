@@ -15,9 +15,9 @@ PACKAGES = ("config", "tasks", "worker", "fermata_client")
 
 #: The floors inside `worker`, from the ground up. What is not listed stands on the top floor.
 FLOORS = (
-    {"worker.credits"},
+    {"worker.credits", "worker.failpoints"},
     {"worker.store", "worker.queue", "worker.artifacts", "worker.slots"},
-    {"worker.runner", "worker.client"},
+    {"worker.runner", "worker.keeper", "worker.client"},
 )
 TOP = len(FLOORS)
 
@@ -230,6 +230,7 @@ RULES = (
         environment_read_elsewhere,
         exceptions=(
             "worker.boot",
+            "worker.failpoints",  # must be able to end a process before it has settings; tests only
             "worker.local",  # hands its own environment on to children
             "tasks.engines.child",  # hands a short list of it on to an engine, and no secret
         ),
