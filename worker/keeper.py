@@ -7,7 +7,7 @@ measured by a monotonic clock. A renewal that finds another's token stops that j
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
@@ -54,7 +54,7 @@ class Keeper:
     workers: Workers
     card: WorkerCard
     settings: Settings
-    draining: bool = False
+    draining: Callable[[], bool] = lambda: False
     _kept: dict[UUID, _Kept] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -126,7 +126,7 @@ class Keeper:
 
     async def _say_alive(self) -> None:
         try:
-            await self.workers.here(self.card, draining=self.draining)
+            await self.workers.here(self.card, draining=self.draining())
         except StoreError as error:
             log.warning("the books are out of reach", error=str(error))
 

@@ -283,6 +283,25 @@ class EndOverdue:
 
 
 @dataclass(frozen=True, slots=True)
+class Expire:
+    """Write down what time has done to an account's lots, and close those that are empty for good."""
+
+    account_id: str
+    job_id: None = None
+
+    def decide(self, page: Page) -> int:
+        """The credits that expired. They were unspendable from the very instant; this only writes the journal."""
+        ledger, expired = page.ledger, 0
+        for lot_id, lot in list(ledger.lots.items()):
+            if lot.expired_by(page.now):
+                expired += ledger.expire(lot_id, "expired", "expire")
+            after = ledger.lots[lot_id]
+            if after.available == 0 and after.held == 0:
+                page.writes.lots_closed.append(lot_id)
+        return expired
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Look again at an account's waiting jobs: the safety net under those who bring credits."""
 

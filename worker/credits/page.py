@@ -126,6 +126,7 @@ class EventRow:
 class Writes:
     """What a page is going to write beside its ledger."""
 
+    lots_closed: list[int] = field(default_factory=list)
     jobs: list[JobChange] = field(default_factory=list)
     due_gone: list[UUID] = field(default_factory=list)
     live_gone: list[UUID] = field(default_factory=list)

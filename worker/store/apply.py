@@ -212,6 +212,16 @@ _UPDATE_LOTS = text("""
       AND l.lot_id = u.lot_id
 """)
 
+_CLOSE_LOTS = text("""
+    UPDATE lots AS l
+    SET closed = true
+    FROM unnest(CAST(:accounts AS text[]), CAST(:lots AS bigint[])) AS u (account_id, lot_id)
+    WHERE l.account_id = u.account_id
+      AND l.lot_id = u.lot_id
+      AND l.available = 0
+      AND l.held = 0
+""")
+
 _INSERT_RESERVATIONS = text("""
     INSERT INTO reservations (account_id, job_id, amount, state, charged, draw_lots, draw_amounts, reserved_at,
                               settled_at, reason)
@@ -401,6 +411,12 @@ _WRITES = (
         _UPDATE_LOTS,
         ("accounts", "lots", "available", "held", "spent", "expired", "revoked"),
         _changed_lots,
+        exactly=True,
+    ),
+    _Write(
+        _CLOSE_LOTS,
+        ("accounts", "lots"),
+        lambda page, _: ((lot_id,) for lot_id in page.writes.lots_closed),
         exactly=True,
     ),
     _Write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,7 +19,14 @@ class QueueDemand:
     queue: str
     slots: int  # of the living workers that serve it
     workers: int
+    running: int
     hinted: int  # jobs whose hint may be under way
+    ready: bool  # whether there are due jobs without a hint
+
+    @property
+    def free(self) -> int:
+        """Slots that no running and no hinted job is going to fill."""
+        return self.slots - self.running - self.hinted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +45,10 @@ class Dispatching:
         self._engine = engine
 
     async def demand(self, alive_seconds: float) -> list[QueueDemand]:
-        """Each queue that somebody serves or that has queued jobs."""
+        """Each queue that is served and not paused."""
         async with transaction(self._engine) as connection:
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds})
-            return [QueueDemand(row.queue, row.slots, row.workers, row.hinted) for row in rows]
+            return [QueueDemand(row.queue, row.slots, row.workers, row.running, row.hinted, row.ready) for row in rows]
 
     async def mark(self, queue: str, room: int, repeat_seconds: float) -> Hinted:
         """Mark up to `room` due jobs of a queue and those whose hint is to be repeated; commits before it returns.
@@ -67,6 +74,11 @@ class Dispatching:
             await connection.execute(_UNHINT, keys)
             await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
 
+    async def epoch(self) -> str:
+        """What marks the Redis whose hints these rows tell of. Made once, kept for ever."""
+        async with transaction(self._engine) as connection:
+            return str((await connection.execute(_EPOCH, {"fresh": str(uuid4())})).scalar_one())
+
     async def recheck_waiting(self) -> int:
         """The safety net under pause and limit: let blocked jobs that may not be blocked any more be claimed again."""
         async with transaction(self._engine) as connection:
@@ -87,10 +99,23 @@ _DEMAND = text("""
         FROM due
         WHERE hinted_at IS NOT NULL
         GROUP BY queue
+    ), running AS (
+        SELECT queue, count(*) AS running
+        FROM live
+        GROUP BY queue
     )
-    SELECT served.queue, served.slots, served.workers, COALESCE(hinted.hinted, 0) AS hinted
+    SELECT served.queue, served.slots, served.workers, COALESCE(running.running, 0) AS running,
+           COALESCE(hinted.hinted, 0) AS hinted,
+           EXISTS (
+               SELECT FROM due AS d
+               WHERE d.queue = served.queue
+                 AND d.hinted_at IS NULL
+                 AND d.waits_for IS NULL
+                 AND d.not_before <= fermata_now()
+           ) AS ready
     FROM served
     LEFT JOIN hinted USING (queue)
+    LEFT JOIN running USING (queue)
     WHERE NOT EXISTS (
         SELECT FROM controls AS c
         WHERE c.scope = 'queue' AND c.name = served.queue AND c.paused
@@ -169,6 +194,14 @@ _UNHINT = text("""
     ) AS mine
     WHERE d.account_id = mine.account_id
       AND d.job_id = mine.job_id
+""")
+
+_EPOCH = text("""
+    INSERT INTO duty_runs AS d (duty, ran_at, body)
+    VALUES ('redis_epoch', fermata_now(), to_jsonb(CAST(:fresh AS text)))
+    ON CONFLICT (duty) DO UPDATE
+    SET ran_at = fermata_now()
+    RETURNING d.body #>> '{}'
 """)
 
 _RECHECK = text("""

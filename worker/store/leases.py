@@ -99,6 +99,12 @@ class Leases:
             rows = await connection.execute(_LAPSED, {"limit": limit, "grace": grace_seconds})
             return [Lapsed(row.account_id, row.job_id, row.token) for row in rows]
 
+    async def overdue(self, limit: int) -> list[tuple[str, UUID]]:
+        """Queued and waiting jobs whose `ends_by` has passed."""
+        async with transaction(self._engine) as connection:
+            rows = await connection.execute(_OVERDUE, {"limit": limit})
+            return [(row.account_id, row.job_id) for row in rows]
+
 
 def _keys(held: Sequence[Held]) -> dict[str, Any]:
     return {
@@ -179,4 +185,23 @@ _LAPSED = text("""
        OR ends_by + make_interval(secs => :grace) <= clock.now
     ORDER BY lease_until
     LIMIT :limit
+""")
+
+_OVERDUE = text("""
+    WITH clock AS MATERIALIZED (
+        SELECT fermata_now() AS now
+    )
+    (
+        SELECT d.account_id, d.job_id
+        FROM due AS d, clock
+        WHERE d.ends_by <= clock.now
+        LIMIT :limit
+    )
+    UNION ALL
+    (
+        SELECT p.account_id, p.job_id
+        FROM parked AS p, clock
+        WHERE p.ends_by <= clock.now
+        LIMIT :limit
+    )
 """)

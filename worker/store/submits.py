@@ -133,6 +133,18 @@ class Submits:
             for submission, job in zip(submissions, decided, strict=True)
         ]
 
+    async def view(self, account_id: str | None, artifact_ids: Sequence[UUID]) -> SubmitView:
+        """What a submit of this account would look at now; for quotes. Raises `UnknownAccount`."""
+        async with transaction(self._engine) as connection:
+            book_id, book = await self._price_books.current(connection)
+            if account_id is None:
+                return SubmitView(None, {}, book_id, book)
+            rows = (await connection.execute(_READ_PLANS, {"accounts": [account_id]})).all()
+            if not rows:
+                raise UnknownAccount(account_id)
+            artifacts = await read_artifacts(connection, [(account_id, artifact_id) for artifact_id in artifact_ids])
+            return SubmitView(rows[0].plan, artifacts.get(account_id, {}), book_id, book)
+
     async def _views(self, connection: AsyncConnection, submissions: Sequence[Submission]) -> Mapping[str, SubmitView]:
         book_id, book = await self._price_books.current(connection)
         accounts = sorted({submission.account_id for submission in submissions})

@@ -1,0 +1,241 @@
+"""The composition root: settings in, pools, broker and services out. Nothing else wires, nothing wires at import."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+import uuid_utils.compat as uuids
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from config.settings import Settings
+from tasks.kind import Kind
+from tasks.registry import registry
+from worker import failpoints
+from worker.artifacts import ArtifactStore
+from worker.client import Client
+from worker.duties.dispatch import Dispatch
+from worker.duties.expire import Expire
+from worker.duties.prune import Prune
+from worker.duties.reap import Reap
+from worker.duties.sweep import Sweep
+from worker.duties.wake import Wake
+from worker.keeper import Keeper
+from worker.queue.broker import HintBroker, make_broker
+from worker.queue.hints import HintSender, Pair
+from worker.runner import Runner
+from worker.scheduler import Scheduler
+from worker.slots import Slots
+from worker.store.accounts import Accounts
+from worker.store.artifacts import Artifacts
+from worker.store.books import Books
+from worker.store.database import make_engine
+from worker.store.dispatching import Dispatching
+from worker.store.errors import StoreError
+from worker.store.group_commit import GroupCommit
+from worker.store.leases import Leases
+from worker.store.listening import listen
+from worker.store.prices import PriceBooks
+from worker.store.retries import Retries
+from worker.store.submits import Submits
+from worker.store.upkeep import Upkeep
+from worker.store.workers import WorkerCard, Workers
+
+log = structlog.get_logger(__name__)
+
+
+def arm_failpoints(settings: Settings) -> None:
+    """Let tests end this process at a named point. Refused anywhere but in the test environment."""
+    wanted = os.environ.get("FERMATA_FAILPOINTS", "")
+    if wanted and settings.environment != "test":
+        raise RuntimeError("FERMATA_FAILPOINTS is for FERMATA_ENVIRONMENT=test only")
+    failpoints.arm(wanted)
+
+
+def our_version() -> str:
+    """The version that is installed."""
+    try:
+        return version("fermata-worker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """PostgreSQL, as one process uses it."""
+
+    engine: AsyncEngine
+    price_books: PriceBooks
+    books: Books
+    operations: GroupCommit[Any]
+    accounts: Accounts
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings, name: str) -> AsyncIterator[Store]:
+    """A pool and what works on it, on the running loop. Connects on first use."""
+    engine = make_engine(settings, name=name)
+    price_books = PriceBooks()
+    books = Books(engine, price_books)
+    operations: GroupCommit[Any] = GroupCommit(
+        books.apply,
+        batch_max=settings.batch_max,
+        busy_alone_seconds=settings.busy_alone_seconds,
+        key=lambda operation: operation.job_id,
+    )
+    try:
+        yield Store(engine, price_books, books, operations, Accounts(engine, books))
+    finally:
+        await operations.close()
+        await engine.dispose()
+
+
+def artifact_store(settings: Settings) -> ArtifactStore:
+    """Where audio lies, by the settings."""
+    assert settings.artifacts_url is not None
+    return ArtifactStore.at(settings.artifacts_url)
+
+
+@asynccontextmanager
+async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store]]:
+    """What the CLI and the API submit through."""
+    async with opened_store(settings, f"fermata-client:{os.getpid()}") as store:
+        views = Submits(store.engine, store.price_books)
+        submits: GroupCommit[Any] = GroupCommit(views.apply, batch_max=settings.batch_max)
+        try:
+            yield (
+                Client(
+                    kinds=registry(settings.extra_kinds),
+                    submits=submits,
+                    views=views,
+                    operations=store.operations,
+                    stored=Artifacts(store.engine),
+                    retries=Retries(store.engine),
+                    artifacts=artifact_store(settings),
+                    settings=settings,
+                ),
+                store,
+            )
+        finally:
+            await submits.close()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerServices:
+    """What the actor of a worker process is given."""
+
+    slots: Slots
+    runner: Runner
+    dispatching: Dispatching
+
+    async def unhint(self, pairs: Sequence[Pair]) -> None:
+        """Clear the marks of jobs that found no slot here. If that fails, their hints are repeated later."""
+        try:
+            await self.dispatching.unhint(pairs)
+        except StoreError as error:
+            log.warning("hint marks not cleared", jobs=len(pairs), error=str(error))
+
+
+@asynccontextmanager
+async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots) -> AsyncIterator[WorkerServices]:
+    """A worker process's services, with its keeper and its listener running."""
+    arm_failpoints(settings)
+    worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuids.uuid7().hex[-8:]}"
+    kinds: Mapping[str, Kind] = registry(settings.extra_kinds)
+    artifacts = artifact_store(settings)
+    artifacts.prepare()
+    async with opened_store(settings, f"fermata-worker:{worker_id}") as store:
+        leases, workers = Leases(store.engine), Workers(store.engine)
+        card = WorkerCard(worker_id, socket.gethostname(), os.getpid(), our_version(), queues, slots.count)
+        keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)
+        runner = Runner(
+            worker_id=worker_id,
+            settings=settings,
+            kinds=kinds,
+            operations=store.operations,
+            leases=leases,
+            keeper=keeper,
+            stored=Artifacts(store.engine),
+            artifacts=artifacts,
+            price_books=store.price_books,
+        )
+        listening = listen(database_url(settings), {"fermata_cancel": keeper.look_now})
+        async with background(keeper.run(), keeper.report_progress(), listening):
+            try:
+                yield WorkerServices(slots, runner, Dispatching(store.engine))
+            finally:
+                await _say_gone(workers, worker_id)
+
+
+async def _say_gone(workers: Workers, worker_id: str) -> None:
+    try:
+        await workers.gone(worker_id)
+    except StoreError as error:
+        log.warning("could not say goodbye", error=str(error))
+
+
+@asynccontextmanager
+async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
+    """A scheduler with all its duties, listening for wake-ups."""
+    arm_failpoints(settings)
+    assert settings.redis_url is not None
+    artifacts = artifact_store(settings)
+    artifacts.prepare()
+    async with opened_store(settings, f"fermata-scheduler:{os.getpid()}") as store:
+        sender = HintSender(settings.redis_url.get_secret_value(), settings.namespace)
+        dispatching, upkeep = Dispatching(store.engine), Upkeep(store.engine)
+        scheduler = Scheduler(
+            [
+                Dispatch(dispatching, sender, settings),
+                Reap(Leases(store.engine), store.operations, settings),
+                Expire(upkeep, store.operations, settings),
+                Wake(upkeep, dispatching, store.operations, settings),
+                Sweep(artifacts, Artifacts(store.engine), settings),
+                Prune(upkeep, Workers(store.engine), settings),
+            ]
+        )
+        async with background(listen(database_url(settings), {"fermata_due": lambda: scheduler.wake("dispatch")})):
+            try:
+                yield scheduler
+            finally:
+                await sender.close()
+
+
+def worker_broker(settings: Settings) -> HintBroker:
+    """The broker of a worker process."""
+    assert settings.redis_url is not None
+    return make_broker(settings.redis_url.get_secret_value(), namespace=settings.namespace, worker=True)
+
+
+def database_url(settings: Settings) -> str:
+    """The app role's URL. Never logged."""
+    assert settings.database_url is not None
+    return settings.database_url.get_secret_value()
+
+
+@asynccontextmanager
+async def background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these beside the block and cancel them at its end."""
+    tasks = [asyncio.create_task(one) for one in work]
+    for task in tasks:
+        task.add_done_callback(_say_if_it_failed)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _say_if_it_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        # Without its keeper a worker would lose every lease: better to be gone, loudly, and started again.
+        log.critical("a background task died, ending the process", exc_info=error)
+        os._exit(70)

@@ -1,0 +1,322 @@
+"""Submitting from our own processes: the CLI, the API, a pipeline that runs beside us.
+
+A submit writes PostgreSQL only; Redis may be down. Every call ends as an answer, a refusal that names the field, or
+`LedgerUnavailable` / `OutcomeUnknown`: after those the same key asks again without doing anything twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import uuid_utils.compat as uuids
+
+from config.settings import Settings
+from tasks.audio import ProbeLimits, probe
+from tasks.kind import AudioInfo, Kind, RefusedRequest, Request
+from tasks.validation import check_inputs, parse
+from worker.artifacts import ArtifactError, ArtifactStore
+from worker.credits.lots import CREDITS_MAX
+from worker.credits.operations import Cancel
+from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usage, price
+from worker.failpoints import failpoint
+from worker.store.artifacts import Artifacts
+from worker.store.errors import Refused
+from worker.store.group_commit import GroupCommit
+from worker.store.retries import Retries
+from worker.store.submits import ArtifactFacts, NewJob, Submits, Submitted, SubmitView
+
+#: The whole of one job's request, inputs and metadata, as JSON.
+BODY_BYTES_MAX = 65_536
+KEY_LENGTH_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A job as a caller asks for it. `inputs` name artifacts of the account."""
+
+    account_id: str
+    kind: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    key: str | None = None
+    on_insufficient: str = "refuse"
+    max_credits: int | None = None
+    run_at: datetime | None = None
+    ends_by: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    retry_of: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a job would cost at most, and why."""
+
+    kind: str
+    total: int
+    book_id: int
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The door to the queue in our own processes."""
+
+    kinds: Mapping[str, Kind]
+    submits: GroupCommit[Any]
+    views: Submits
+    operations: GroupCommit[Any]
+    stored: Artifacts
+    retries: Retries
+    artifacts: ArtifactStore
+    settings: Settings
+
+    async def submit(self, asked: JobRequest, actor: str) -> Submitted:
+        """Store the job, quoted and pinned; the same key and body give the first answer again.
+
+        Raises `RefusedRequest`, `Refused`, `UnknownAccount` or `Conflict`: then nothing was stored.
+        """
+        answer: Submitted = await self.submits.do(self._submission(asked, actor))
+        failpoint("submit.after")
+        return answer
+
+    async def submit_many(self, asked: Sequence[JobRequest], actor: str) -> list[Submitted | Exception]:
+        """Many at once, one answer each; a bad one harms no other."""
+        # Started together they travel together: one statement for up to `batch_max` of them.
+        answers = await asyncio.gather(*(self.submit(one, actor) for one in asked), return_exceptions=True)
+        for answer in answers:
+            if not isinstance(answer, Submitted | Exception):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Submitted | Exception)]
+
+    async def cancel(self, account_id: str, job_id: UUID, reason: str) -> Any:
+        """End a queued or waiting job, or ask a running one's worker to stop it (within 2 s)."""
+        return await self.operations.do(Cancel(account_id, job_id, reason))
+
+    async def retry(self, job_id: UUID, actor: str, key: str | None = None) -> Submitted:
+        """A new job with the ended one's request, freshly quoted. Once per key; by default `retry:JOB`.
+
+        Raises `UnknownJob`, or `Refused` for a job that has not ended.
+        """
+        asked = await self.retries.asked(job_id)
+        if not asked.ended:
+            raise Refused("job", f"{job_id} is {asked.state}: only an ended job can be tried again")
+        return await self.submit(
+            JobRequest(
+                account_id=asked.account_id,
+                kind=asked.kind,
+                params=asked.params,
+                inputs=asked.inputs,
+                key=key or f"retry:{job_id}",
+                on_insufficient=asked.on_insufficient,
+                max_credits=asked.max_credits,
+                metadata=asked.metadata,
+                retry_of=job_id,
+            ),
+            actor,
+        )
+
+    async def quote(self, asked: JobRequest) -> Quote:
+        """What the job would cost at most, by the book in force now. Stores nothing.
+
+        Without an account in `asked` (an empty id) no plan applies and inputs can't be named.
+        """
+        submission = self._submission(asked, "quote")
+        view = await self.views.view(asked.account_id or None, submission.artifact_ids)
+        infos = inputs_of(submission.kind, submission.inputs, view.artifacts)
+        priced = quote_of(submission.kind, submission.request, infos, view)
+        return Quote(submission.kind.name, priced.total, view.book_id, priced.lines)
+
+    async def put(self, account_id: str, path: Path, actor: str, name: str | None = None) -> ArtifactFacts:
+        """Copy a file into the store, decode the copy once, register what was found.
+
+        Raises `RefusedRequest` for a file we don't take; then nothing is left of it.
+        """
+        artifact_id = uuids.uuid7()
+        check_source(path, self.settings.upload_bytes_max)
+        try:
+            key, copied = await self.artifacts.put_input(path, account_id, artifact_id)
+        except (OSError, ArtifactError) as error:
+            raise RefusedRequest("file", _why_unreadable(error)) from None
+        try:
+            probed = await probe(self.artifacts.path(key), limits=ProbeLimits(bytes_max=self.settings.upload_bytes_max))
+            facts = ArtifactFacts(
+                artifact_id=artifact_id,
+                name=_shown_name(name or path.name),
+                media_type=probed.media_type,
+                storage_key=key,
+                sha256=bytes.fromhex(copied),
+                frames=probed.info.frames,
+                sample_rate=probed.info.sample_rate,
+                channels=probed.info.channels,
+                bytes=probed.bytes,
+            )
+            await self.stored.add(account_id, facts, actor)
+        except BaseException:
+            await self.artifacts.remove(key)
+            raise
+        return facts
+
+    def _submission(self, asked: JobRequest, actor: str) -> _Submission:
+        kind = self.kinds.get(asked.kind)
+        if kind is None:
+            raise RefusedRequest("kind", f"no such kind (known: {', '.join(sorted(self.kinds))})")
+        request = parse(kind, asked.params)
+        _check_options(asked)
+        artifact_ids = {name: _artifact_id(name, value) for name, value in asked.inputs.items()}
+        key = asked.key if asked.key is not None else f"auto:{uuids.uuid7()}"
+        return _Submission(asked, kind, request, artifact_ids, _checked_key(key), self.settings, actor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    """A submit on its way through a batch."""
+
+    asked: JobRequest
+    kind: Kind
+    request: Request
+    inputs: Mapping[str, UUID]
+    idempotency_key: str
+    settings: Settings
+    actor: str
+
+    @property
+    def account_id(self) -> str:
+        return self.asked.account_id
+
+    @property
+    def artifact_ids(self) -> Sequence[UUID]:
+        return list(self.inputs.values())
+
+    @property
+    def body_hash(self) -> bytes:
+        """Of what was asked, in canonical form: order, spaces and spelled-out defaults make no difference."""
+        asked = self.asked
+        body = [
+            "1",
+            asked.kind,
+            self.request.model_dump(mode="json", exclude_defaults=True),
+            {name: str(artifact_id) for name, artifact_id in self.inputs.items()},
+            asked.on_insufficient,
+            asked.max_credits,
+            asked.run_at and asked.run_at.isoformat(),
+            asked.ends_by and asked.ends_by.isoformat(),
+            asked.metadata,
+        ]
+        return hashlib.sha256(msgspec.json.encode(body, order="sorted")).digest()
+
+    def decide(self, view: SubmitView) -> NewJob:
+        """Quote the job and pin the quote. Raises what is wrong with it."""
+        infos = inputs_of(self.kind, self.inputs, view.artifacts)
+        quoted = quote_of(self.kind, self.request, infos, view).total
+        asked = self.asked
+        if asked.max_credits is not None and quoted > asked.max_credits:
+            raise Refused("max_credits", f"the quote is {quoted} credits, above the {asked.max_credits} allowed")
+        return NewJob(
+            job_id=uuids.uuid7(),
+            kind=self.kind.name,
+            queue=self.kind.name,
+            request=self.request.model_dump(mode="json"),
+            inputs={name: str(artifact_id) for name, artifact_id in self.inputs.items()},
+            metadata=asked.metadata,
+            quoted=quoted,
+            book_id=view.book_id,
+            plan=view.plan,
+            on_insufficient=asked.on_insufficient,
+            max_credits=asked.max_credits,
+            run_at=asked.run_at,
+            ends_by=asked.ends_by,
+            job_seconds=self.settings.job_seconds,
+            failures_max=self.settings.failures_max,
+            actor=self.actor,
+            retry_of=asked.retry_of,
+        )
+
+
+def inputs_of(kind: Kind, inputs: Mapping[str, UUID], artifacts: Mapping[UUID, ArtifactFacts]) -> dict[str, AudioInfo]:
+    """What was measured of the inputs, within the kind's limits. Raises `RefusedRequest`."""
+    infos = {}
+    for name, artifact_id in inputs.items():
+        if artifact_id not in artifacts:
+            raise RefusedRequest(f"inputs.{name}", f"the account has no artifact {artifact_id}")
+        facts = artifacts[artifact_id]
+        infos[name] = AudioInfo(facts.frames, facts.sample_rate, facts.channels)
+    check_inputs(kind, infos)
+    return infos
+
+
+def quote_of(kind: Kind, request: Request, infos: Mapping[str, AudioInfo], view: SubmitView) -> Priced:
+    """The price of the most that the request can use. Raises `Refused` where there is none."""
+    usages = [Usage(most.seconds_in, most.seconds_out) for most in kind.usage(request, infos)]
+    try:
+        return price(view.book, kind.name, usages, request.model_dump(mode="json"), view.plan)
+    except UnknownPrice:
+        raise Refused("kind", f"{kind.name} has no price in book {view.book_id}") from None
+    except PriceTooHigh as error:
+        raise Refused("kind", f"it would cost {error.total} credits; the most is {CREDITS_MAX}") from None
+
+
+def check_source(path: Path, bytes_max: int) -> None:
+    """Raises `RefusedRequest` for what can't be read as a plain file, before anything is copied."""
+    try:
+        facts = path.lstat()
+    except (OSError, ValueError) as error:
+        raise RefusedRequest("file", _why_unreadable(error)) from None
+    if not path.is_file() or path.is_symlink():
+        raise RefusedRequest("file", "must be a plain file: no folder, link, pipe or device")
+    if facts.st_size == 0:
+        raise RefusedRequest("file", "is empty")
+    if facts.st_size > bytes_max:
+        raise RefusedRequest("file", f"has {facts.st_size:,} bytes; at most {bytes_max:,} are taken")
+
+
+def _check_options(asked: JobRequest) -> None:
+    if asked.on_insufficient not in {"refuse", "wait"}:
+        raise RefusedRequest("on_insufficient", "must be refuse or wait")
+    limit = asked.max_credits
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= CREDITS_MAX):
+        raise RefusedRequest("max_credits", f"must be a whole number from 0 to {CREDITS_MAX:,}")
+    for name, time in (("run_at", asked.run_at), ("ends_by", asked.ends_by)):
+        if time is not None and time.tzinfo is None:
+            raise RefusedRequest(name, "must carry a time zone, as 2026-12-01T10:00:00+00:00")
+    if asked.run_at and asked.ends_by and asked.ends_by <= asked.run_at:
+        raise RefusedRequest("ends_by", "must be after run_at")
+    try:
+        size = len(msgspec.json.encode([asked.params, asked.inputs, asked.metadata]))
+    except (TypeError, ValueError, msgspec.MsgspecError):
+        raise RefusedRequest("metadata", "must be JSON") from None
+    if size > BODY_BYTES_MAX:
+        raise RefusedRequest("params", f"the request has {size:,} bytes; at most {BODY_BYTES_MAX:,} are taken")
+    if "\\u0000" in msgspec.json.encode(asked.metadata).decode():
+        raise RefusedRequest("metadata", "must not contain NUL characters")
+
+
+def _checked_key(key: str) -> str:
+    if not 1 <= len(key) <= KEY_LENGTH_MAX or not key.isprintable():
+        raise RefusedRequest("key", f"must be 1 to {KEY_LENGTH_MAX} printable characters")
+    return key
+
+
+def _artifact_id(name: str, value: str) -> UUID:
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise RefusedRequest(f"inputs.{name[:32]}", "must be the id of an artifact") from None
+
+
+def _shown_name(name: str) -> str:
+    """What a customer called the file, for people to read only: one line, no control characters."""
+    return "".join(character if character.isprintable() else "?" for character in name)[:200] or "audio"
+
+
+def _why_unreadable(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "can't be read as a file"

@@ -1,0 +1,36 @@
+"""Logs: one JSON line an event on stderr, readable lines on a terminal. No secret is ever an argument."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+from config.settings import Settings
+
+
+def configure(settings: Settings) -> None:
+    """Set up logging for this process, once."""
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    terminal = sys.stderr.isatty()
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    )
+    plain: list[structlog.typing.Processor] = [] if terminal else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*shared, *plain, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries log through the standard library: their warnings only, in the same shape.
+    formatter = structlog.stdlib.ProcessorFormatter(processors=[*plain, renderer], foreign_pre_chain=shared)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)

@@ -1,0 +1,90 @@
+"""The long-running processes of the Procfile: each from its settings to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+
+import structlog
+import uvloop
+
+from config.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: dramatiq's threads only hand ids to the event loop.
+_THREADS = 2
+
+
+def run_worker(settings: Settings, queues: Sequence[str]) -> int:
+    """Take hints of these queues (every kind's, if none are named) until a signal comes."""
+    from tasks.registry import registry
+    from worker.actors import declare
+    from worker.boot import opened_worker, worker_broker
+    from worker.logs import configure
+    from worker.queue.process import run_worker_process
+    from worker.slots import Slots
+
+    configure(settings)
+    known = sorted(registry(settings.extra_kinds))
+    served = list(queues) or known
+    broker = worker_broker(settings)
+    return run_worker_process(
+        broker,
+        services=lambda slots: opened_worker(settings, served, slots),
+        declare=lambda services: declare(broker, served, services),
+        slots=Slots(settings.slots),
+        threads=_THREADS,
+        drain_seconds=settings.drain_seconds,
+    )
+
+
+def run_scheduler(settings: Settings) -> int:
+    """Run the duties until a signal comes."""
+    from worker.logs import configure
+
+    configure(settings)
+    return uvloop.run(_schedule(settings))
+
+
+async def _schedule(settings: Settings) -> int:
+    from worker.boot import opened_scheduler
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stopped.set)
+    async with opened_scheduler(settings) as scheduler:
+        log.info("scheduler started")
+        running = asyncio.create_task(scheduler.run())
+        stopping = asyncio.create_task(stopped.wait())
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        running.cancel()
+        await asyncio.wait({running})
+        if not running.cancelled() and (error := running.exception()) is not None:
+            raise error
+    log.info("scheduler stopped")
+    return 0
+
+
+def run_api(settings: Settings) -> int:
+    """Serve HTTP until a signal comes."""
+    import uvicorn
+
+    from worker.logs import configure
+    from worker.web.app import make_app
+
+    configure(settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(settings),
+            host=settings.api_host,
+            port=settings.api_port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    server.run()
+    return 0 if server.started else 3

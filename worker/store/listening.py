@@ -1,0 +1,44 @@
+"""LISTEN: wake-ups from PostgreSQL on a connection of its own. A lost one costs a tick, never a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import asyncpg
+import structlog
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between tries to have a connection again.
+_RETRY_SECONDS = 1.0
+#: Seconds between looks at whether the connection still lives.
+_CHECK_SECONDS = 10.0
+
+
+async def listen(database_url: str, channels: Mapping[str, Callable[[], None]]) -> None:
+    """Call each channel's function at every notification, until cancelled; reconnects for ever.
+
+    After a reconnect every function is called once: something may have been missed.
+    """
+    dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
+    while True:
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await _listen_once(dsn, channels)
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _listen_once(dsn: str, channels: Mapping[str, Callable[[], None]]) -> None:
+    connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5)
+    try:
+        for channel, wake in channels.items():
+            await connection.add_listener(channel, lambda *_, wake=wake: wake())
+        for wake in channels.values():
+            wake()
+        while not connection.is_closed():
+            await asyncio.sleep(_CHECK_SECONDS)
+            await connection.execute("SELECT 1")
+    finally:
+        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            await connection.close(timeout=2)

@@ -1,0 +1,62 @@
+"""What the slow duties look for: lots that time has emptied, waiting jobs, partitions to come."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from worker.store.database import transaction
+
+
+class Upkeep:
+    """Reads for the expire, wake and prune duties."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def accounts_to_expire(self, limit: int) -> list[str]:
+        """Accounts with an open lot that has expired, or that is empty for good."""
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(_TO_EXPIRE, {"limit": limit})).scalars())
+
+    async def accounts_waiting(self, limit: int) -> list[str]:
+        """Accounts with jobs that wait for credits."""
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(_WAITING, {"limit": limit})).scalars())
+
+    async def make_partitions(self, months_ahead: int) -> int:
+        """Make the month partitions that are missing; returns how many."""
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(_MAKE_PARTITIONS, {"months": months_ahead})).scalar_one())
+
+
+_TO_EXPIRE = text("""
+    SELECT DISTINCT account_id
+    FROM (
+        (
+            SELECT account_id
+            FROM lots
+            WHERE NOT closed
+              AND expires_at <= fermata_now()
+              AND (available > 0 OR held = 0)
+            LIMIT :limit
+        )
+        UNION ALL
+        (
+            SELECT account_id
+            FROM lots
+            WHERE NOT closed
+              AND available = 0
+              AND held = 0
+            LIMIT :limit
+        )
+    ) AS found
+""")
+
+_WAITING = text("""
+    SELECT DISTINCT account_id
+    FROM parked
+    LIMIT :limit
+""")
+
+_MAKE_PARTITIONS = text("SELECT fermata_make_partitions(:months)")
