@@ -190,14 +190,16 @@ def test_a_second_up_in_the_same_folder_says_so_and_ends(up: Up) -> None:
     assert up.child.poll() is None
 
 
-def test_a_second_signal_ends_who_takes_too_long(folder: Path) -> None:
-    """A process that ignores SIGTERM gets its time, but not more than whoever presses Ctrl-C twice."""
+def test_further_signals_hurry_who_takes_too_long(folder: Path) -> None:
+    """A process that ignores SIGTERM is asked again at the second Ctrl-C and killed at the third."""
     up = Up(folder, "stubborn")
     up.expect(r"stubborn \| stubborn")
     family = family_of(up.child.pid)
     os.kill(up.child.pid, signal.SIGINT)
-    # Only then is a second one a second one: two signals that wait at once are one.
-    up.expect(r"asked to stop")
+    up.expect(r"asked to stop, processes get 30 s")  # two signals that wait at once would be one
+    os.kill(up.child.pid, signal.SIGINT)
+    up.expect(r"asked to stop, processes get 10 s")
+    assert "killing" not in up.said
     os.kill(up.child.pid, signal.SIGINT)
     assert up.child.wait(30) == 0
     up.expect(r"stubborn has not ended, killing it")

@@ -47,7 +47,7 @@ TICK_SECONDS = 0.25
 def main(settings: Settings, processes: Sequence[ProcessLine] | None = None) -> int:
     """Run servers and processes until SIGINT, SIGTERM or SIGHUP. Returns an exit code.
 
-    `processes` None means all of the Procfile. The servers stop last; a second signal ends processes at once.
+    `processes` None means all of the Procfile. The servers stop last; further signals hurry the processes.
     """
     lines = default_processes() if processes is None else processes
     try:
@@ -184,20 +184,27 @@ class Supervisor:
                 stream.close()  # type: ignore[attr-defined]
 
     def _stop_processes(self) -> None:
-        """SIGTERM to all, time to drain, then SIGKILL to who is left. Their output still comes through."""
+        """SIGTERM to all and time to drain; SIGKILL to who is left. Their output still comes through.
+
+        Asked a second time, they are asked again: a worker then hands its jobs back at once. A third time kills.
+        """
         running = [process for process in self._processes if process.pid is not None]
-        self._output.say("up", "asked to stop, waiting for processes to end; Ctrl-C again ends them at once")
-        for process in running:
-            process.signal(signal.SIGTERM)
-        asked = self._asked_to_stop
-        deadline = time.monotonic() + self._settings.drain_seconds + GRACE_SECONDS
+        self._asked_to_stop = 1  # however it came to this
+        seen, deadline = 0, float("inf")
         while any(process.exit_code is None for process in running):
-            if time.monotonic() > deadline or self._asked_to_stop > max(asked, 1):
+            if seen < self._asked_to_stop <= 2:
+                seconds = self._settings.drain_seconds + GRACE_SECONDS if self._asked_to_stop == 1 else GRACE_SECONDS
+                deadline = time.monotonic() + seconds
+                self._output.say("up", f"asked to stop, processes get {seconds:g} s; Ctrl-C hurries them")
+                for process in running:
+                    process.signal(signal.SIGTERM)
+            elif time.monotonic() > deadline or self._asked_to_stop > max(seen, 2):
+                deadline = float("inf")
                 for process in running:
                     if process.exit_code is None:
                         self._output.say("up", f"{process.name} has not ended, killing it")
                         process.signal(signal.SIGKILL)
-                deadline = float("inf")
+            seen = self._asked_to_stop
             self._look(TICK_SECONDS)
         self._look(0)
         self._output.say("up", "all processes have ended, stopping the servers")
