@@ -10,7 +10,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from tasks.kind import AudioInfo, Context, EngineUnavailable, InputFile, InputLimits, Request, RunLimits, Usage
+from tasks.engines.child import run_in_child
+from tasks.kind import AudioInfo, Context, InputFile, InputLimits, Request, RunLimits, Usage
 from tasks.validation import Format, FromList
 
 Stem = Literal["vocals", "drums", "bass", "other"]
@@ -52,4 +53,11 @@ class StemSplit:
         limits: RunLimits,
     ) -> None:
         """Make the stems in the order of `STEMS`, each named as it is; vocals are handed over before the rest."""
-        raise EngineUnavailable("the engine is not built in yet")
+        mix = inputs["mix"]
+        arguments = {
+            "path": mix.path.absolute(),
+            "info": mix.info,
+            "stems": request.stems,
+            "audio_format": request.format,
+        }
+        await run_in_child("tasks.engines.embedded.stems:split", arguments, context, limits)

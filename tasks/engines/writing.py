@@ -62,8 +62,7 @@ class OutputFile:
 
     def write(self, sound: Sound) -> None:
         """Append frames: (frames, channels), full scale is 1."""
-        for start in range(0, len(sound), BLOCK_FRAMES):
-            self._file.write(sound[start : start + BLOCK_FRAMES])
+        write_blocks(self._file, sound)
         self._frames += len(sound)
 
     def finish(self, seconds_in: Decimal = Decimal(0)) -> Output:
@@ -78,6 +77,12 @@ class OutputFile:
         _sync_folder(self._path.parent)
         usage = Usage(seconds_in=seconds_in, seconds_out=info.seconds)
         return Output(self.name, self._path, self._media_type, info, size, digest, usage)
+
+
+def write_blocks(file: soundfile.SoundFile, sound: Sound) -> None:
+    """Append frames to an open file, `BLOCK_FRAMES` at a time."""
+    for start in range(0, len(sound), BLOCK_FRAMES):
+        file.write(sound[start : start + BLOCK_FRAMES])
 
 
 def output_rate_for(sample_rate: int) -> int:

@@ -58,3 +58,8 @@ PROFILES = {
     "major": np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88]),
     "minor": np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17]),
 }
+
+
+def distortion_ratio(true: Samples, found: Samples) -> float:
+    """SDR in dB: a stem's energy to that of what is wrong with the one found."""
+    return float(10 * np.log10((true**2).sum() / ((true - found) ** 2).sum()))
