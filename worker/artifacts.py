@@ -105,10 +105,8 @@ class ArtifactStore:
         return path
 
     def workdir(self, token: UUID) -> Path:
-        """Make and return an attempt's private folder."""
-        path = self.root / "work" / str(token)
-        path.mkdir(mode=0o700, parents=True)
-        return path
+        """An attempt's private folder. Not made yet."""
+        return self.root / "work" / str(token)
 
     def leftovers(self, now: float) -> Iterator[Leftover]:
         """Every folder of an attempt: of running ones too. `now` in seconds, as of the file system's clock."""

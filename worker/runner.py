@@ -128,17 +128,16 @@ class Runner:
         failpoint("claim.after")
         self.keeper.hold(held, claim)
         claimed()
+        workdir = self.artifacts.workdir(held.token)
         try:
-            attempt = Attempt(held, self.artifacts.workdir(held.token), claim.engine_state, self.keeper, self.artifacts)
-            try:
-                outcome = await self._run(claim, attempt)
-                failpoint("settle.before")
-                await self._settle(claim, attempt, outcome)
-                failpoint("settle.after")
-            finally:
-                await asyncio.to_thread(shutil.rmtree, attempt.workdir, True)
+            attempt = Attempt(held, workdir, claim.engine_state, self.keeper, self.artifacts)
+            outcome = await self._run(claim, attempt)
+            failpoint("settle.before")
+            await self._settle(claim, attempt, outcome)
+            failpoint("settle.after")
         finally:
             self.keeper.let_go(held)
+            await asyncio.to_thread(shutil.rmtree, workdir, True)
 
     # --- claim
 
@@ -182,8 +181,11 @@ class Runner:
             both: set[asyncio.Future[Any]] = {work, watched}
             await asyncio.wait(both, timeout=self._seconds_for(claim), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            await _stopped(work)
-            return Outcome(Ending.HANDED_BACK)
+            # Only a process that is leaving cancels us. What is finished is settled, the rest goes back.
+            _stay()
+            if not work.done():
+                await _stopped(work)
+                return Outcome(Ending.HANDED_BACK)
         finally:
             watched.cancel()
         if work.done():
@@ -200,6 +202,7 @@ class Runner:
     async def _work(self, claim: Claimed, attempt: Attempt) -> None:
         order = claim.job.order or {}
         kind = self.kinds[claim.job.kind]
+        attempt.workdir.mkdir(mode=0o700, parents=True)
         request = kind.request_model.model_validate_json(msgspec.json.encode(order["request"]))
         inputs = await self._fetch_inputs(attempt, order["inputs"])
         limits = RunLimits(self.settings.run_seconds, self.settings.run_memory_bytes)
@@ -265,16 +268,26 @@ class Runner:
     async def _settle_until_known(self, held: Held, operation: Settle) -> Any:
         """Settle, however long the books are away; a lost answer is looked up by the token.
 
-        Shielded: once a run has ended, nothing but the end of the process keeps its outcome from being written.
+        Once a run has ended, nothing but the end of the process keeps its outcome from being written: whoever
+        cancels us meanwhile is not obeyed.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._settle_loop(held, operation)))
+        settling = asyncio.ensure_future(self._settle_loop(held, operation))
+        while not settling.done():
+            try:
+                await asyncio.wait({settling})
+            except asyncio.CancelledError:
+                _stay()
+        return settling.result()
 
     async def _settle_loop(self, held: Held, operation: Settle) -> Any:
-        wait = _RETRY_SECONDS
+        wait, unknown = _RETRY_SECONDS, False
         while True:
             try:
-                return await self.operations.do(operation)
+                answer = await self.operations.do(operation)
+                # The settle whose answer was lost may have been committed only after we looked.
+                return await self._standing(held) if unknown and answer is Fenced.FENCED else answer
             except OutcomeUnknown:
+                unknown = True
                 standing = await self._standing(held)
                 if standing is not Standing.RUNNING:
                     return standing
@@ -331,6 +344,13 @@ def _outcome_of(work: asyncio.Future[None]) -> Outcome:
         case _:
             log.error("run raised", exc_info=error)
             return Outcome(Ending.INTERNAL_ERROR, "something went wrong on our side")
+
+
+def _stay() -> None:
+    """Go on although we were cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
 
 
 async def _stopped(work: asyncio.Future[None]) -> None:
