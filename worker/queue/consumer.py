@@ -124,7 +124,7 @@ class HintConsumer(Consumer):
 
     def _unavailable(self, error: QueueUnavailable) -> None:
         if self._away != error.reason:
-            log.error("queue unavailable", queue=self._queue_name, reason=error.reason, exc_info=error)
+            log.error("queue unavailable", queue=self._queue_name, reason=error.reason, error=repr(error.__cause__))
             self._away = error.reason
         time.sleep(WAIT_SECONDS)
 
