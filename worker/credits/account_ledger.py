@@ -96,10 +96,13 @@ class AccountLedger:
     def reserve(self, job_id: UUID, amount: int, actor: str) -> Reservation | Shortfall:
         """Hold `amount` for a job over the lots in draw order, or say what is missing.
 
-        A job has at most one reservation in its life: a second one raises `BrokenInvariant`.
+        A job has at most one reservation in its life: a second one raises `BrokenInvariant`, and so does more
+        than one lot can hold, since what comes back too late is made good by one lot.
         """
         if job_id in self.reservations:
             raise BrokenInvariant(f"job {job_id} has a reservation already")
+        if amount > CREDITS_MAX:
+            raise BrokenInvariant(f"a reservation of {amount} credits")
         draws = allocate(list(self.lots.values()), amount, self.now, topups_frozen=self.topups_frozen)
         if isinstance(draws, Shortfall):
             return draws
