@@ -34,6 +34,9 @@ SUPERUSER = "postgres"
 #: A fast shutdown, then one that needs recovery.
 STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))
 
+#: For data that nobody misses after a power cut. Shared memory lies in the data folder, to be deleted with it.
+THROWAWAY = {"fsync": "off", "full_page_writes": "off", "dynamic_shared_memory_type": "mmap"}
+
 #: Seconds until a server must answer. Long, because it may have to recover from a crash first.
 READY_SECONDS = 60.0
 
@@ -147,7 +150,7 @@ class EmbeddedPostgres:
             "max_connections": "200",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            **({} if self._durable else {"fsync": "off", "full_page_writes": "off"}),
+            **({} if self._durable else THROWAWAY),
             **self._options,
         }
         with open_log(self.log) as log:
