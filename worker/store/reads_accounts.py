@@ -1,0 +1,216 @@
+"""An account's balance and its journal, judged by the database's clock at the moment of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker.credits.allocation import spendable
+from worker.credits.lots import Lot, LotSource
+from worker.store.errors import Refused, UnknownAccount
+from worker.store.snapshots import snapshot
+
+#: The most rows of one page of a list.
+PAGE_MAX = 1000
+
+#: How long top-ups of a lapsed subscription stay frozen before they expire.
+FROZEN_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionBalance:
+    """Credits of the running cycle. `expires_at`: the soonest end of those that have not expired."""
+
+    available: int
+    held: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TopupBalance:
+    """Bought credits. Without a subscription they are `frozen`, not spendable; the first expire at `frozen_until`."""
+
+    available: int
+    held: int
+    frozen: int
+    frozen_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantBalance:
+    """Credits that were given: promotions, make-goods, compensations."""
+
+    available: int
+    held: int
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has. `spendable` is the sum of what is available: a job of that price would start now."""
+
+    account: str
+    subscription: SubscriptionBalance
+    topup: TopupBalance
+    grants: GrantBalance
+    spendable: int
+    debt: int
+    next_refill_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One movement of credits of one lot."""
+
+    seq: int
+    at: datetime
+    lot: int
+    source: str
+    move: str
+    amount: int
+    job: UUID | None
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPage:
+    """Entries in the order in which they happened. `next`: go on after this seq; None at the end."""
+
+    entries: tuple[JournalEntry, ...]
+    next: int | None
+
+
+class AccountReads:
+    """Reads about one account."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def balance(self, account_id: str) -> Balance:
+        """What the account has now. Expired credits count as gone even if nobody swept them yet.
+
+        Raises `UnknownAccount`.
+        """
+        async with snapshot(self._engine) as connection:
+            account = (await connection.execute(_ACCOUNT, {"account": account_id})).one_or_none()
+            if account is None:
+                raise UnknownAccount(account_id)
+            rows = (await connection.execute(_OPEN_LOTS, {"account": account_id})).all()
+        return _balance_of(account, rows)
+
+    async def journal(self, account_id: str, after_seq: int = 0, limit: int = 100) -> JournalPage:
+        """Up to `limit` entries after `after_seq`, oldest first. Raises `UnknownAccount`.
+
+        Complete by seq: numbers are taken under the account's lock, so none appears later below one that was seen.
+        """
+        check_limit(limit)
+        values = {"account": account_id, "after": after_seq, "limit": limit + 1}
+        async with snapshot(self._engine) as connection:
+            rows = (await connection.execute(_JOURNAL, values)).all()
+            if not rows:
+                await check_account(connection, account_id)
+        entries = tuple(JournalEntry(*row) for row in rows[:limit])
+        return JournalPage(entries, entries[-1].seq if len(rows) > limit else None)
+
+
+def check_limit(limit: int) -> None:
+    """Raises `Refused` for a page of nothing or of too much."""
+    if not 1 <= limit <= PAGE_MAX:
+        raise Refused("limit", f"must be from 1 to {PAGE_MAX}")
+
+
+async def check_account(connection: AsyncConnection, account_id: str) -> None:
+    """Raises `UnknownAccount` unless it exists: an empty list of nobody's is a typing error."""
+    if await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}) is None:
+        raise UnknownAccount(account_id)
+
+
+def _balance_of(account: Any, rows: Sequence[Any]) -> Balance:
+    now: datetime = account.now
+    topups_frozen = account.plan is None or (account.active_until is not None and account.active_until <= now)
+    lots = [_lot_of(row) for row in rows]
+    available = dict.fromkeys(LotSource, 0)
+    held = dict.fromkeys(LotSource, 0)
+    for lot in lots:
+        available[lot.source] += spendable(lot, now, topups_frozen=topups_frozen)
+        held[lot.source] += lot.held
+    subscription, topup, grant = LotSource.SUBSCRIPTION, LotSource.TOPUP, LotSource.GRANT
+    cycle = [lot for lot in lots if lot.source is subscription]  # its end is worth knowing even when it is all spent
+    given = [lot for lot in lots if lot.source is grant and lot.available]
+    frozen, frozen_until = _frozen(rows, now, account.active_until) if topups_frozen else (0, None)
+    return Balance(
+        account=account.account_id,
+        subscription=SubscriptionBalance(available[subscription], held[subscription], _soonest_end(cycle, now)),
+        topup=TopupBalance(available[topup], held[topup], frozen, frozen_until),
+        grants=GrantBalance(available[grant], held[grant], _soonest_end(given, now)),
+        spendable=sum(available.values()),
+        debt=account.debt,
+        next_refill_at=_next_refill(account),
+    )
+
+
+def _lot_of(row: Any) -> Lot:
+    buckets = (row.held, row.spent, row.expired, row.revoked)
+    return Lot(
+        row.lot_id, LotSource(row.source), row.granted, row.available, row.expires_at, *buckets, row.charged_back
+    )
+
+
+def _soonest_end(lots: Iterable[Lot], now: datetime) -> datetime | None:
+    return min((lot.expires_at for lot in lots if lot.expires_at and not lot.expired_by(now)), default=None)
+
+
+def _frozen(rows: Iterable[Any], now: datetime, lapsed_at: datetime | None) -> tuple[int, datetime | None]:
+    """The frozen credits, and when the first of them expire: the grace counts from the later of lapse and purchase.
+
+    Who never subscribed has frozen credits without an end.
+    """
+    total, ends = 0, []
+    for row in rows:
+        until = max(lapsed_at, row.created_at) + timedelta(days=FROZEN_DAYS) if lapsed_at else None
+        amount = spendable(_lot_of(row), now, topups_frozen=False) if row.source == LotSource.TOPUP else 0
+        if amount and (until is None or until > now):
+            total += amount
+            ends += [until] if until else []
+    return total, min(ends, default=None)
+
+
+def _next_refill(account: Any) -> datetime | None:
+    """The end of the cycle, if another one follows it."""
+    ends: datetime | None = account.cycle_ends_at
+    follows = ends is not None and (account.active_until is None or account.active_until > ends)
+    return ends if follows else None
+
+
+_ACCOUNT = text("""
+    SELECT a.account_id, a.plan, a.active_until, a.cycle_ends_at, fermata_now() AS now,
+           (SELECT CAST(COALESCE(sum(d.amount), 0) AS bigint) FROM debts AS d WHERE d.account_id = a.account_id) AS debt
+    FROM accounts AS a
+    WHERE a.account_id = :account
+""")
+
+_OPEN_LOTS = text("""
+    SELECT lot_id, source, granted, available, held, spent, expired, revoked, expires_at, created_at, charged_back
+    FROM lots
+    WHERE account_id = :account
+      AND NOT closed
+""")
+
+_JOURNAL = text("""
+    SELECT e.seq, e.at, e.lot_id, l.source, e.move, e.amount, e.job_id, e.reason, e.actor
+    FROM journal AS e
+    JOIN lots AS l USING (account_id, lot_id)
+    WHERE e.account_id = :account
+      AND e.seq > :after
+    ORDER BY e.seq
+    LIMIT :limit
+""")
+
+_ACCOUNT_EXISTS = text("SELECT 1 FROM accounts WHERE account_id = :account")

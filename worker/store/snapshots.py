@@ -1,0 +1,19 @@
+"""Reading without locks: every statement of a snapshot sees the same instant, and nobody waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker.store.database import transaction
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One read-only transaction in which a job's rows and its account's fit together."""
+    # The driver sends both with its BEGIN: no round trip of their own.
+    reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    async with transaction(reading) as connection:
+        yield connection
