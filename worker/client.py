@@ -27,6 +27,7 @@ from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import Cancel
 from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usage, price
 from worker.failpoints import failpoint
+from worker.store.accounts import check_account_id
 from worker.store.artifacts import Artifacts
 from worker.store.errors import Refused
 from worker.store.group_commit import GroupCommit
@@ -168,6 +169,8 @@ class Client:
         kind = self.kinds.get(asked.kind)
         if kind is None:
             raise RefusedRequest("kind", f"no such kind (known: {', '.join(sorted(self.kinds))})")
+        if asked.account_id:
+            check_account_id(asked.account_id)
         request = parse(kind, asked.params)
         _check_options(asked)
         artifact_ids = {name: _artifact_id(name, value) for name, value in asked.inputs.items()}
