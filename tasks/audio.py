@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.engines.child import Restraints, run_in_child
+from tasks.formats import MEDIA_TYPES
 from tasks.kind import AudioInfo, EngineCrashed, InvalidInput, OutOfMemory, Output, RefusedRequest, RunLimits
-
-#: The formats we take, by what their bytes are and whatever their names say. All but AIFF are written too.
-MEDIA_TYPES: Mapping[str, str] = {
-    "wav": "audio/wav",
-    "flac": "audio/flac",
-    "mp3": "audio/mpeg",
-    "ogg": "audio/ogg",
-    "aiff": "audio/aiff",
-}
 
 #: What runs in the child.
 EXAMINE = "tasks.engines.reading:examine"

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tasks.engines.child import run_in_child
 from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, Brief, bars_within, key_of, tempo_for
+from tasks.formats import Format
 from tasks.kind import (
     AudioInfo,
     Context,
@@ -23,7 +24,7 @@ from tasks.kind import (
     RunLimits,
     Usage,
 )
-from tasks.validation import Format, Seconds, Text, seconds_of
+from tasks.validation import Seconds, Text, seconds_of
 
 #: The tiers. draft: 22.05 kHz mono, one oscillator a note. standard: 44.1 kHz stereo, with a room. studio: 48 kHz
 #: stereo, 24 bit in wav and flac, three detuned oscillators a note and a longer room.

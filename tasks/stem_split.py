@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from tasks.engines.child import run_in_child
+from tasks.formats import Format
 from tasks.kind import AudioInfo, Context, InputFile, InputLimits, Request, RunLimits, Usage
-from tasks.validation import Format, FromList
+from tasks.validation import FromList
 
 Stem = Literal["vocals", "drums", "bass", "other"]
 #: In the order they are made: vocals are finished before the rest is begun.

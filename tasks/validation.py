@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -18,9 +18,6 @@ from tasks.kind import AudioInfo, InputLimits, Kind, RefusedRequest, Request
 
 #: Characters of a refused value that a message may show.
 SHOWN_MAX = 32
-
-#: What the outputs may be written as; `tasks.audio.MEDIA_TYPES` has their types.
-Format = Literal["wav", "flac", "mp3", "ogg"]
 
 Parsed = TypeVar("Parsed", bound=Request)
 

@@ -11,10 +11,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from tasks.engines.child import run_in_child
+from tasks.formats import Format
 from tasks.kind import (
     AudioInfo,
     Context,
-    EngineUnavailable,
     InputFile,
     InputLimits,
     RefusedRequest,
@@ -22,7 +23,7 @@ from tasks.kind import (
     RunLimits,
     Usage,
 )
-from tasks.validation import Format, Number
+from tasks.validation import Number
 
 #: standard finds the pitch with DIO (0.2 CPU seconds a second of voice), studio with Harvest (0.35, steadier).
 Model = Literal["standard", "studio"]
@@ -66,4 +67,20 @@ class VocalConversion:
         limits: RunLimits,
     ) -> None:
         """Make one output, "voice": as long as the input, with as many channels, at most 48 kHz."""
-        raise EngineUnavailable("the engine is not built in yet")
+        change = {
+            "semitones": request.semitones,
+            "formant": request.formant,
+            "preset": request.preset,
+            "strength": 1.0 if request.strength is None else request.strength,
+            "volume_mix": request.volume_mix,
+            "model": request.model,
+        }
+        reference = inputs.get("reference")
+        arguments = {
+            "path": inputs["voice"].path.absolute(),
+            "info": inputs["voice"].info,
+            "reference": None if reference is None else reference.path.absolute(),
+            "change": change,
+            "audio_format": request.format,
+        }
+        await run_in_child("tasks.engines.embedded.world:convert", arguments, context, limits)

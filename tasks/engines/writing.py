@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from tasks.audio import MEDIA_TYPES
 from tasks.engines.report import Report
+from tasks.formats import MEDIA_TYPES
 from tasks.kind import AudioInfo, Output, Usage
 
 #: Sound as engines hold it: float32, one row a frame, one column a channel.
@@ -40,7 +40,7 @@ class OutputFile:
     """
 
     def __init__(
-        self, report: Report, name: str, audio_format: str, sample_rate: int, channels: int, bits: int
+        self, report: Report, name: str, audio_format: str, sample_rate: int, channels: int, bits: int = 16
     ) -> None:
         container, encoding = _ENCODINGS[audio_format]
         self.name = name

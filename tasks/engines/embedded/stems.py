@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from tasks.engines.embedded.material import sound_at
 from tasks.engines.embedded.spectrum import HOP, WINDOW, sound_of, spectrum_of
+from tasks.engines.embedded.stretches import Results as Parts
+from tasks.engines.embedded.stretches import even_stretches, joined
 from tasks.engines.embedded.unet import BINS, FRAMES, vocal_network
 from tasks.engines.report import Report
 from tasks.engines.writing import OutputFile, Sound, write_blocks
@@ -34,9 +36,6 @@ BASS_HZ, BASS_ORDER = 220, 8
 VOCAL_SHARE = 0.5
 #: Keeps a quotient of silences finite.
 TINY = 1e-9
-
-#: The stems of one stretch of sound.
-Parts = Mapping[str, Sound]
 
 
 def split(report: Report, path: Path, info: AudioInfo, stems: Sequence[str], audio_format: str) -> None:
@@ -99,28 +98,8 @@ def drums_bass_other(stretch: Sound) -> Parts:
 
 
 def separated(blocks: Iterable[Sound], take_apart: Callable[[Sound], Parts]) -> Iterator[Parts]:
-    """All of a sound taken apart, in consecutive pieces: stretch by stretch, each cross-faded with the one before."""
-    fading: Parts = {}
-    rising = np.linspace(0, 1, OVERLAP, dtype=np.float32)[:, None]
-    for stretch, last in _stretches(blocks):
-        parts = take_apart(stretch)
-        for name, before in fading.items():
-            parts[name][:OVERLAP] *= rising
-            parts[name][:OVERLAP] += before * (1 - rising)
-        yield parts if last else {name: part[:-OVERLAP] for name, part in parts.items()}
-        fading = {name: part[-OVERLAP:] for name, part in parts.items()}
-
-
-def _stretches(blocks: Iterable[Sound]) -> Iterator[tuple[Sound, bool]]:
-    """Stretches that overlap by `OVERLAP`, and whether each is the last, which may be shorter."""
-    held = np.zeros((0, 2), np.float32)
-    for block in blocks:
-        held = np.concatenate([held, block])
-        while len(held) > STRETCH:
-            yield held[:STRETCH], False
-            held = held[STRETCH - OVERLAP :]
-    if len(held):
-        yield held, True
+    """All of a stereo sound taken apart, in consecutive pieces."""
+    return joined(even_stretches(blocks, STRETCH, OVERLAP), OVERLAP, take_apart)
 
 
 def _taken_apart(path: Path, info: AudioInfo, take_apart: Callable[[Sound], Parts]) -> Iterator[tuple[float, Parts]]:
