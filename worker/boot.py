@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import uuid_utils.compat as uuids
@@ -21,18 +21,14 @@ from tasks.registry import registry
 from worker import failpoints
 from worker.artifacts import ArtifactStore
 from worker.client import Client
-from worker.duties.dispatch import Dispatch
 from worker.duties.expire import Expire
 from worker.duties.prune import Prune
 from worker.duties.reap import Reap
 from worker.duties.sweep import Sweep
 from worker.duties.wake import Wake
 from worker.keeper import Keeper
-from worker.queue.broker import HintBroker, make_broker
-from worker.queue.hints import HintSender, Pair
 from worker.runner import Runner
 from worker.scheduler import Scheduler
-from worker.slots import Slots
 from worker.store.accounts import Accounts
 from worker.store.artifacts import Artifacts
 from worker.store.books import Books
@@ -47,6 +43,12 @@ from worker.store.retries import Retries
 from worker.store.submits import Submits
 from worker.store.upkeep import Upkeep
 from worker.store.workers import WorkerCard, Workers
+
+if TYPE_CHECKING:
+    # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
+    from worker.queue.broker import HintBroker
+    from worker.queue.hints import Pair
+    from worker.slots import Slots
 
 log = structlog.get_logger(__name__)
 
@@ -184,6 +186,9 @@ async def _say_gone(workers: Workers, worker_id: str) -> None:
 @asynccontextmanager
 async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     """A scheduler with all its duties, listening for wake-ups."""
+    from worker.duties.dispatch import Dispatch
+    from worker.queue.hints import HintSender
+
     arm_failpoints(settings)
     assert settings.redis_url is not None
     artifacts = artifact_store(settings)
@@ -210,6 +215,8 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
 
 def worker_broker(settings: Settings) -> HintBroker:
     """The broker of a worker process."""
+    from worker.queue.broker import make_broker
+
     assert settings.redis_url is not None
     return make_broker(settings.redis_url.get_secret_value(), namespace=settings.namespace, worker=True)
 
