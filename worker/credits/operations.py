@@ -140,10 +140,13 @@ class Claim:
         if page.running_max is not None and page.running >= page.running_max:
             page.writes.unhinted.append((job.job_id, Dropped.ACCOUNT_LIMIT))
             return Dropped.ACCOUNT_LIMIT
-        if job.job_id not in page.ledger.reservations:
-            held = page.ledger.reserve(job.job_id, job.quoted, f"worker:{self.worker_id}")
-            if isinstance(held, Shortfall):
-                return _refuse_or_park(page, job, held)
+        held = page.ledger.reservations.get(job.job_id)
+        if held is None:
+            reserved = page.ledger.reserve(job.job_id, job.quoted, f"worker:{self.worker_id}")
+            if isinstance(reserved, Shortfall):
+                return _refuse_or_park(page, job, reserved)
+        elif held.state is not ReservationState.HELD:
+            raise BrokenInvariant(f"queued job {job.job_id} has a hold that has ended")
         # From here on the job is affordable.
         return self._take(page, job)
 
@@ -320,8 +323,8 @@ def wake_parked(page: Page, parked: Sequence[Job]) -> list[Job]:
     room = page.ledger.spendable
     woken = []
     for job in parked:
-        if job.job_id in page.writes.parked_gone:
-            continue  # cancelled or ended by a neighbour in this batch
+        if job.job_id in page.writes.parked_gone or job.ends_by <= page.now:
+            continue  # ended by a neighbour in this batch, or about to be by the reaper: it takes no room
         if job.quoted > room:
             break
         room -= job.quoted
