@@ -117,8 +117,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment and explicit arguments only: no hidden file decides what a worker does."""
-        return init_settings, env_settings
+        """Only what `load` hands over: no hidden file or variable decides what a worker does."""
+        return (init_settings,)
 
 
 def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
