@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 
-#: Every point there is. A step of a job's path without a point here fails a test.
+#: Every point there is, in the order of a job's path. A test kills a process at each; a name that no code passes, or
+#: that has no such test, fails.
 POINTS = frozenset(
     {
         "submit.after",
@@ -16,12 +17,14 @@ POINTS = frozenset(
         "dispatch.sent",
         "claim.before",
         "claim.locked",
+        "claim.committed",
         "claim.after",
         "run.before",
         "run.kept",
         "run.after",
         "settle.before",
         "settle.locked",
+        "settle.committed",
         "settle.after",
     }
 )

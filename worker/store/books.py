@@ -14,8 +14,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.credits.operations import Claim, wake_parked
+from worker.credits.operations import Claim, Settle, wake_parked
 from worker.credits.page import Page
+from worker.failpoints import failpoint
 from worker.store.apply import write
 from worker.store.database import transaction
 from worker.store.errors import UnknownAccount
@@ -46,6 +47,8 @@ class Books:
             pages = await gather_pages(connection, accounts, ready, self._price_books) if ready else {}
             decided = iter(_decide(pages, ready))
             await self._finish(connection, pages)
+            _pass_failpoints("locked", ready)
+        _pass_failpoints("committed", ready)
         return [
             next(decided) if operation.account_id in accounts else _not_ready(operation.account_id, busy)
             for operation in operations
@@ -73,6 +76,13 @@ class Books:
             for account_id, parked in (await parked_jobs(connection, raised)).items():
                 wake_parked(pages[account_id], parked)
         await write(connection, list(pages.values()))
+
+
+def _pass_failpoints(moment: str, operations: Sequence[PageOperation]) -> None:
+    """`claim.locked` and `settle.locked`: written, not committed; `….committed`: the caller doesn't know it yet."""
+    for step, operation in (("claim", Claim), ("settle", Settle)):
+        if any(isinstance(one, operation) for one in operations):
+            failpoint(f"{step}.{moment}")
 
 
 def _not_ready(account_id: str, busy: set[str]) -> Any:

@@ -1,0 +1,29 @@
+"""A deployment for each test that asks, and books that are exact after every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.stage import Stage, Zygote, assert_books_exact, opened_stage
+from tests.servers import Database
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Where processes are forked from."""
+    started = Zygote()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+async def stage(
+    database: Database, environment: dict[str, str], tmp_path: Path, zygote: Zygote
+) -> AsyncIterator[Stage]:
+    """A deployment without processes yet: the test starts those it needs. Afterwards its books must be exact."""
+    async with opened_stage(database, environment, tmp_path, zygote) as opened:
+        yield opened
+    await assert_books_exact(database)

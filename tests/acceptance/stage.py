@@ -1,0 +1,433 @@
+"""A whole deployment for one test: real worker and scheduler processes on a database and a Redis of its own.
+
+The test plays the pipeline (it submits through our own client), the provider (it opens gates) and fate (it kills,
+freezes and floods). Times are short, so that what takes a deployment half a minute takes a test two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from config.settings import Settings, load
+from tests import kinds
+from tests.servers import Database
+from worker.boot import Store, opened_client
+from worker.client import Client, JobRequest
+from worker.local.processes import is_alive, spawn, stop
+
+ROOT = Path(__file__).parents[2]
+ACTOR = "test"
+
+#: A lease that lapses within a test, but not because a busy machine paused its worker for a moment.
+LEASE_SECONDS = 2.0
+SHORT_TIMES = {
+    "LEASE_SECONDS": str(LEASE_SECONDS),
+    "RENEW_SECONDS": "0.5",
+    "IDLE_TRANSACTION_SECONDS": "1",
+    "LOCK_TIMEOUT_SECONDS": "1.5",
+    "CONNECT_SECONDS": "2",
+    "REAP_TICK_SECONDS": "0.1",
+    "DISPATCH_TICK_SECONDS": "0.1",
+    "EXPIRE_TICK_SECONDS": "0.3",
+    "SWEEP_TICK_SECONDS": "0.3",
+    "HINT_REPEAT_SECONDS": "1",
+    "PROGRESS_SECONDS": "0.1",
+    "BACKOFF_FIRST_SECONDS": "0.1",
+    "BACKOFF_MAX_SECONDS": "0.4",
+    "DRAIN_SECONDS": "10",
+}
+
+
+class Zygote:
+    """Where a run's processes are forked from. See `tests.acceptance.zygote`."""
+
+    def __init__(self) -> None:
+        self._child = spawn(
+            [sys.executable, "-m", "tests.acceptance.zygote"],
+            on_parent_death=signal.SIGKILL,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def start(self, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+        """Fork a process; returns its id."""
+        return int(self._ask({"argv": list(argv), "env": dict(environment), "log": str(log)})["pid"])
+
+    def reap(self, pid: int) -> int:
+        """The exit code of a process that has ended."""
+        return int(self._ask({"reap": pid})["code"])
+
+    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps(order).encode() + b"\n")
+        self._child.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._child.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        """End it, and with it whatever it started."""
+        stop(self._child, [(signal.SIGTERM, 5)])
+
+
+@dataclass(slots=True)
+class Process:
+    """One `fermata` process. Its id is its own until `wait` or `end` has reaped it."""
+
+    pid: int
+    log: Path
+    reap: Callable[[int], int]
+    code: int | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.code is None and is_alive(self.pid)
+
+    @property
+    def said(self) -> str:
+        """What it logged so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if self.code is None:
+            os.kill(self.pid, number)
+
+    def freeze(self) -> None:
+        self.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.send(signal.SIGCONT)
+
+    def kill(self) -> int:
+        """As a crash would."""
+        return self.end()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is stopped."""
+        return "\nState:\tT" in Path(f"/proc/{self.pid}/status").read_text()
+
+    async def ended(self, seconds: float = 30) -> int:
+        """Wait until it has ended; its exit code, negative for a signal."""
+        await until(lambda: not self.alive, f"process ended; it said:\n{self.said}", seconds)
+        return self._reaped()
+
+    def end(self) -> int:
+        """Kill it if it is alive; its exit code."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            deadline = time.monotonic() + 10
+            while is_alive(self.pid) and time.monotonic() < deadline:
+                time.sleep(0.005)
+        return self._reaped()
+
+    def _reaped(self) -> int:
+        if self.code is None:
+            self.code = self.reap(self.pid)
+        return self.code
+
+
+@dataclass(frozen=True, slots=True)
+class JobSeen:
+    """A job as its rows tell it."""
+
+    state: str
+    reason: str | None
+    message: str | None
+    quoted: int
+    charged: int | None
+    partial: bool
+    attempt: int
+    failures: int
+    outputs: Sequence[str] | None
+    #: How each attempt ended, in order.
+    endings: Sequence[str]
+
+
+@dataclass(slots=True)
+class Stage:
+    """A deployment under trial."""
+
+    database: Database
+    environment: Mapping[str, str]
+    folder: Path
+    settings: Settings
+    client: Client
+    store: Store
+    zygote: Zygote
+    rows: asyncpg.Connection
+    processes: list[Process] = field(default_factory=list)
+
+    # --- processes
+
+    def worker(self, *queues: str, **settings: object) -> Process:
+        """Start a worker. `settings` by their names in lower case; `failpoints` too."""
+        return self._start(["worker", *queues], settings)
+
+    def scheduler(self, **settings: object) -> Process:
+        """Start a scheduler."""
+        return self._start(["scheduler"], settings)
+
+    def script(self, *argv: str, **settings: object) -> Process:
+        """Start the installed script itself."""
+        return self._spawned([Path(sys.executable).with_name("fermata"), *argv], argv[0], settings)
+
+    def python(self, source: str, **settings: object) -> Process:
+        """Start a Python program of the test's own, with our environment."""
+        return self._spawned([sys.executable, "-c", source], "python", settings)
+
+    def _spawned(self, argv: Sequence[str | Path], name: str, settings: Mapping[str, object]) -> Process:
+        log = self._next_log(name)
+        with log.open("wb") as output:
+            child = spawn(
+                argv,
+                on_parent_death=signal.SIGKILL,
+                cwd=ROOT,
+                env=self._environment(settings),
+                stdout=output,
+                stderr=output,
+            )
+        return self._known(Process(child.pid, log, lambda _: child.wait(10)))
+
+    def _start(self, argv: Sequence[str], settings: Mapping[str, object]) -> Process:
+        log = self._next_log(argv[0])
+        pid = self.zygote.start(argv, self._environment(settings), log)
+        return self._known(Process(pid, log, self.zygote.reap))
+
+    def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
+        return {**self.environment, **{f"FERMATA_{name.upper()}": str(value) for name, value in settings.items()}}
+
+    def _next_log(self, name: str) -> Path:
+        return self.folder / f"{len(self.processes)}-{name}.log"
+
+    def _known(self, process: Process) -> Process:
+        self.processes.append(process)
+        return process
+
+    # --- the pipeline
+
+    async def account(self, account_id: str = "ada", credits: int = 1000, **more: Any) -> str:  # noqa: A002
+        """An account with that many granted credits."""
+        await self.store.accounts.create(account_id, ACTOR)
+        if credits:
+            await self.store.accounts.grant(account_id, credits, f"start-{len(more)}", ACTOR, **more)
+        return account_id
+
+    async def submit(self, kind: str = "null", account_id: str = "ada", **more: Any) -> UUID:
+        """Submit a job; what is no option of `JobRequest` is a parameter of its kind."""
+        options = {name: more.pop(name) for name in list(more) if name in JobRequest.__dataclass_fields__}
+        submitted = await self.client.submit(JobRequest(account_id, kind, more, **options), ACTOR)
+        return UUID(str(submitted.job_id))
+
+    async def submit_many(self, count: int, kind: str = "null", account_id: str = "ada", **params: Any) -> list[UUID]:
+        """That many at once."""
+        return list(await asyncio.gather(*(self.submit(kind, account_id, **params) for _ in range(count))))
+
+    def gate(self, name: str = "gate") -> Path:
+        """A gate's file, not there yet: `touch` opens it."""
+        return self.folder / name
+
+    # --- looking
+
+    async def job(self, job_id: UUID) -> JobSeen:
+        """The job as it stands."""
+        row = await self.rows.fetchrow(
+            "SELECT state, reason, message, quoted, charged, partial, attempt, failures, "
+            "  jsonb_path_query_array(outputs, '$[*].name') #>> '{}' AS outputs, "
+            "  (SELECT coalesce(array_agg(ending ORDER BY a.attempt), '{}') FROM attempts AS a "
+            "   WHERE a.job_id = jobs.job_id) AS endings "
+            "FROM jobs WHERE job_id = $1",
+            job_id,
+        )
+        values = dict(row)
+        outputs = values.pop("outputs")
+        return JobSeen(**values, outputs=None if outputs is None else json.loads(outputs))
+
+    async def becomes(self, job_id: UUID, state: str, seconds: float = 30) -> JobSeen:
+        """Wait until the job is in that state."""
+        await self.until(lambda: self._is(job_id, state), f"job is {state}", seconds)
+        return await self.job(job_id)
+
+    async def _is(self, job_id: UUID, state: str) -> bool:
+        return bool(await self.value("SELECT state = $2 FROM jobs WHERE job_id = $1", job_id, state))
+
+    async def all_ended(self, job_ids: Sequence[UUID], seconds: float = 60) -> list[JobSeen]:
+        """Wait until these jobs have ended."""
+        await self.until(
+            lambda: self.value(
+                "SELECT count(*) = 0 FROM jobs WHERE job_id = ANY($1) AND ended_at IS NULL", list(job_ids)
+            ),
+            "all jobs ended",
+            seconds,
+        )
+        return [await self.job(job_id) for job_id in job_ids]
+
+    async def value(self, sql: str, *values: Any) -> Any:
+        """One value, behind the store's back."""
+        return await self.rows.fetchval(sql, *values)
+
+    async def until(self, condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
+        """Wait until it holds; else fail with what all processes said."""
+        try:
+            await until(condition, what, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._all_said()}") from None
+
+    async def balance(self, account_id: str = "ada") -> dict[str, int]:
+        """The sums of the account's five buckets."""
+        row = await self.rows.fetchrow(
+            "SELECT coalesce(sum(available), 0)::bigint AS available, coalesce(sum(held), 0)::bigint AS held, "
+            "coalesce(sum(spent), 0)::bigint AS spent, coalesce(sum(expired), 0)::bigint AS expired "
+            "FROM lots WHERE account_id = $1",
+            account_id,
+        )
+        return dict(row)
+
+    def _all_said(self) -> str:
+        return "\n".join(f"--- {process.log.name}\n{process.said[-6000:]}" for process in self.processes)
+
+    async def jobs(self) -> str:
+        """All jobs in a line each, for people."""
+        rows = await self.rows.fetch("SELECT job_id, kind, state, reason, attempt, failures FROM jobs ORDER BY 1")
+        return "\n".join(str(tuple(row)) for row in rows)
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
+    """Wait until `condition()`, awaited if it can be, is true; fail with `what` when it isn't by then."""
+    deadline = time.monotonic() + seconds
+    while True:
+        held = condition()
+        if held if not isinstance(held, Awaitable) else await held:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def opened_stage(
+    database: Database, environment: Mapping[str, str], folder: Path, zygote: Zygote
+) -> AsyncIterator[Stage]:
+    """A stage, its prices in force, an account `ada` with 1000 credits. Ends every process it started."""
+    short = {f"FERMATA_{name}": value for name, value in SHORT_TIMES.items()}
+    environment = {**short, "FERMATA_EXTRA_KINDS": kinds.ALL, **environment}
+    settings = load({name: value for name, value in environment.items() if name.startswith("FERMATA_")})
+    await put_prices_in_force(database)
+    async with database.connection() as rows, opened_client(settings) as (client, store):
+        stage = Stage(database, environment, folder, settings, client, store, zygote, rows)
+        try:
+            await stage.account()
+            yield stage
+        finally:
+            for process in stage.processes:
+                process.end()
+
+
+async def put_prices_in_force(database: Database, **replaced: str) -> int:
+    """A book of the shipped prices and those of the test kinds, from now on; returns its number.
+
+    `replaced`: kinds whose table gets another one.
+    """
+    document = (ROOT / "config" / "prices.toml").read_text() + Path(__file__).with_name("prices.toml").read_text()
+    for kind, base in replaced.items():
+        document = document.replace(f"[{kind}.output]\nbase = 10\n", f"[{kind}.output]\nbase = {base}\n")
+    async with database.connection() as connection:
+        return int(
+            await connection.fetchval(
+                "INSERT INTO price_books (document, digest, effective_at, author, note, created_at) "
+                "VALUES ($1, md5($1), fermata_now(), 'test', 'test kinds', fermata_now()) RETURNING book_id",
+                document,
+            )
+        )
+
+
+async def assert_books_exact(database: Database) -> None:
+    """Every promise about money that a database can be asked for."""
+    async with database.connection() as connection:
+        found = {rule: [dict(row) for row in await connection.fetch(query)] for rule, query in RULES.items()}
+    assert {} == {rule: rows for rule, rows in found.items() if rows}
+
+
+#: What must never be found.
+RULES = {
+    "a lot's grant is the sum of its buckets": (
+        "SELECT account_id, lot_id FROM lots "
+        "WHERE granted <> available + held + spent + expired + revoked OR least(available, held, spent) < 0"
+    ),
+    "a lot's buckets are the fold of its journal": """
+        SELECT l.account_id, l.lot_id, l.available, l.held, l.spent, f.*
+        FROM lots AS l
+        LEFT JOIN (
+            SELECT account_id, lot_id,
+                   sum(CASE move WHEN 'grant' THEN amount WHEN 'refund' THEN amount ELSE 0 END)
+                   - sum(CASE WHEN move IN ('reserve', 'expire', 'revoke') THEN amount ELSE 0 END) AS available,
+                   sum(CASE move WHEN 'reserve' THEN amount WHEN 'refund' THEN -amount WHEN 'commit' THEN -amount
+                       ELSE 0 END) AS held,
+                   sum(CASE move WHEN 'commit' THEN amount ELSE 0 END) AS spent,
+                   sum(CASE move WHEN 'expire' THEN amount ELSE 0 END) AS expired,
+                   sum(CASE move WHEN 'revoke' THEN amount ELSE 0 END) AS revoked
+            FROM journal
+            GROUP BY account_id, lot_id
+        ) AS f USING (account_id, lot_id)
+        WHERE (l.available, l.held, l.spent, l.expired, l.revoked)
+              IS DISTINCT FROM (f.available, f.held, f.spent, f.expired, f.revoked)
+    """,
+    "an ended job holds nothing": (
+        "SELECT j.job_id, j.state FROM jobs AS j JOIN reservations AS r USING (account_id, job_id) "
+        "WHERE j.ended_at IS NOT NULL AND r.state = 'held'"
+    ),
+    "a running job holds its quote": (
+        "SELECT j.job_id, r.state FROM jobs AS j LEFT JOIN reservations AS r USING (account_id, job_id) "
+        "WHERE j.state = 'running' AND (r.state IS DISTINCT FROM 'held' OR r.amount <> j.quoted)"
+    ),
+    "a job is charged once, what its row says": """
+        SELECT j.job_id, j.state, j.charged, c.times, c.amount
+        FROM jobs AS j
+        LEFT JOIN (
+            SELECT account_id, job_id, count(DISTINCT at) AS times, sum(amount) AS amount
+            FROM journal
+            WHERE move = 'commit'
+            GROUP BY account_id, job_id
+        ) AS c USING (account_id, job_id)
+        WHERE c.times > 1
+           OR (j.ended_at IS NOT NULL AND j.charged <> coalesce(c.amount, 0))
+           OR (j.ended_at IS NULL AND c.amount IS NOT NULL)
+    """,
+    "a success has a commit, nothing else a charge": """
+        SELECT j.job_id, j.state, r.state AS reservation, j.charged
+        FROM jobs AS j
+        LEFT JOIN reservations AS r USING (account_id, job_id)
+        WHERE (j.state = 'succeeded' AND r.state IS DISTINCT FROM 'committed')
+           OR (j.ended_at IS NOT NULL AND j.state <> 'succeeded' AND (r.state = 'committed' OR j.charged <> 0))
+    """,
+    "an unfinished job stands in exactly one table": """
+        SELECT j.job_id, j.state
+        FROM jobs AS j
+        WHERE (j.state = 'queued') <> EXISTS (SELECT FROM due AS d WHERE d.job_id = j.job_id)
+           OR (j.state = 'running') <> EXISTS (SELECT FROM live AS l WHERE l.job_id = j.job_id)
+           OR (j.state = 'waiting') <> EXISTS (SELECT FROM parked AS p WHERE p.job_id = j.job_id)
+    """,
+    "only a success has outputs, and they are those of its last attempt": """
+        SELECT j.job_id, j.state
+        FROM jobs AS j
+        JOIN artifacts AS a ON a.account_id = j.account_id AND a.job_id = j.job_id
+        LEFT JOIN attempts AS t ON t.account_id = j.account_id AND t.job_id = j.job_id AND t.attempt = j.attempt
+        WHERE j.state <> 'succeeded' OR a.token IS DISTINCT FROM t.token
+    """,
+    "a job ends once": ("SELECT job_id, count(*) FROM events WHERE what = 'ended' GROUP BY job_id HAVING count(*) > 1"),
+}
