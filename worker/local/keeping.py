@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from worker.local.postgres import EmbeddedPostgres
 from worker.local.processes import reap, spawn
-from worker.local.valkey import EmbeddedValkey
+from worker.local.server import EmbeddedServer
 
 #: Seconds before what died is started again, by how often in a row it did.
 BACKOFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
@@ -68,7 +67,7 @@ class Kept:
     """What we keep running, and when it is to be started next."""
 
     name: str
-    part: Process | EmbeddedPostgres | EmbeddedValkey
+    part: Process | EmbeddedServer
     due_at: float | None = None
     started_at: float = 0.0
     deaths: int = 0

@@ -7,26 +7,23 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from worker.local.binaries import PostgresBinaries, find_postgres
 from worker.local.passwords import kept_passwords, write_private
-from worker.local.ports import HOST, free_port, remembered_port
+from worker.local.ports import HOST
 from worker.local.processes import (
-    LOOK_SECONDS,
-    PidFile,
     ProcessError,
     open_log,
     reachable_by_others,
     spawn,
-    stop,
     unprivileged_user,
     wait_until_gone,
 )
 from worker.local.roles import APP_ROLE, DATABASE, OWNER_ROLE, ensure_roles
+from worker.local.server import EmbeddedServer
 from worker.local.waiting import finished
 
 SUPERUSER = "postgres"
@@ -37,17 +34,11 @@ STOP_STEPS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))
 #: For data that nobody misses after a power cut. Shared memory lies in the data folder, to be deleted with it.
 THROWAWAY = {"fsync": "off", "full_page_writes": "off", "dynamic_shared_memory_type": "mmap"}
 
-#: Seconds until a server must answer. Long, because it may have to recover from a crash first.
-READY_SECONDS = 60.0
-
-#: How often a start is tried again: the port was taken meanwhile, or a killed server's backends are still ending.
-START_TRIES = 20
-
 #: A folder of the system that other users can walk into, for data that can't lie under a closed home.
 OPEN_FOLDERS = (Path("/var/lib"), Path("/var/tmp"))  # noqa: S108  (ours are made without following what lies there)
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """One PostgreSQL whose data, passwords and log live in `folder`. It ends when we end.
 
     Started again in the same folder, it has its data, its passwords and, if nobody took it, its port. As root it
@@ -71,13 +62,8 @@ class EmbeddedPostgres:
         self._binaries = binaries or find_postgres(others_must_reach=self._user is not None)
         self._options = dict(options or {})
         self._durable = durable
-        self._child: subprocess.Popen[bytes] | None = None
-        self.port = port
-        self.home = _home(folder.resolve(), self._user is not None)
+        super().__init__("postgres", _home(folder.resolve(), self._user is not None), port, STOP_STEPS)
         self.data = self.home / f"postgres-{self._binaries.major}"
-        self.log = self.home / "postgres.log"
-        self._pid_file = PidFile(self.home / "postgres.pid")
-        self._port_file = self.home / "postgres.port"
         self._passwords = kept_passwords(self.home / "postgres.passwords", (SUPERUSER, OWNER_ROLE, APP_ROLE))
 
     def url(self, role: str, database: str = DATABASE) -> str:
@@ -99,50 +85,23 @@ class EmbeddedPostgres:
         """For everything else."""
         return self.url(APP_ROLE)
 
-    @property
-    def pid(self) -> int | None:
-        """The server's process, or None when it isn't running."""
-        return self._child.pid if self._child and self._child.poll() is None else None
-
-    @property
-    def exit_code(self) -> int | None:
-        """How the server that was started last ended, negative for a signal; None while it runs."""
-        return self._child.poll() if self._child else None
-
     def start(self) -> None:
         """Start and wait until it takes connections; database, owner and app role are there then."""
-        first = self.port is None
-        for _ in range(START_TRIES):
-            self.launch()
-            if self._wait_until_ready():
-                finished(ensure_roles(self.superuser_url, self._passwords[OWNER_ROLE], self._passwords[APP_ROLE]))
-                return
-            if first:
-                self.port = None  # maybe somebody took it meanwhile; later starts keep theirs, clients know it
-            time.sleep(0.1)
-        raise ProcessError(f"PostgreSQL ended with {self.exit_code} when it was started, see {self.log}")
+        super().start()
+        finished(ensure_roles(self.superuser_url, self._passwords[OWNER_ROLE], self._passwords[APP_ROLE]))
 
-    def _wait_until_ready(self) -> bool:
-        """False when it ended instead."""
-        deadline = time.monotonic() + READY_SECONDS
-        while self.pid is not None:
-            if self.is_ready():
-                return True
-            if time.monotonic() > deadline:
-                self.kill()
-                raise ProcessError(f"PostgreSQL did not start within {READY_SECONDS:.0f} s, see {self.log}")
-            time.sleep(LOOK_SECONDS)
-        return False
+    def is_ready(self) -> bool:
+        """Whether the server that we started takes connections."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
-    def launch(self) -> None:
-        """Start without waiting: `is_ready` tells when it takes connections."""
-        if self.pid is not None:
-            return
-        self._pid_file.end_leftover(STOP_STEPS)
+    def _spawn(self) -> subprocess.Popen[bytes]:
         if not self.data.exists():
             self._initialise()
         self._clear_stale_lock()
-        self.port = self.port or free_port(remembered_port(self._port_file))
         settings = {
             "listen_addresses": HOST,
             "port": str(self.port),
@@ -154,7 +113,7 @@ class EmbeddedPostgres:
             **self._options,
         }
         with open_log(self.log) as log:
-            self._child = spawn(
+            return spawn(
                 [
                     self._binaries.path("postgres"),
                     "-D",
@@ -168,38 +127,6 @@ class EmbeddedPostgres:
                 stdout=log,
                 stderr=log,
             )
-        self._pid_file.write(self._child.pid)
-        self._port_file.write_text(str(self.port))
-
-    def is_ready(self) -> bool:
-        """Whether the server we started takes connections."""
-        try:
-            lines = (self.data / "postmaster.pid").read_text().splitlines()
-        except FileNotFoundError:
-            return False
-        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
-
-    def stop(self) -> None:
-        """End it in order and reap it. Data stay."""
-        if self._child is not None:
-            stop(self._child, STOP_STEPS)
-            self._pid_file.path.unlink(missing_ok=True)
-
-    def kill(self) -> None:
-        """End it as a crash would: no checkpoint, recovery at the next start."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
-
-    def remove(self) -> None:
-        """Stop it and delete data, passwords and log."""
-        self.stop()
-        shutil.rmtree(self.home)
 
     def _environment(self) -> dict[str, str]:
         """Nothing of ours: PG* variables and secrets don't reach the server."""
