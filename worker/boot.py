@@ -108,6 +108,7 @@ def artifact_store(settings: Settings) -> ArtifactStore:
 @asynccontextmanager
 async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store]]:
     """What the CLI and the API submit through."""
+    arm_failpoints(settings)
     async with opened_store(settings, f"fermata-client:{os.getpid()}") as store:
         views = Submits(store.engine, store.price_books)
         submits: GroupCommit[Any] = GroupCommit(views.apply, batch_max=settings.batch_max)
@@ -186,6 +187,7 @@ async def _say_gone(workers: Workers, worker_id: str) -> None:
 @asynccontextmanager
 async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     """A scheduler with all its duties, listening for wake-ups."""
+    from worker.duties.alive import Alive
     from worker.duties.dispatch import Dispatch
     from worker.queue.hints import HintSender
 
@@ -196,14 +198,17 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     async with opened_store(settings, f"fermata-scheduler:{os.getpid()}") as store:
         sender = HintSender(settings.redis_url.get_secret_value(), settings.namespace)
         dispatching, upkeep = Dispatching(store.engine), Upkeep(store.engine)
+        dispatch = Dispatch(dispatching, sender, settings)
+        scheduler_id = f"{socket.gethostname()[:40]}-{os.getpid()}"
         scheduler = Scheduler(
             [
-                Dispatch(dispatching, sender, settings),
+                dispatch,
                 Reap(Leases(store.engine), store.operations, settings),
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
                 Sweep(artifacts, Artifacts(store.engine), settings),
                 Prune(upkeep, Workers(store.engine), settings),
+                Alive(upkeep, dispatch, scheduler_id, settings),
             ]
         )
         async with background(listen(database_url(settings), {"fermata_due": lambda: scheduler.wake("dispatch")})):

@@ -47,6 +47,18 @@ _ENDING_OF_LOSS = {
     Loss.CANCEL: Ending.CANCELLED_RUNNING,
     Loss.OUTAGE: Ending.OUTAGE,
 }
+#: Errors that an engine may call its own and that another attempt may help.
+_RETRYABLE = frozenset(
+    {
+        Ending.ENGINE_FAILURE,
+        Ending.ENGINE_CRASHED,
+        Ending.ENGINE_UNAVAILABLE,
+        Ending.OUT_OF_MEMORY,
+        Ending.QUALITY_GATE,
+    }
+)
+#: Seconds that an engine gets to stop when it is told to: killing and reaping a child takes a few milliseconds.
+_STOP_SECONDS = 5.0
 #: What a customer may be told of an error, at most.
 _MESSAGE_LENGTH_MAX = 500
 
@@ -56,12 +68,27 @@ class Attempt:
     """What one run has come to so far; also the `Context` that its engine sees."""
 
     held: Held
-    workdir: Path
     engine_state: Mapping[str, Any]
     keeper: Keeper
     artifacts: ArtifactStore
     outputs: list[Output] = field(default_factory=list)
     kept: list[Artifact] = field(default_factory=list)
+    #: Whether the request asks for outputs at all.
+    outputs_due: bool = True
+    _workdir: Path | None = None
+
+    @property
+    def workdir(self) -> Path:
+        """A private folder, made when it is first asked for."""
+        if self._workdir is None:
+            self._workdir = self.artifacts.workdir(self.held.token)
+            self._workdir.mkdir(mode=0o700, parents=True)
+        return self._workdir
+
+    async def clean(self) -> None:
+        """Delete the folder. What a killed process leaves is swept later."""
+        if self._workdir is not None:
+            await asyncio.to_thread(shutil.rmtree, self._workdir, True)
 
     def progress(self, fraction: float, stage: str) -> None:
         self.keeper.report(self.held, min(max(fraction, 0.0), 1.0), stage)
@@ -128,16 +155,15 @@ class Runner:
         failpoint("claim.after")
         self.keeper.hold(held, claim)
         claimed()
-        workdir = self.artifacts.workdir(held.token)
+        attempt = Attempt(held, claim.engine_state, self.keeper, self.artifacts)
         try:
-            attempt = Attempt(held, workdir, claim.engine_state, self.keeper, self.artifacts)
             outcome = await self._run(claim, attempt)
             failpoint("settle.before")
             await self._settle(claim, attempt, outcome)
             failpoint("settle.after")
         finally:
             self.keeper.let_go(held)
-            await asyncio.to_thread(shutil.rmtree, workdir, True)
+            await attempt.clean()
 
     # --- claim
 
@@ -194,6 +220,9 @@ class Runner:
             await _stopped(work)
             return Outcome(_ENDING_OF_LOSS[watched.result()])
         await _stopped(work)
+        if claim.seconds_left <= self.settings.run_seconds and not attempt.outputs:
+            # A deadline that the customer chose is no failure of ours, so it makes nothing good either.
+            return Outcome(Ending.PAST_ENDS_BY_STARTED)
         return Outcome(Ending.TIME_LIMIT, "the run took longer than its limit")
 
     def _seconds_for(self, claim: Claimed) -> float:
@@ -202,13 +231,18 @@ class Runner:
     async def _work(self, claim: Claimed, attempt: Attempt) -> None:
         order = claim.job.order or {}
         kind = self.kinds[claim.job.kind]
-        attempt.workdir.mkdir(mode=0o700, parents=True)
         request = kind.request_model.model_validate_json(msgspec.json.encode(order["request"]))
         inputs = await self._fetch_inputs(attempt, order["inputs"])
+        infos = {name: file.info for name, file in inputs.items()}
+        attempt.outputs_due = bool(kind.usage(request, infos))
         limits = RunLimits(self.settings.run_seconds, self.settings.run_memory_bytes)
         failpoint("run.before")
         context: Context = attempt
-        await kind.run(request, inputs, context, limits)
+        try:
+            await kind.run(request, inputs, context, limits)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # asyncio would let it end the event loop, and with it every other job of this process.
+            raise RuntimeError("the engine tried to end the process") from error
         failpoint("run.after")
 
     async def _fetch_inputs(self, attempt: Attempt, wanted: Mapping[str, str]) -> dict[str, InputFile]:
@@ -243,7 +277,8 @@ class Runner:
         usage = [Usage(output.usage.seconds_in, output.usage.seconds_out) for output in attempt.outputs]
         order = claim.job.order or {}
         book = self.price_books.parsed(claim.job.book_id)
-        measured = price(book, claim.job.kind, usage, order["request"], order["plan"]).total if usage else 0
+        sold = usage or not attempt.outputs_due
+        measured = price(book, claim.job.kind, usage, order["request"], order["plan"]).total if sold else 0
         operation = Settle(
             attempt.held.account_id,
             attempt.held.job_id,
@@ -251,6 +286,7 @@ class Runner:
             outcome.ending,
             measured=measured,
             outputs=tuple(attempt.kept),
+            outputs_due=attempt.outputs_due,
             usage=[
                 {"output": o.name, "seconds_in": str(u.seconds_in), "seconds_out": str(u.seconds_out)}
                 for o, u in zip(attempt.outputs, usage, strict=True)
@@ -262,7 +298,7 @@ class Runner:
         )
         answer = await self._settle_until_known(attempt.held, operation)
         self._say("settle", attempt.held, answer)
-        if answer is Fenced.FENCED:
+        if answer in (Fenced.FENCED, Standing.NOT_OURS):
             log.warning("fenced, output thrown away", **_names(attempt.held))
 
     async def _settle_until_known(self, held: Held, operation: Settle) -> Any:
@@ -291,10 +327,7 @@ class Runner:
                 standing = await self._standing(held)
                 if standing is not Standing.RUNNING:
                     return standing
-            except LedgerUnavailable as error:
-                if self.keeper.gave_up(held):
-                    log.error("settle abandoned: the books stayed away", **_names(held), error=str(error))
-                    return None
+            except LedgerUnavailable:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _RETRY_SECONDS_MAX)
 
@@ -304,8 +337,6 @@ class Runner:
             try:
                 return await self.leases.standing(held)
             except (LedgerUnavailable, OutcomeUnknown):
-                if self.keeper.gave_up(held):
-                    return Standing.NOT_OURS
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _RETRY_SECONDS_MAX)
 
@@ -332,8 +363,7 @@ def _outcome_of(work: asyncio.Future[None]) -> Outcome:
         case None:
             return Outcome(Ending.SUCCEEDED)
         case EngineError():
-            ending = Ending(error.code) if error.retryable or error.code != "engine_failure" else Ending.ENGINE_ERROR
-            return Outcome(ending, error.message[:_MESSAGE_LENGTH_MAX])
+            return Outcome(_ending_of(error), error.message[:_MESSAGE_LENGTH_MAX])
         case DamagedArtifact():
             return Outcome(Ending.INPUT_DAMAGED, str(error))
         case ArtifactError() | OSError():
@@ -346,6 +376,13 @@ def _outcome_of(work: asyncio.Future[None]) -> Outcome:
             return Outcome(Ending.INTERNAL_ERROR, "something went wrong on our side")
 
 
+def _ending_of(error: EngineError) -> Ending:
+    """Engines bring errors of their own: what is not in the table counts by whether another attempt may help."""
+    if not error.retryable:
+        return Ending.INVALID_INPUT if error.code == Ending.INVALID_INPUT else Ending.ENGINE_ERROR
+    return Ending(error.code) if error.code in _RETRYABLE else Ending.ENGINE_FAILURE
+
+
 def _stay() -> None:
     """Go on although we were cancelled."""
     task = asyncio.current_task()
@@ -354,9 +391,11 @@ def _stay() -> None:
 
 
 async def _stopped(work: asyncio.Future[None]) -> None:
-    """Cancel the work and wait until its child process is gone."""
+    """Cancel the work and wait until its child process is gone. An engine that won't stop is left to itself."""
     work.cancel()
-    await asyncio.wait({work})
+    _, still_running = await asyncio.wait({work}, timeout=_STOP_SECONDS)
+    if still_running:
+        log.error("an engine does not stop, its job goes on without it", task=str(work)[:200])
 
 
 def _names(held: Held) -> dict[str, str]:

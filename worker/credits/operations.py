@@ -176,6 +176,8 @@ class Settle:
     ending: Ending
     measured: int = 0
     outputs: Sequence[Artifact] = ()
+    #: Whether the request asks for outputs at all: then a success without any is none.
+    outputs_due: bool = True
     usage: Sequence[Mapping[str, str]] = ()
     message: str | None = None
     backoff_first_seconds: float = 2.0
@@ -191,7 +193,7 @@ class Settle:
             return Fenced.FENCED
         if self.reap_grace_seconds is not None and not self._reapable(job, lease, page.now):
             return Fenced.FENCED
-        ending = ending_with(self.ending, len(self.outputs))
+        ending = ending_with(self.ending, len(self.outputs), outputs_due=self.outputs_due)
         if lease.cancel_asked_at is not None and ending not in (Ending.SUCCEEDED, Ending.PARTIAL):
             ending = Ending.CANCELLED_RUNNING
         if lease.cancel_asked_at is not None and ending is Ending.PARTIAL:

@@ -195,12 +195,13 @@ def counts_as_failure(ending: Ending) -> bool:
     return RULES[ending].counts
 
 
-def ending_with(ending: Ending, outputs_finished: int) -> Ending:
+def ending_with(ending: Ending, outputs_finished: int, *, outputs_due: bool = True) -> Ending:
     """The ending in the light of what was finished: `partial`, or a success without outputs, which is a failure.
 
-    Only outputs of this attempt count. What a cancelled or lost attempt finished is discarded.
+    `outputs_due`: whether the request asks for outputs at all. Only outputs of this attempt count; what a
+    cancelled or lost attempt finished is discarded.
     """
-    if ending is Ending.SUCCEEDED and outputs_finished == 0:
+    if ending is Ending.SUCCEEDED and outputs_due and outputs_finished == 0:
         return Ending.ENGINE_FAILURE
     if RULES[ending].keeps_outputs and outputs_finished > 0:
         return Ending.PARTIAL

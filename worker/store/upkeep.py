@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -23,6 +27,12 @@ class Upkeep:
         """Accounts with jobs that wait for credits."""
         async with transaction(self._engine) as connection:
             return list((await connection.execute(_WAITING, {"limit": limit})).scalars())
+
+    async def note(self, duty: str, body: Mapping[str, Any]) -> None:
+        """Leave a sign of a duty, with the time."""
+        values = {"duty": duty, "body": msgspec.json.encode(body).decode()}
+        async with transaction(self._engine) as connection:
+            await connection.execute(_NOTE, values)
 
     async def make_partitions(self, months_ahead: int) -> int:
         """Make the month partitions that are missing; returns how many."""
@@ -60,3 +70,10 @@ _WAITING = text("""
 """)
 
 _MAKE_PARTITIONS = text("SELECT fermata_make_partitions(:months)")
+
+_NOTE = text("""
+    INSERT INTO duty_runs (duty, ran_at, body)
+    VALUES (:duty, fermata_now(), CAST(:body AS jsonb))
+    ON CONFLICT (duty) DO UPDATE
+    SET ran_at = excluded.ran_at, body = excluded.body
+""")

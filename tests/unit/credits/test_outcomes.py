@@ -166,6 +166,11 @@ def test_finished_outputs_make_a_partial_success_of_an_engines_failure(
     assert Ending(expected) == ending_with(Ending(ending), finished)
 
 
+def test_a_job_that_asks_for_no_outputs_succeeds_without_any() -> None:
+    """A kind may only look at its inputs; where outputs were asked for, a success without one is none."""
+    assert Ending.SUCCEEDED == ending_with(Ending.SUCCEEDED, 0, outputs_due=False)
+
+
 @pytest.mark.parametrize(
     ("step", "seconds"), [(0, 0.0), (1, 2.0), (2, 4.0), (3, 8.0), (8, 256.0), (9, 300.0), (10**6, 300.0)]
 )

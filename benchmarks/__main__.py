@@ -1,0 +1,60 @@
+"""`make bench [ONLY=ledger]`: measure, print a table, keep the figures in results.json."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from benchmarks.report import Figure, keep, show
+
+ROUNDS = 3
+
+
+def ledger(rounds: int) -> list[Figure]:
+    """The books alone, against pgbench."""
+    from benchmarks.ledger import measured
+    from benchmarks.reference import Reference
+    from benchmarks.server import measured_servers
+
+    with measured_servers() as servers:
+        assert servers.postgres is not None
+        return measured(servers.database_url, Reference(servers.postgres), rounds)
+
+
+def path(rounds: int) -> list[Figure]:
+    """The path of a job in real processes, against plain dramatiq."""
+    from benchmarks.path import measured
+    from benchmarks.server import measured_servers
+
+    with measured_servers() as servers:
+        return measured(servers, rounds)
+
+
+SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {"ledger": ledger, "path": path}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the suites asked for by `ONLY=name`, a bare name, or the variable ONLY; all if none is."""
+    asked = [argument.removeprefix("ONLY=") for argument in arguments] or [os.environ.get("ONLY", "")]
+    names = [name for name in asked if name] or list(SUITES)
+    unknown = [name for name in names if name not in SUITES]
+    if unknown:
+        print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    missed = False
+    for name in names:
+        figures = list(SUITES[name](ROUNDS))
+        keep(figures)
+        machine = (
+            f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        )
+        show(figures, f"{name}: medians of {ROUNDS} rounds, {machine}, {datetime.now(UTC):%Y-%m-%d}")
+        missed = missed or any(figure.met is False for figure in figures)
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
