@@ -61,5 +61,5 @@ def _cut_up(
 
 def _quietest(sound: Sound, width: int) -> int:
     """Where the `width` samples with the least energy begin."""
-    energy = np.cumsum(np.square(sound[:, 0], dtype=np.float64))
+    energy = np.cumsum(np.square(np.pad(sound[:, 0], (1, 0)), dtype=np.float64))
     return int(np.argmin(energy[width:] - energy[:-width]))

@@ -98,10 +98,12 @@ class Converter:
         """One stretch, (samples, 1), changed."""
         samples = np.asarray(stretch[:, 0], np.float64)
         pitch, envelope, breath = analysed(samples, self.rate, self.change.model)
+        power = envelope.sum(axis=1, keepdims=True)
         envelope = self._recoloured(envelope)
         if self.change.formant != 1:
             envelope = np.exp(_stretched(np.log(envelope), self.change.formant))
             breath = _stretched(breath, self.change.formant)
+        envelope *= power / envelope.sum(axis=1, keepdims=True)  # another colour is not another loudness
         if self.change.preset == "whisper":
             pitch, breath = np.zeros_like(pitch), np.ones_like(breath)
         sung = pyworld.synthesize(self._repitched(pitch), envelope, breath, self.rate)[: len(samples)]
@@ -122,7 +124,7 @@ class Converter:
         return np.where(pitch > 0, np.minimum(np.exp(log_pitch) * 2 ** (self.change.semitones / 12), highest), 0.0)
 
     def _recoloured(self, envelope: Samples) -> Samples:
-        """The envelope with the smooth difference of the two voices' colours put on it; the loudness stays."""
+        """The envelope with the smooth difference of the two voices' colours put on it."""
         if self.own is None or self.target is None:
             return envelope
         difference = self.change.strength * (self.target.colour - self.own.colour)
@@ -152,9 +154,9 @@ def analysed(samples: Samples, rate: int, model: str) -> tuple[Samples, Samples,
     return pitch, envelope + 1e-16, pyworld.d4c(samples, pitch, times, rate)
 
 
-def profile_of(samples: Samples, rate: int) -> Profile | None:
+def profile_of(samples: NDArray[np.floating], rate: int) -> Profile | None:
     """A voice's statistics, or None where nothing is voiced."""
-    pitch, envelope, _ = analysed(samples, rate, "standard")
+    pitch, envelope, _ = analysed(np.asarray(samples, np.float64), rate, "standard")
     voiced = pitch > 0
     if not voiced.any():
         return None
@@ -199,7 +201,7 @@ def _profile(path: Path, rate: int, name: str) -> Profile | None:
         heard += len(block)
         if heard >= wanted:
             break
-    return profile_of(np.concatenate(blocks)[:wanted, 0].astype(np.float64), rate)
+    return profile_of(np.concatenate(blocks)[:wanted, 0], rate)
 
 
 def _reference(path: Path | None, rate: int) -> Profile | None:

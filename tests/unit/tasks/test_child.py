@@ -173,7 +173,7 @@ async def test_files_and_processor_time_are_limited(context: Recorder) -> None:
 
 
 async def test_cancelling_kills_the_child_and_its_descendants_at_once(context: Recorder) -> None:
-    """Well under a second after the cancel nothing of the run is left, not even a zombie."""
+    """Within a second of the cancel, usually milliseconds, nothing of the run is left, not even a zombie."""
     running = asyncio.create_task(run(context, misbehaviour.burn_with_a_descendant))
     await asyncio.wait_for(context.first_told.wait(), 20)
     engine, program = (int(pid) for pid in context.told[0][1].split())
@@ -181,9 +181,9 @@ async def test_cancelling_kills_the_child_and_its_descendants_at_once(context: R
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1
     assert engine not in children()
-    assert ends(program, 0.5)
+    assert ends(program, 1)
 
 
 async def test_a_deadline_of_the_caller_ends_a_run(context: Recorder) -> None:

@@ -1,0 +1,1 @@
+"""Trained numbers that come with the package, and how to make them again."""
