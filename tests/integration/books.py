@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import uuid_utils.compat as uuids
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,6 +18,7 @@ from tests.servers import Database
 from worker.credits.operations import Claim, Claimed, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Artifact
+from worker.local.roles import dsn
 from worker.store.accounts import Accounts
 from worker.store.books import Books
 from worker.store.database import make_engine
@@ -56,6 +58,10 @@ class Store:
         submission = ASubmission(account_id, f"key-{self.keys}", quoted, more)
         return UUID(str((await self.submits.do(submission)).job_id))
 
+    async def submitted(self, account_id: str, quoted: int = 10, **more: Any) -> tuple[str, UUID]:
+        """A queued job with its account, for tests that start many."""
+        return account_id, await self.queued(account_id, quoted, **more)
+
     async def claim(self, account_id: str, job_id: UUID, token: UUID | None = None, lease: float = 30) -> Any:
         """Claim it as a worker would."""
         token = token or uuids.uuid7()
@@ -92,6 +98,15 @@ class Store:
             account_id,
         )
         return dict(rows[0])
+
+
+async def statement(url: str, sql: str) -> None:
+    """Run it in a connection of its own, outside any transaction."""
+    connection = await asyncpg.connect(dsn(url))
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager

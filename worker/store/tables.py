@@ -51,8 +51,9 @@ event_seq = Sequence("event_seq", metadata=metadata, data_type=BigInteger)
 lot_ids = Sequence("lot_ids", metadata=metadata, data_type=BigInteger)
 
 CREDITS = "BETWEEN 0 AND 1000000000000"
-#: Room on each page for the next version of its rows.
-ROOMY = {"fillfactor": "60"}
+#: Room on each page for the next, longer version of all its rows: neighbours are claimed and settled together.
+#: Heap-only updates of jobs and reservations, 64 jobs in flight: at 60 94 and 61 %, at 50 100 and 88 %, at 45 all.
+ROOMY = {"fillfactor": "45"}
 
 
 def _account() -> Column[Any]:

@@ -196,7 +196,7 @@ CREATE TABLE reservations (
     CONSTRAINT reservations_only_commits_charge CHECK (state = 'committed' OR charged = 0),
     CONSTRAINT reservations_settled CHECK ((state = 'held') = (settled_at IS NULL)),
     CONSTRAINT reservations_draws CHECK (cardinality(draw_lots) = cardinality(draw_amounts))
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 45);
 
 CREATE TABLE workers (
     worker_id TEXT NOT NULL,
@@ -315,7 +315,7 @@ CREATE TABLE jobs (
     CONSTRAINT jobs_quoted CHECK (quoted BETWEEN 0 AND 1000000000000),
     CONSTRAINT jobs_failures CHECK (failures BETWEEN 0 AND failures_max),
     CONSTRAINT jobs_on_insufficient CHECK (on_insufficient IN ('refuse', 'wait'))
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 45);
 
 CREATE INDEX jobs_job_id ON jobs (job_id);
 
@@ -348,7 +348,7 @@ CREATE TABLE lots (
     CONSTRAINT lots_buckets_sum CHECK (granted = available + held + spent + expired + revoked),
     CONSTRAINT lots_closed_is_empty CHECK (NOT closed OR (available = 0 AND held = 0)),
     CONSTRAINT lots_subscription_has_cycle CHECK ((source = 'subscription') = (cycle_starts_at IS NOT NULL))
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 45);
 
 CREATE INDEX lots_expiring ON lots (expires_at) WHERE NOT closed AND expires_at IS NOT NULL;
 
@@ -446,7 +446,7 @@ SELECT r.account_id, r.job_id, d.position, d.lot_id, d.amount
 FROM reservations AS r
 CROSS JOIN LATERAL unnest(r.draw_lots, r.draw_amounts) WITH ORDINALITY AS d (lot_id, amount, position);
 
--- The journal and the events are append-only for everybody, the owner included.
+-- The journal and the debts are append-only for everybody, the owner included.
 CREATE FUNCTION fermata_append_only() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
@@ -476,6 +476,9 @@ DECLARE
     made integer := 0;
     parent text;
     first_day timestamp;
+    starts_at timestamptz;
+    ends_at timestamptz;
+    taken boolean;
     child text;
 BEGIN
     IF months_ahead NOT BETWEEN 0 AND 36 THEN
@@ -485,10 +488,16 @@ BEGIN
     FOREACH parent IN ARRAY ARRAY['journal', 'events'] LOOP
         FOR month IN 0..months_ahead LOOP
             first_day := date_trunc('month', fermata_now() AT TIME ZONE 'UTC') + make_interval(months => month);
+            starts_at := first_day AT TIME ZONE 'UTC';
+            ends_at := (first_day + interval '1 month') AT TIME ZONE 'UTC';
             child := parent || to_char(first_day, '_YYYY_MM');
             CONTINUE WHEN to_regclass(child) IS NOT NULL;
+            -- What came while nobody made partitions stays where it is: it can't be moved, and stops no other month.
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I WHERE at >= %L AND at < %L)', parent || '_default',
+                starts_at, ends_at) INTO taken;
+            CONTINUE WHEN taken;
             EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', child, parent,
-                first_day AT TIME ZONE 'UTC', (first_day + interval '1 month') AT TIME ZONE 'UTC');
+                starts_at, ends_at);
             IF parent = 'journal' THEN
                 EXECUTE format('CREATE TRIGGER journal_no_truncate BEFORE TRUNCATE ON %I '
                     'FOR EACH STATEMENT EXECUTE FUNCTION fermata_append_only()', child);
