@@ -1,0 +1,123 @@
+"""Processes wired as worker processes are, doing their parts of one job of work at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from time import monotonic
+from typing import Any
+
+import uvloop
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from config.settings import load
+from worker.store.books import Books
+from worker.store.database import make_engine, transaction
+from worker.store.group_commit import Figures, GroupCommit
+from worker.store.prices import PriceBooks
+from worker.store.submits import Submits
+
+#: Longer than any part may take, in seconds.
+PATIENCE_SECONDS = 300
+
+
+@dataclass(slots=True)
+class Desk:
+    """The store as one worker process has it."""
+
+    engine: AsyncEngine
+    books: Books
+    operations: GroupCommit[Any]
+    submits: GroupCommit[Any]
+
+    @classmethod
+    def opened(cls, url: str, *, connections: int | None = None) -> Desk:
+        """Bound to the running loop. `connections` None: as many as the settings say."""
+        settings = load({}, database_url=url)
+        engine = make_engine(settings, name="benchmark", pool_size=connections)
+        price_books = PriceBooks()
+        books = Books(engine, price_books)
+        operations: GroupCommit[Any] = GroupCommit(
+            books.apply,
+            batch_max=settings.batch_max,
+            busy_alone_seconds=settings.busy_alone_seconds,
+            key=lambda operation: operation.job_id,
+        )
+        submits: GroupCommit[Any] = GroupCommit(Submits(engine, price_books).apply, batch_max=settings.batch_max)
+        return cls(engine, books, operations, submits)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self.operations.close()
+        await self.submits.close()
+        await self.engine.dispose()
+
+
+#: What one process does with its part: returns how many pairs it did.
+Work = Callable[[Desk, Any], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a crew did, from the first start to the last end."""
+
+    count: int
+    seconds: float
+    transactions: int
+    operations: int
+
+    @property
+    def per_second(self) -> float:
+        """Pairs a second."""
+        return self.count / self.seconds
+
+    @property
+    def operations_per_transaction(self) -> float:
+        """How well the batches were filled."""
+        return self.operations / self.transactions if self.transactions else 0.0
+
+
+def together(url: str, work: Work, parts: Sequence[Any], *, connections: int | None = None) -> Done:
+    """Do each part in a process of its own, all started at once. `work` is a function of a module."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(len(parts))
+    processes, ends = [], []
+    for part in parts:
+        receiving, sending = context.Pipe(duplex=False)
+        process = context.Process(target=_one, args=(url, work, part, connections, barrier, sending), daemon=True)
+        process.start()
+        sending.close()  # so that a process that dies is seen as the end of its pipe
+        processes.append(process)
+        ends.append(receiving)
+    told = [receiving.recv() for receiving in ends]
+    for process in processes:
+        process.join()
+    return Done(
+        count=sum(count for count, *_ in told),
+        seconds=max(ended for _, _, ended, _ in told) - min(started for _, started, *_ in told),
+        transactions=sum(figures.transactions for *_, figures in told),
+        operations=sum(figures.operations for *_, figures in told),
+    )
+
+
+def _one(url: str, work: Work, part: Any, connections: int | None, barrier: Barrier, answer: Connection) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        answer.send(runner.run(_worked(url, work, part, connections, barrier)))
+
+
+async def _worked(
+    url: str, work: Work, part: Any, connections: int | None, barrier: Barrier
+) -> tuple[int, float, float, Figures]:
+    desk = Desk.opened(url, connections=connections)
+    async with transaction(desk.engine):
+        pass  # connected before the clock runs
+    await asyncio.to_thread(barrier.wait, PATIENCE_SECONDS)
+    started = monotonic()
+    count = await work(desk, part)
+    ended = monotonic()
+    await desk.close()
+    return count, started, ended, desk.operations.figures
