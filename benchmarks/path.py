@@ -29,7 +29,7 @@ JOBS = 20_000
 ACCOUNTS = 1_000
 #: Two worker processes, as the reference has two with 8 threads each.
 WORKERS = 2
-SLOTS = 64
+SLOTS = 256
 SUBMIT_AT_ONCE = 2_000
 PICKUPS = 60
 IDLE_SECONDS = 20.0

@@ -13,8 +13,9 @@ from config.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: dramatiq's threads only hand ids to the event loop.
-_THREADS = 2
+#: dramatiq's threads only hand ids to the event loop, but each waits until its jobs are claimed: together they must
+#: be able to offer all slots twice over, at up to 16 jobs a hint.
+_THREADS_MIN, _THREADS_MAX, _SLOTS_PER_THREAD = 2, 16, 8
 
 
 def run_worker(settings: Settings, queues: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def run_worker(settings: Settings, queues: Sequence[str]) -> int:
         services=lambda slots: opened_worker(settings, served, slots),
         declare=lambda services: declare(broker, served, services),
         slots=Slots(settings.slots),
-        threads=_THREADS,
+        threads=min(_THREADS_MAX, max(_THREADS_MIN, settings.slots // _SLOTS_PER_THREAD)),
         drain_seconds=settings.drain_seconds,
     )
 
