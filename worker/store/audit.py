@@ -1,0 +1,192 @@
+"""Re-derives the promises from a live database: every rule, over everything, in one snapshot.
+
+Takes no lock and writes nothing. Rules are named for what should hold; a violation says where it doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from worker.credits.outcomes import RULES as ENDINGS
+from worker.credits.outcomes import charge_for
+from worker.credits.prices import WIDEST_BOUNDS, PriceBookError, parse_price_book
+from worker.store import audit_jobs, audit_ledger
+from worker.store.snapshots import snapshot
+
+#: Every rule and what it holds us to. Names are stable: alarms and runbooks use them.
+RULES: Mapping[str, str] = {
+    # lots and their journal
+    "bucket_below_zero": "no lot's bucket is below zero",
+    "buckets_sum": "a lot's granted is the sum of its buckets",
+    "buckets_are_guarded": "the database itself refuses both of these",
+    "bucket_is_fold": "each bucket is the fold of the lot's journal entries",
+    "lot_without_entries": "every lot came by an entry of the journal",
+    "entries_without_lot": "every entry moves credits of a lot of its own account",
+    "held_is_draws": "what a lot holds is the sum of the draws of held reservations",
+    "append_only_is_guarded": "the database refuses to change the journal and the debts",
+    "journal_order": "an account's entries are numbered in the order in which they happened",
+    "reserved_after_expiry": "expired credits are not spent",
+    "expired_before_expiry": "credits expire no sooner than was said",
+    # reservations
+    "reserve_is_draw": "each draw was reserved once, by exactly its amount",
+    "settle_is_split": "each draw was committed and refunded once, charges in draw order, and not while it is held",
+    "entries_without_draw": "credits are reserved, committed and refunded for reservations only",
+    "draw_order": "what expires soonest pays first",
+    "reservation_without_job": "every reservation is of a job of its own account",
+    "reserved_is_quote": "a reservation holds the quote, over draws that sum to it",
+    "hold_has_ended": "only running jobs and those that will be tried again hold credits",
+    "settled_is_ended": "a reservation ends with its job and never reopens",
+    # jobs and their price
+    "succeeded_is_committed": "a job that succeeded has a committed reservation of what it was charged",
+    "charge_is_outcome": "any other end charges exactly what the outcome table of the job's book says",
+    "charged_above_quote": "nobody pays more than the quote",
+    "end_is_outcome": "a job's last state is the one that the way it ended leads to",
+    "end_is_told_once": "every end is one event that says what the job says",
+    "outputs_are_artifacts": "a job shows what its settling attempt made, and nothing else is kept",
+    "attempts_are_counted": "every attempt that ended is on record",
+    "book_is_unchanged": "price and plan books are what was applied",
+    "book_is_readable": "every price book can be read",
+    # where unfinished jobs stand
+    "running_holds": "a running job holds its credits",
+    "running_is_live": "exactly the running jobs have a lease",
+    "queued_is_due": "exactly the queued jobs are due",
+    "waiting_is_parked": "exactly the waiting jobs are parked",
+    "place_without_job": "nothing is due, live or parked that is no job",
+    "stale_lease": "a lapsed lease is taken back in time",
+    "stale_hold": "every hold ends in time after its job's `ends_by`",
+    # where credits come from
+    "cycle_is_granted": "each cycle is granted exactly once",
+    "purchase_is_lot": "each purchase is credited exactly once",
+    "make_good": "a job is made good at most once, by no more than what came back",
+    "compensation": "a job is compensated by no more than it was charged",
+    "debt_below_zero": "nobody pays more than is owed",
+    "own_account": "nothing names a job, lot or artifact of another account",
+}
+
+#: An answer names at most so many violations a check. One is enough to act on.
+VIOLATIONS_MAX = 1000
+
+#: The longest that one statement may take, in seconds. Ten million entries take well under a minute.
+STATEMENT_SECONDS = 900
+
+_CHECKS: Sequence[TextClause] = (
+    audit_ledger.GUARDS,
+    audit_ledger.LOTS,
+    audit_ledger.DRAWS,
+    audit_ledger.DRAW_ORDER,
+    audit_ledger.JOURNAL_ORDER,
+    audit_ledger.SOURCES,
+    audit_ledger.GIVEN,
+    audit_jobs.JOBS,
+    audit_jobs.ENDS,
+    audit_jobs.OUTPUTS,
+    audit_jobs.ACCOUNTS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One place where a rule doesn't hold. `what` names the rows and their numbers."""
+
+    rule: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What was found, and over how many lots and journal entries."""
+
+    ok: bool
+    violations: tuple[Violation, ...]
+    lots: int
+    entries: int
+
+
+async def audit(engine: AsyncEngine, *, lease_grace_seconds: float = 45, hold_grace_seconds: float = 45) -> Audit:
+    """Check every rule over everything. Works on a connection of its own, beside whatever runs.
+
+    The graces are how long after its end a lease, and after its job's `ends_by` a hold, may still be there.
+    Raises `LedgerUnavailable`.
+    """
+    patient = _patient(engine)
+    try:
+        async with snapshot(patient) as connection:
+            return await audit_on(connection, lease_grace_seconds, hold_grace_seconds)
+    finally:
+        await patient.dispose()
+
+
+async def audit_on(
+    connection: AsyncConnection, lease_grace_seconds: float = 45, hold_grace_seconds: float = 45
+) -> Audit:
+    """The same inside a transaction of the caller's, which should be a snapshot."""
+    counted = (await connection.execute(_COUNTS)).one()
+    found, outcomes = await _outcomes(connection)
+    values = {
+        **outcomes,
+        "limit": VIOLATIONS_MAX,
+        "lease_ends_after": counted.now - timedelta(seconds=lease_grace_seconds),
+        "job_ends_after": counted.now - timedelta(seconds=hold_grace_seconds),
+    }
+    for check in _CHECKS:
+        wanted = {name: values[name] for name in check.compile().params}
+        found += [Violation(row.rule, row.what) for row in await connection.execute(check, wanted)]
+    found.sort(key=lambda violation: (violation.rule, violation.what))
+    return Audit(not found, tuple(found), counted.lots, counted.entries)
+
+
+def _patient(engine: AsyncEngine) -> AsyncEngine:
+    """A connection to the same database whose statements may take their time, and may sort in memory."""
+    milliseconds = str(STATEMENT_SECONDS * 1000)
+    return create_async_engine(
+        engine.url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={
+            "timeout": 10,
+            "command_timeout": STATEMENT_SECONDS + 2,
+            "server_settings": {
+                "application_name": "fermata audit",
+                "timezone": "UTC",
+                "jit": "off",
+                "work_mem": "64MB",
+                "statement_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": "60000",
+            },
+        },
+    )
+
+
+async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[str, list[Any]]]:
+    """What each book charges for each ending, as columns; and the books that can't be read."""
+    unreadable: list[Violation] = []
+    rows: list[tuple[int, str, str, str, int]] = []
+    for book in await connection.execute(_BOOKS):
+        try:
+            parsed = parse_price_book(book.document, bounds=WIDEST_BOUNDS)
+        except PriceBookError as error:
+            unreadable.append(Violation("book_is_readable", f"price book {book.book_id}: {error}"))
+            continue
+        for ending, rule in ENDINGS.items():
+            charge = charge_for(parsed, ending, started=True)
+            rows.append((book.book_id, ending, rule.state, charge.basis, charge.percent))
+    names = ("books", "endings", "states", "bases", "percents")
+    return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+
+_COUNTS = text("""
+    SELECT fermata_now() AS now, (SELECT count(*) FROM lots) AS lots, (SELECT count(*) FROM journal) AS entries
+""")
+
+_BOOKS = text("""
+    SELECT book_id, document
+    FROM price_books
+    ORDER BY book_id
+""")

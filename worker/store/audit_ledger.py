@@ -1,0 +1,258 @@
+"""What the audit asks of lots, reservations, the journal and what brought the credits: one statement a check.
+
+Each yields rows (rule, what). The rules of one statement share its scan of the journal.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+#: Each lot against its own entries and the holds on it.
+LOTS = text("""
+    WITH folded AS (
+        SELECT account_id, lot_id,
+               COALESCE(sum(amount) FILTER (WHERE move = 'grant'), 0) AS came,
+               COALESCE(sum(amount) FILTER (WHERE move = 'reserve'), 0) AS reserved,
+               COALESCE(sum(amount) FILTER (WHERE move = 'commit'), 0) AS committed,
+               COALESCE(sum(amount) FILTER (WHERE move = 'refund'), 0) AS refunded,
+               COALESCE(sum(amount) FILTER (WHERE move = 'expire'), 0) AS gone,
+               COALESCE(sum(amount) FILTER (WHERE move = 'revoke'), 0) AS taken,
+               max(at) FILTER (WHERE move = 'reserve') AS reserved_last,
+               min(at) FILTER (WHERE move = 'expire') AS expired_first
+        FROM journal
+        GROUP BY account_id, lot_id
+    ), drawn AS (
+        SELECT r.account_id, d.lot_id, sum(d.amount) AS holds
+        FROM reservations AS r
+        CROSS JOIN LATERAL unnest(r.draw_lots, r.draw_amounts) AS d (lot_id, amount)
+        WHERE r.state = 'held'
+        GROUP BY r.account_id, d.lot_id
+    ), compared AS (
+        SELECT account_id, lot_id, l.granted, l.available, l.held, l.spent, l.expired, l.revoked, l.expires_at,
+               f.came, f.reserved, f.committed, f.refunded, f.gone, f.taken, COALESCE(d.holds, 0) AS holds,
+               array_remove(ARRAY[
+                   CASE WHEN LEAST(l.available, l.held, l.spent, l.expired, l.revoked) < 0
+                        THEN 'bucket_below_zero' END,
+                   CASE WHEN l.granted <> l.available + l.held + l.spent + l.expired + l.revoked
+                        THEN 'buckets_sum' END,
+                   CASE WHEN l.granted IS NOT NULL AND f.came IS NULL THEN 'lot_without_entries' END,
+                   CASE WHEN l.granted IS NULL AND f.came IS NOT NULL THEN 'entries_without_lot' END,
+                   CASE WHEN l.granted <> f.came
+                          OR l.available <> f.came - f.reserved + f.refunded - f.gone - f.taken
+                          OR l.held <> f.reserved - f.committed - f.refunded
+                          OR l.spent <> f.committed
+                          OR l.expired <> f.gone
+                          OR l.revoked <> f.taken
+                        THEN 'bucket_is_fold' END,
+                   CASE WHEN COALESCE(l.held, 0) <> COALESCE(d.holds, 0) THEN 'held_is_draws' END,
+                   CASE WHEN f.reserved_last >= l.expires_at THEN 'reserved_after_expiry' END,
+                   CASE WHEN f.expired_first < l.expires_at THEN 'expired_before_expiry' END
+               ], NULL) AS rules
+        FROM lots AS l
+        FULL JOIN folded AS f USING (account_id, lot_id)
+        FULL JOIN drawn AS d USING (account_id, lot_id)
+    )
+    SELECT rule,
+           format('lot %s of %s: granted %s, available %s, held %s, spent %s, expired %s, revoked %s; its entries: '
+                  'granted %s, reserved %s, committed %s, refunded %s, expired %s, revoked %s; held by jobs %s; '
+                  'expires at %s',
+                  lot_id, account_id, granted, available, held, spent, expired, revoked, came, reserved, committed,
+                  refunded, gone, taken, holds, expires_at) AS what
+    FROM compared
+    CROSS JOIN LATERAL unnest(rules) AS rule
+    WHERE cardinality(rules) > 0
+    LIMIT :limit
+""")
+
+#: Each draw against the entries of its job on its lot. Charges are spent in draw order. The entries of a job that
+#: was pruned, with its reservation, must have ended what they began.
+DRAWS = text("""
+    WITH moved AS (
+        SELECT account_id, job_id, lot_id,
+               COALESCE(sum(amount) FILTER (WHERE move = 'reserve'), 0) AS reserved,
+               COALESCE(sum(amount) FILTER (WHERE move = 'commit'), 0) AS committed,
+               COALESCE(sum(amount) FILTER (WHERE move = 'refund'), 0) AS refunded,
+               count(*) FILTER (WHERE move = 'reserve') AS reserves
+        FROM journal
+        WHERE move IN ('reserve', 'commit', 'refund')
+        GROUP BY account_id, job_id, lot_id
+    ), placed AS (
+        SELECT r.account_id, r.job_id, d.lot_id, d.amount, r.state, r.charged,
+               sum(d.amount) OVER (PARTITION BY r.account_id, r.job_id ORDER BY d.position) - d.amount AS before
+        FROM reservations AS r
+        CROSS JOIN LATERAL unnest(r.draw_lots, r.draw_amounts) WITH ORDINALITY AS d (lot_id, amount, position)
+    ), drawn AS (
+        SELECT account_id, job_id, lot_id, amount, state, LEAST(amount, GREATEST(0, charged - before)) AS charged
+        FROM placed
+    ), compared AS (
+        SELECT account_id, job_id, lot_id, d.amount, d.state, d.charged, m.reserved, m.committed, m.refunded,
+               array_remove(ARRAY[
+                   CASE WHEN d.amount IS NOT NULL AND (m.reserved IS DISTINCT FROM d.amount OR m.reserves <> 1)
+                        THEN 'reserve_is_draw' END,
+                   CASE WHEN (d.state = 'held' AND m.committed + m.refunded <> 0)
+                          OR (d.state <> 'held' AND (m.committed IS DISTINCT FROM d.charged
+                                                     OR m.refunded IS DISTINCT FROM d.amount - d.charged))
+                        THEN 'settle_is_split' END,
+                   CASE WHEN d.amount IS NULL
+                         AND (m.job_id IS NULL OR m.reserved <> m.committed + m.refunded
+                              OR EXISTS (SELECT FROM jobs AS j WHERE j.job_id = m.job_id))
+                        THEN 'entries_without_draw' END
+               ], NULL) AS rules
+        FROM drawn AS d
+        FULL JOIN moved AS m USING (account_id, job_id, lot_id)
+    )
+    SELECT rule,
+           format('job %s of %s on lot %s: draw %s, %s, charged %s; its entries: reserved %s, committed %s, '
+                  'refunded %s',
+                  job_id, account_id, lot_id, amount, state, charged, reserved, committed, refunded) AS what
+    FROM compared
+    CROSS JOIN LATERAL unnest(rules) AS rule
+    WHERE cardinality(rules) > 0
+    LIMIT :limit
+""")
+
+#: Soonest expiry first, never-expiring last, ties by age.
+DRAW_ORDER = text("""
+    WITH placed AS (
+        SELECT r.account_id, r.job_id, d.position, d.lot_id, COALESCE(l.expires_at, 'infinity') AS expires_at,
+               lag(d.lot_id) OVER drawn AS lot_before,
+               lag(COALESCE(l.expires_at, 'infinity')) OVER drawn AS expiry_before
+        FROM reservations AS r
+        CROSS JOIN LATERAL unnest(r.draw_lots) WITH ORDINALITY AS d (lot_id, position)
+        JOIN lots AS l ON l.account_id = r.account_id AND l.lot_id = d.lot_id
+        WHERE cardinality(r.draw_lots) > 1
+        WINDOW drawn AS (PARTITION BY r.account_id, r.job_id ORDER BY d.position)
+    )
+    SELECT 'draw_order' AS rule,
+           format('job %s of %s drew on lot %s (%s) after lot %s (%s)',
+                  job_id, account_id, lot_id, expires_at, lot_before, expiry_before) AS what
+    FROM placed
+    WHERE (expires_at, lot_id) < (expiry_before, lot_before)
+    LIMIT :limit
+""")
+
+#: A second of tolerance: a server's clock may be set back, and a journal can't be set right afterwards.
+JOURNAL_ORDER = text("""
+    WITH placed AS (
+        SELECT account_id, seq, at, lag(at) OVER (PARTITION BY account_id ORDER BY seq) AS before
+        FROM journal
+    )
+    SELECT 'journal_order' AS rule,
+           format('entry %s of %s is of %s, after one of %s', seq, account_id, at, before) AS what
+    FROM placed
+    WHERE at < before - INTERVAL '1 second'
+    LIMIT :limit
+""")
+
+#: Each cycle is granted once, each purchase has its lot, and neither has another's.
+SOURCES = text("""
+    WITH granted AS (
+        SELECT account_id, cycle_starts_at AS starts_at, sum(granted) AS credits
+        FROM lots
+        WHERE source = 'subscription'
+        GROUP BY account_id, cycle_starts_at
+    ), bought AS (
+        SELECT account_id, reference, granted AS credits
+        FROM lots
+        WHERE source = 'topup'
+    )
+    (
+        SELECT 'cycle_is_granted' AS rule,
+               format('cycle of %s from %s: granted %s, its lots %s',
+                      account_id, starts_at, c.granted_total, g.credits) AS what
+        FROM cycles AS c
+        FULL JOIN granted AS g USING (account_id, starts_at)
+        WHERE c.starts_at IS NULL
+           OR c.granted_total <> COALESCE(g.credits, 0)
+        LIMIT :limit
+    )
+    UNION ALL
+    (
+        SELECT 'purchase_is_lot',
+               format('purchase %s of %s: %s credits, its lot %s', reference, account_id, p.credits, b.credits)
+        FROM purchases AS p
+        FULL JOIN bought AS b USING (account_id, reference)
+        WHERE p.credits IS DISTINCT FROM b.credits
+        LIMIT :limit
+    )
+    UNION ALL
+    (
+        SELECT 'debt_below_zero', format('%s owes %s', account_id, sum(amount))
+        FROM debts
+        GROUP BY account_id
+        HAVING sum(amount) < 0
+        LIMIT :limit
+    )
+""")
+
+#: Credits that a job brought: at most one make-good, never more than what came back; never more compensation than
+#: what was charged.
+GIVEN = text("""
+    WITH given AS (
+        SELECT account_id, job_id,
+               count(*) FILTER (WHERE reason = 'make_good') AS make_goods,
+               COALESCE(sum(granted) FILTER (WHERE reason = 'make_good'), 0) AS made_good,
+               COALESCE(sum(granted) FILTER (WHERE reason <> 'make_good'), 0) AS compensated
+        FROM lots
+        WHERE job_id IS NOT NULL
+        GROUP BY account_id, job_id
+    ), compared AS (
+        SELECT g.account_id, g.job_id, g.made_good, g.compensated, r.amount, r.charged,
+               array_remove(ARRAY[
+                   CASE WHEN g.make_goods > 1 OR g.made_good > r.amount - r.charged THEN 'make_good' END,
+                   CASE WHEN g.compensated > r.charged THEN 'compensation' END
+               ], NULL) AS rules
+        FROM given AS g
+        JOIN reservations AS r USING (account_id, job_id)
+    )
+    SELECT rule,
+           format('job %s of %s: reserved %s, charged %s, made good %s, compensated %s',
+                  job_id, account_id, amount, charged, made_good, compensated) AS what
+    FROM compared
+    CROSS JOIN LATERAL unnest(rules) AS rule
+    WHERE cardinality(rules) > 0
+    LIMIT :limit
+""")
+
+#: The database must be able to refuse what the promises say it refuses. Bits of tgtype: 8 delete, 16 update,
+#: 32 truncate; each partition needs its own trigger against truncation.
+GUARDS = text("""
+    WITH guarded AS (
+        SELECT CAST('debts' AS regclass) AS relation
+        UNION ALL
+        SELECT CAST('journal' AS regclass)
+        UNION ALL
+        SELECT i.inhrelid
+        FROM pg_inherits AS i
+        WHERE i.inhparent = CAST('journal' AS regclass)
+    ), refusing AS (
+        SELECT t.tgrelid AS relation, bit_or(t.tgtype) & 56 AS refused
+        FROM pg_trigger AS t
+        WHERE t.tgfoid = CAST('fermata_append_only' AS regproc)
+          AND t.tgenabled IN ('O', 'A')
+        GROUP BY t.tgrelid
+    )
+    SELECT 'append_only_is_guarded' AS rule, format('%s can be changed: its triggers are off', g.relation) AS what
+    FROM guarded AS g
+    LEFT JOIN refusing AS r USING (relation)
+    WHERE r.refused IS DISTINCT FROM 56
+    UNION ALL
+    SELECT 'buckets_are_guarded', format('the CHECK %s is not in force on lots', wanted.name)
+    FROM unnest(ARRAY['lots_no_bucket_below_zero', 'lots_buckets_sum']) AS wanted (name)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_constraint AS c
+        WHERE c.conrelid = CAST('lots' AS regclass)
+          AND c.conname = wanted.name
+          AND c.convalidated
+    )
+    UNION ALL
+    SELECT 'book_is_unchanged', format('%s %s is not what was applied', book.kind, book.number)
+    FROM (
+        SELECT 'price book' AS kind, book_id AS number, document, digest
+        FROM price_books
+        UNION ALL
+        SELECT 'plan book', book_id, document, digest
+        FROM plan_books
+    ) AS book
+    WHERE encode(sha256(convert_to(book.document, 'UTF8')), 'hex') <> book.digest
+""")
