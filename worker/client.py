@@ -88,6 +88,10 @@ class Client:
         failpoint("submit.after")
         return answer
 
+    def check(self, asked: JobRequest) -> None:
+        """Raise what is wrong with a request as far as it can be told without its inputs and without the database."""
+        self._submission(asked, "check")
+
     async def submit_many(self, asked: Sequence[JobRequest], actor: str) -> list[Submitted | Exception]:
         """Many at once, one answer each; a bad one harms no other."""
         # Started together they travel together: one statement for up to `batch_max` of them.

@@ -1,0 +1,110 @@
+"""`fermata accounts …` on a real database: the documents that scripts read, and steps that are done once."""
+
+from __future__ import annotations
+
+from tests.integration.cli_support import Fermata
+
+
+def test_a_balance_has_the_public_keys_and_figures(fermata: Fermata) -> None:
+    """The document of `accounts balance`: subscription, top-up and grants apart, and what can be spent now."""
+    fermata.account("ada")
+    fermata.ok("accounts", "subscribe", "ada", "creator")
+    fermata.ok("accounts", "topup", "ada", "--pack", "small")
+    fermata.ok("accounts", "grant", "ada", "7")
+    balance = fermata.ok("accounts", "balance", "ada")
+    ends = balance["next_refill_at"]
+    assert balance == {
+        "account": "ada",
+        "subscription": {"available": 1200, "held": 0, "expires_at": ends},
+        "topup": {"available": 100, "held": 0, "frozen": 0, "frozen_until": None},
+        "grants": {"available": 7, "held": 0, "expires_at": None},
+        "spendable": 1307,
+        "debt": 0,
+        "next_refill_at": ends,
+    }
+
+
+def test_a_balance_for_people_tells_the_sources_apart(fermata: Fermata) -> None:
+    """One line a source, thousands apart, and the sum."""
+    fermata.account("ada", 1500)
+    lines = [" ".join(line.split()) for line in fermata("accounts", "balance", "ada").out.splitlines()]
+    assert "subscription 0 0" in lines
+    assert "grants 1,500 0" in lines
+    assert "spendable 1,500" in lines
+    assert "next refill none: no subscription" in lines
+
+
+def test_top_ups_without_a_subscription_are_shown_frozen(fermata: Fermata) -> None:
+    """Bought credits that can't be spent yet are neither hidden nor spendable."""
+    fermata.account("ada")
+    fermata.ok("accounts", "topup", "ada", "50")
+    balance = fermata.ok("accounts", "balance", "ada")
+    assert (0, 50, 0) == (balance["topup"]["available"], balance["topup"]["frozen"], balance["spendable"])
+
+
+def test_an_account_is_made_once(fermata: Fermata) -> None:
+    """Making it again is harmless and says so."""
+    assert fermata.ok("accounts", "create", "ada") == {"account": "ada", "created": True}
+    assert fermata.ok("accounts", "create", "ada") == {"account": "ada", "created": False}
+
+
+def test_the_same_reference_is_one_purchase(fermata: Fermata) -> None:
+    """A purchase, a grant and a subscription asked twice under their reference are done once."""
+    fermata.account("ada")
+    for step in (
+        ("topup", "ada", "50", "--reference", "order-1"),
+        ("grant", "ada", "5", "--reference", "gift-1"),
+        ("subscribe", "ada", "starter", "--reference", "sub-1"),
+    ):
+        first, second = fermata.ok("accounts", *step), fermata.ok("accounts", *step)
+        assert second == {**first, "replayed": True}
+        assert first["replayed"] is False
+    assert fermata.ok("accounts", "balance", "ada")["spendable"] == 355
+
+
+def test_a_reference_is_made_and_told_before_anything_is_done(fermata: Fermata) -> None:
+    """Whoever loses the answer can ask again under the reference that stderr named."""
+    fermata.account("ada")
+    answer = fermata("accounts", "topup", "ada", "50", "--json")
+    assert answer.err == f"reference {answer.document['reference']}\n"
+
+
+def test_another_amount_under_the_same_reference_is_a_conflict(fermata: Fermata) -> None:
+    """Nothing is credited, and the line says what the reference was used for."""
+    fermata.account("ada")
+    fermata.ok("accounts", "topup", "ada", "50", "--reference", "order-1")
+    with fermata.nothing_written():
+        answer = fermata("accounts", "topup", "ada", "60", "--reference", "order-1")
+    assert answer.code == 2
+    assert answer.complaint == "fermata: reference: 'order-1' was used before, for 50 credits"
+
+
+def test_the_journal_is_read_a_page_at_a_time(fermata: Fermata) -> None:
+    """Oldest first; `next` leads on, and is null at the end."""
+    fermata.account("ada")
+    for amount in ("1", "2", "3"):
+        fermata.ok("accounts", "grant", "ada", amount)
+    first = fermata.ok("accounts", "journal", "ada", "--limit", "2")
+    second = fermata.ok("accounts", "journal", "ada", "--limit", "2", "--after", str(first["next"]))
+    assert [entry["amount"] for entry in first["entries"] + second["entries"]] == [1, 2, 3]
+    assert second["next"] is None
+    keys = {"seq", "at", "lot", "source", "move", "amount", "job", "reason", "actor"}
+    assert keys == first["entries"][0].keys()
+
+
+def test_the_actor_is_who_it_was_said_to_be(fermata: Fermata) -> None:
+    """`--as` goes into the journal; without it, the login of whoever runs the command."""
+    fermata.account("ada")
+    fermata.ok("accounts", "grant", "ada", "1", "--as", "support:zoe")
+    fermata.ok("accounts", "grant", "ada", "1")
+    named, login = (entry["actor"] for entry in fermata.ok("accounts", "journal", "ada")["entries"])
+    assert named == "support:zoe"
+    assert login.startswith("cli:")
+
+
+def test_a_grant_ends_when_it_was_said_to(fermata: Fermata) -> None:
+    """The time is given with its zone and shown in UTC."""
+    fermata.account("ada")
+    granted = fermata.ok("accounts", "grant", "ada", "9", "--expires-at", "2199-01-01T01:00:00+01:00")
+    assert granted["expires_at"] == "2199-01-01T01:00:00+01:00"
+    assert fermata.ok("accounts", "balance", "ada")["grants"]["expires_at"] == "2199-01-01T00:00:00Z"

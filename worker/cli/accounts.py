@@ -1,0 +1,204 @@
+"""`fermata accounts …`: who has credits, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+from worker.cli import opening, values
+from worker.cli.options import Actor, Json
+from worker.cli.output import facts, present, say, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from worker.store.accounts import Credited, Subscribed
+    from worker.store.reads_accounts import Balance, JournalPage
+
+app = cyclopts.App(name="accounts", help="Accounts, their subscriptions and their credits.")
+
+Reference = Annotated[
+    str | None,
+    Parameter(
+        name="--reference",
+        help="Yours, such as a purchase's number: the same one twice is done once. Default: a new one.",
+    ),
+]
+
+
+@app.command
+def create(account: str, /, *, json: Json = False, actor: Actor = None) -> int:
+    """Make an account. Harmless if it is there already.
+
+    Parameters
+    ----------
+    account: str
+        1 to 128 letters, digits or . _ : @ / -
+    """
+    who = values.actor_of(actor)
+    made = opening.with_books(lambda books: books.store.accounts.create(account, who))
+    line = f"account {account} {'made' if made else 'was there already'}"
+    return present({"account": account, "created": made}, json, [line])
+
+
+@app.command
+def subscribe(
+    account: str, plan: str, /, *, reference: Reference = None, json: Json = False, actor: Actor = None
+) -> int:
+    """Begin a subscription now: its first month's credits are there at once.
+
+    Parameters
+    ----------
+    plan: str
+        One of `fermata plans show`.
+    """
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    done = opening.with_books(lambda books: books.store.accounts.subscribe(account, plan, step, who))
+    return present(_document(done), json, _subscribed(done))
+
+
+@app.command
+def topup(
+    account: str,
+    amount: Annotated[str | None, Parameter(help="Credits; or name a pack.")] = None,
+    /,
+    *,
+    pack: Annotated[str | None, Parameter(help="One of `fermata plans show`.")] = None,
+    reference: Reference = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Credit a purchase, of a pack or of a number of credits."""
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    credits_bought = None if amount is None else values.whole("amount", amount)
+    done = opening.with_books(
+        lambda books: books.store.accounts.topup(account, step, who, amount=credits_bought, pack=pack)
+    )
+    return present(_document(done), json, _credited(done))
+
+
+@app.command
+def grant(
+    account: str,
+    amount: str,
+    /,
+    *,
+    expires_at: Annotated[str | None, Parameter(help="When the credits end, with its zone. Default: never.")] = None,
+    note: Annotated[str | None, Parameter(help="Why, for the books.")] = None,
+    reference: Reference = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Give credits away.
+
+    Parameters
+    ----------
+    amount: str
+        Credits, a whole number.
+    """
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    given = values.whole("amount", amount)
+    until = None if expires_at is None else values.moment("expires_at", expires_at)
+    why = None if note is None else values.line("note", note)
+    done = opening.with_books(
+        lambda books: books.store.accounts.grant(account, given, step, who, expires_at=until, note=why)
+    )
+    return present(_document(done), json, _credited(done))
+
+
+@app.command
+def balance(account: str, /, *, json: Json = False) -> int:
+    """What an account has: from its subscription, bought, given; spendable, held and frozen."""
+    account = values.account_id(account)
+    shown = opening.with_books(lambda books: books.reads.balance(account))
+    return present(shown, json, _balance(shown))
+
+
+@app.command
+def journal(
+    account: str,
+    /,
+    *,
+    after: Annotated[str, Parameter(help="Go on after this number.")] = "0",
+    limit: Annotated[str, Parameter(help="1 to 1000 entries.")] = "100",
+    json: Json = False,
+) -> int:
+    """Every movement of an account's credits, oldest first."""
+    account = values.account_id(account)
+    seq, most = values.whole("after", after, 0), values.whole("limit", limit, 1, 1000)
+    page = opening.with_books(lambda books: books.reads.journal(account, seq, most))
+    return present(page, json, _journal(page))
+
+
+def _reference(given: str | None) -> str:
+    import uuid_utils.compat as uuids
+
+    if given is not None:
+        return given
+    made = f"cli-{uuids.uuid7()}"
+    say(f"reference {made}")  # known before anything is done: it can be asked again under it
+    return made
+
+
+def _document(done: Subscribed | Credited) -> dict[str, Any]:
+    """The public names: an account is `account` in every document."""
+    return {"account" if name == "account_id" else name: value for name, value in asdict(done).items()}
+
+
+def _subscribed(done: Subscribed) -> Iterator[RenderableType]:
+    yield facts(
+        [
+            ("account", done.account_id),
+            ("plan", done.plan),
+            ("credits", done.credits),
+            ("this cycle ends", done.cycle_ends_at),
+            ("reference", done.reference),
+            ("done before", True if done.replayed else None),
+        ]
+    )
+
+
+def _credited(done: Credited) -> Iterator[RenderableType]:
+    yield facts(
+        [
+            ("account", done.account_id),
+            ("credits", done.credits),
+            ("expire", done.expires_at or "never"),
+            ("reference", done.reference),
+            ("done before", True if done.replayed else None),
+        ]
+    )
+
+
+def _balance(shown: Balance) -> Iterator[RenderableType]:
+    subscription, topup_, grants = shown.subscription, shown.topup, shown.grants
+    yield table(
+        ["credits", "available", "held", "frozen", "until"],
+        [
+            ("subscription", subscription.available, subscription.held, None, subscription.expires_at),
+            ("top-up", topup_.available, topup_.held, topup_.frozen or None, topup_.frozen_until),
+            ("grants", grants.available, grants.held, None, grants.expires_at),
+        ],
+        right=["available", "held", "frozen"],
+    )
+    yield facts(
+        [
+            ("spendable", shown.spendable),
+            ("debt", shown.debt or None),
+            ("next refill", shown.next_refill_at or "none: no subscription"),
+        ]
+    )
+
+
+def _journal(page: JournalPage) -> Iterator[RenderableType]:
+    yield table(
+        ["seq", "at", "move", "credits", "lot", "source", "reason", "job", "actor"],
+        [(str(e.seq), e.at, e.move, e.amount, str(e.lot), e.source, e.reason, e.job, e.actor) for e in page.entries],
+        right=["seq", "credits", "lot"],
+    )
+    if page.next is not None:
+        yield f"more: --after {page.next}"

@@ -1,0 +1,93 @@
+"""Following a job to its end, for a person who waits. The job doesn't need us: whoever leaves can look again later."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+from worker.cli.output import say, visible
+from worker.credits.states import ENDED
+from worker.store.errors import LedgerUnavailable
+from worker.store.reads import Reads
+
+if TYPE_CHECKING:
+    from worker.store.reads_jobs import JobShown
+
+#: Seconds between looks: at first short jobs count, later the database does.
+_FIRST_SECONDS, _LATER_SECONDS, _SOON = 0.1, 0.5, 5.0
+
+
+class Watch(Protocol):
+    """Who is told of every look."""
+
+    def __call__(self, job: JobShown, /) -> None: ...
+
+
+async def follow(reads: Reads, job_id: UUID, watch: Watch, outage_max_seconds: float) -> JobShown:
+    """Look until the job has ended; returns how. Goes on through outages of the database that are not too long.
+
+    Raises `LedgerUnavailable` after `outage_max_seconds` without an answer.
+    """
+    started = answered = monotonic()
+    while True:
+        try:
+            job = await reads.job(job_id)
+        except LedgerUnavailable:
+            if monotonic() - answered > outage_max_seconds:
+                raise
+        else:
+            answered = monotonic()
+            watch(job)
+            if job.state in ENDED:
+                return job
+        await asyncio.sleep(_FIRST_SECONDS if monotonic() - started < _SOON else _LATER_SECONDS)
+
+
+def progress() -> AbstractContextManager[Watch]:
+    """Shows progress on stderr: a bar on a terminal, else a line whenever something changed."""
+    return _Bar() if sys.stderr.isatty() else nullcontext(_Lines())
+
+
+def doing(job: JobShown) -> str:
+    """What the job is at, in a few words."""
+    if job.waiting_for is not None:
+        return f"{job.state}, waits for {job.waiting_for.replace('_', ' ')}"
+    return f"{job.state}: {visible(job.stage)}" if job.stage else str(job.state)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._said = ""
+
+    def __call__(self, job: JobShown) -> None:
+        if (line := f"job {job.id} {doing(job)}") != self._said:
+            say(line)
+            self._said = line
+
+
+class _Bar:
+    def __enter__(self) -> Watch:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("submitted", total=1.0)
+        self._progress.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _show(self, job: JobShown) -> None:
+        self._progress.update(self._task, description=doing(job), completed=job.progress)

@@ -1,0 +1,206 @@
+"""`fermata jobs …`: submit a job, look at it, stop it, try it again, see what it cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+from worker.cli import jobs_shown, opening, values
+from worker.cli.options import Actor, Inputs, Json, Params
+from worker.cli.output import facts, present, say
+
+if TYPE_CHECKING:
+    from worker.cli.opening import Desk
+    from worker.client import JobRequest
+    from worker.store.reads_jobs import JobShown
+    from worker.store.submits import Submitted
+
+app = cyclopts.App(name="jobs", help="Jobs: what a customer asked for, and what became of it.")
+
+Wait = Annotated[
+    bool, Parameter(name="--wait", negative="", show_default=False, help="Follow it to its end; 1 unless it succeeded.")
+]
+
+
+@app.command
+def submit(
+    kind: str,
+    /,
+    *,
+    account: Annotated[str, Parameter(help="Who pays.")],
+    params: Params = (),
+    inputs: Inputs = (),
+    key: Annotated[
+        str | None, Parameter(help="Idempotency key: asked twice, it is one job. Default: a new one.")
+    ] = None,
+    max_credits: Annotated[str | None, Parameter(help="Turn it down if the quote is above this.")] = None,
+    on_insufficient: Annotated[str, Parameter(help="refuse, or wait for credits.")] = "refuse",
+    run_at: Annotated[str | None, Parameter(help="Not before this time, with its zone.")] = None,
+    ends_by: Annotated[str | None, Parameter(help="Ended by this time at the latest, with its zone.")] = None,
+    metadata: Annotated[
+        tuple[str, ...],
+        Parameter(name="--metadata", negative="", show_default=False, help="Kept with the job: name=value; repeat it."),
+    ] = (),
+    wait: Wait = False,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Ask for a job. Nothing is reserved before it runs, and it never costs more than the quote.
+
+    Parameters
+    ----------
+    kind: str
+        What sort of job: generation, vocal_conversion, stem_split, …
+    """
+    who, own_key = values.actor_of(actor), key if key is not None else _new_key()
+
+    def asked(desk: Desk) -> JobRequest:
+        from worker.cli.asking import kind_named, split_inputs, typed_metadata, typed_params
+        from worker.client import JobRequest
+
+        return JobRequest(
+            account_id=values.account_id(account),
+            kind=kind,
+            params=typed_params(kind_named(desk, kind), params),
+            inputs={name: str(artifact) for name, artifact in split_inputs(inputs).artifacts.items()},
+            key=own_key,
+            on_insufficient=on_insufficient,
+            max_credits=None if max_credits is None else values.whole("max_credits", max_credits, 0),
+            run_at=None if run_at is None else values.moment("run_at", run_at),
+            ends_by=None if ends_by is None else values.moment("ends_by", ends_by),
+            metadata=typed_metadata(metadata),
+        )
+
+    async def work(desk: Desk) -> tuple[Submitted, JobShown | None]:
+        from worker.cli.asking import split_inputs, with_files_put
+
+        request = await with_files_put(desk, asked(desk), split_inputs(inputs).files, who)
+        if key is None:
+            say(f"key {own_key}")  # known before anything is stored: the same key asks again
+        return await _submitted(desk, await desk.client.submit(request, who), wait=wait)
+
+    return _present_submitted(*opening.with_desk(work), key=own_key, json=json)
+
+
+@app.command
+def show(job: str, /, *, json: Json = False) -> int:
+    """One job as it stands: its state, what it waits for, what it made and what it cost."""
+    job_id = values.identifier("job", job)
+    shown = opening.with_books(lambda books: books.reads.job(job_id))
+    return present(shown, json, jobs_shown.job(shown))
+
+
+@app.command(name="list")
+def list_(
+    *,
+    account: Annotated[str | None, Parameter(help="Of this account only.")] = None,
+    state: Annotated[
+        str | None, Parameter(help="queued, running, waiting, succeeded, failed, cancelled, refused")
+    ] = None,
+    kind: Annotated[str | None, Parameter(help="Of this kind only.")] = None,
+    limit: Annotated[str, Parameter(help="1 to 1000.")] = "50",
+    after: Annotated[str | None, Parameter(help="Go on after this job.")] = None,
+    json: Json = False,
+) -> int:
+    """Jobs, the newest first."""
+    whose = None if account is None else values.account_id(account)
+    sort = None if kind is None else values.line("kind", kind, 64)
+    most, place = values.whole("limit", limit, 1, 1000), None if after is None else values.identifier("after", after)
+    page = opening.with_books(lambda books: books.reads.jobs(whose, state, sort, most, place))
+    return present(page, json, jobs_shown.page(page))
+
+
+@app.command
+def cancel(
+    job: str,
+    /,
+    *,
+    reason: Annotated[str, Parameter(help="Why, for the customer and the books.")] = "cancelled by request",
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """End a queued or waiting job, or ask a running one to stop. 1 if it had ended before."""
+    job_id, why, who = values.identifier("job", job), values.line("reason", reason), values.actor_of(actor)
+
+    async def work(desk: Desk) -> dict[str, Any]:
+        from worker.credits.operations import AlreadyEnded, CancelAsked
+
+        before = await desk.reads.job(job_id)
+        answer = await desk.client.cancel(before.account, job_id, f"{why} ({who})")
+        state = "running" if isinstance(answer, CancelAsked) else str(getattr(answer, "state", before.state))
+        return {
+            "id": job_id,
+            "account": before.account,
+            "state": state,
+            "cancel_asked": isinstance(answer, CancelAsked),
+            "already_ended": isinstance(answer, AlreadyEnded),
+        }
+
+    done = opening.with_desk(work)
+    line = "its worker was asked to stop it" if done["cancel_asked"] else str(done["state"])
+    line = f"had ended before: {line}" if done["already_ended"] else line
+    return present(done, json, [f"job {job_id}: {line}"], code=1 if done["already_ended"] else 0)
+
+
+@app.command
+def retry(
+    job: str,
+    /,
+    *,
+    key: Annotated[str | None, Parameter(help="Idempotency key. Default: retry:JOB, so that twice is once.")] = None,
+    wait: Wait = False,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Ask for an ended job's request again: a new job with a fresh quote."""
+    job_id, who = values.identifier("job", job), values.actor_of(actor)
+
+    async def work(desk: Desk) -> tuple[Submitted, JobShown | None]:
+        return await _submitted(desk, await desk.client.retry(job_id, who, key), wait=wait)
+
+    return _present_submitted(*opening.with_desk(work), key=key or f"retry:{job_id}", json=json)
+
+
+@app.command
+def receipt(job: str, /, *, json: Json = False) -> int:
+    """Why a job cost what it did: lots, price rules, what was measured, why the rest came back."""
+    job_id = values.identifier("job", job)
+    shown = opening.with_books(lambda books: books.reads.receipt(job_id))
+    return present(shown, json, jobs_shown.receipt(shown))
+
+
+async def _submitted(desk: Desk, done: Submitted, *, wait: bool) -> tuple[Submitted, JobShown | None]:
+    from worker.cli.following import follow, progress
+
+    if not wait:
+        return done, None
+    say(f"job {done.job_id}")  # whoever stops waiting can look again later
+    with progress() as watch:
+        return done, await follow(desk.reads, done.job_id, watch, desk.settings.outage_max_seconds)
+
+
+def _present_submitted(done: Submitted, ended: JobShown | None, *, key: str, json: bool) -> int:
+    import msgspec
+
+    if ended is not None:
+        document = {**msgspec.to_builtins(ended), "replayed": done.replayed, "key": key}
+        return present(document, json, jobs_shown.job(ended), code=0 if ended.state == "succeeded" else 1)
+    document = {
+        "id": done.job_id,
+        "account": done.account_id,
+        "kind": done.kind,
+        "state": done.state,
+        "quoted": done.quoted,
+        "book": done.book_id,
+        "replayed": done.replayed,
+        "key": key,
+    }
+    return present(document, json, [facts((name, value) for name, value in document.items() if value is not False)])
+
+
+def _new_key() -> str:
+    import uuid_utils.compat as uuids
+
+    return f"cli-{uuids.uuid7()}"

@@ -1,0 +1,129 @@
+"""Jobs, lists of jobs and receipts as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from worker.cli.output import facts, length, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from worker.credits.prices import Line
+    from worker.store.reads_job_lists import JobsPage
+    from worker.store.reads_jobs import JobShown
+    from worker.store.reads_receipts import Receipt
+
+
+def job(job: JobShown) -> Iterator[RenderableType]:
+    """One job, as it stands."""
+    from worker.credits.states import ENDED
+
+    ended = job.state in ENDED
+    yield facts(
+        [
+            ("job", job.id),
+            ("account", job.account),
+            ("kind", job.kind),
+            ("state", f"{job.state} (partly)" if job.partial else job.state),
+            ("waits for", job.waiting_for),
+            ("reason", job.reason),
+            ("message", job.message),
+            ("progress", None if ended else f"{job.progress:.0%} {job.stage or ''}"),
+            ("cancel asked", True if job.cancel_asked and not ended else None),
+            ("attempts", job.attempts),
+            ("quoted", f"{job.quoted:,} credits by book {job.book}"),
+            ("reserved", job.reserved),
+            ("charged", job.charged if ended else None),
+            ("refunded", job.refunded if ended else None),
+            ("submitted", job.created_at),
+            ("runs from", job.run_at),
+            ("started", job.started_at),
+            ("ended", job.ended_at),
+            ("ends by", None if ended else job.ends_by),
+            ("retry of", job.retry_of),
+            *(("output", f"{out.artifact}  {out.name}  {length(out.seconds)}") for out in job.outputs),
+            *((f"request {name}", value) for name, value in job.request.items() if value is not None),
+            *((f"input {name}", value) for name, value in job.inputs.items()),
+            *((f"metadata {name}", value) for name, value in job.metadata.items()),
+        ]
+    )
+
+
+def page(page: JobsPage) -> Iterator[RenderableType]:
+    """Jobs, one a line."""
+    yield table(
+        ["job", "account", "kind", "state", "reason", "quoted", "charged", "submitted", "ended"],
+        [
+            (
+                j.id,
+                j.account,
+                j.kind,
+                j.state,
+                j.reason,
+                j.quoted,
+                j.charged if j.ended_at else None,
+                j.created_at,
+                j.ended_at,
+            )
+            for j in page.jobs
+        ],
+        right=["quoted", "charged"],
+    )
+    if page.next is not None:
+        yield f"more: --after {page.next}"
+
+
+def receipt(shown: Receipt) -> Iterator[RenderableType]:
+    """Everything that explains a price."""
+    yield facts(
+        [
+            ("job", shown.id),
+            ("account", shown.account),
+            ("kind", shown.kind),
+            ("state", f"{shown.state} (partly)" if shown.partial else shown.state),
+            ("reason", shown.reason),
+            ("message", shown.message),
+            ("in words", shown.sentence),
+            ("book", f"{shown.book}, plan {shown.plan or 'none'}"),
+            ("outcome charges", shown.outcome),
+            ("quoted", shown.quoted),
+            ("reserved", shown.reserved),
+            ("charged", shown.charged),
+            ("refunded", shown.refunded),
+        ]
+    )
+    yield from _lines("the quote", shown.quote_lines)
+    yield from _lines("the charge", shown.charge_lines)
+    if shown.lots:
+        yield "\nlots, in the order in which they pay"
+        yield table(
+            ["lot", "source", "expires", "reserved", "charged", "returned", "expired since"],
+            [(str(p.lot), p.source, p.expires_at, p.reserved, p.charged, p.returned, p.expired) for p in shown.lots],
+            right=["lot", "reserved", "charged", "returned", "expired since"],
+        )
+    if shown.given:
+        yield "\ncredits given for it"
+        yield table(
+            ["lot", "credits", "reason", "expires"],
+            [(str(g.lot), g.credits, g.reason, g.expires_at) for g in shown.given],
+            right=["lot", "credits"],
+        )
+    if shown.attempts:
+        yield "\nattempts"
+        yield table(
+            ["attempt", "worker", "started", "ended", "ending", "message"],
+            [(a.attempt, a.worker, a.started_at, a.ended_at, a.ending, a.message) for a in shown.attempts],
+            right=["attempt"],
+        )
+
+
+def _lines(title: str, lines: Sequence[Line]) -> Iterator[RenderableType]:
+    if lines:
+        yield f"\n{title}"
+        yield table(
+            ["rule", "quantity", "rate", "credits"],
+            [(line.rule, line.quantity, line.rate, line.amount) for line in lines],
+            right=["quantity", "rate", "credits"],
+        )

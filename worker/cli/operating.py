@@ -1,0 +1,162 @@
+"""What ops do: look at the queues, audit the books, examine and migrate a deployment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+from worker.cli import opening, values
+from worker.cli.failures import AWAY, BAD, NO
+from worker.cli.options import Json
+from worker.cli.output import length, present, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from worker.cli.opening import Books
+    from worker.doctor import Diagnosis
+    from worker.store.audit import Audit
+    from worker.store.reads_queues import QueueShown, WorkerShown
+
+#: Seconds between looks of `queues --watch`.
+_WATCH_SECONDS = 1.0
+
+
+def add_to(app: cyclopts.App) -> None:
+    """Make these verbs of `app`."""
+    for verb in (queues, audit, doctor, migrate):
+        app.command(verb)
+
+
+def queues(
+    *,
+    watch: Annotated[bool, Parameter(negative="", help="Look again every second, until Ctrl-C.")] = False,
+    json: Json = False,
+) -> int:
+    """Every queue with its depth, its age and its workers; and every worker process."""
+    if watch and json:
+        raise values.Misused("watch", "goes with no --json, which is one document")
+
+    async def work(books: Books) -> tuple[tuple[QueueShown, ...], tuple[WorkerShown, ...]]:
+        if watch:
+            await _watch(books)
+        return await books.reads.queues(), await books.reads.workers()
+
+    shown, workers = opening.with_books(work)
+    return present({"queues": shown, "workers": workers}, json, _queues(shown, workers))
+
+
+def audit(*, json: Json = False) -> int:
+    """Re-derive the promises from the database: 0 if every credit is where it should be, 1 if not."""
+
+    async def work(books: Books) -> Audit:
+        from worker.store.audit import audit as audited
+
+        return await audited(books.store.engine)
+
+    found = opening.with_books(work)
+    return present(found, json, _audit(found), code=0 if found.ok else NO)
+
+
+def doctor(*, json: Json = False) -> int:
+    """Examine this deployment: versions, durability, clocks, rights, queues, storage. 1 if anything is bad."""
+    import asyncio
+
+    from config.settings import SettingsError
+    from worker.doctor import Check, Status, diagnosis_of, examine
+
+    try:
+        settings = opening.settings_for()
+    except SettingsError as error:
+        found = diagnosis_of([Check("settings", Status.BAD, row, "correct it") for row in str(error).splitlines()])
+        return present(found, json, _diagnosis(found), code=BAD)
+    opening.configure_logs(settings)
+    found = asyncio.run(examine(settings))
+    return present(found, json, _diagnosis(found), code=AWAY if found.away else 0 if found.ok else NO)
+
+
+def migrate(
+    *,
+    roles: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="First make the roles fermata_owner and fermata_app and the database; FERMATA_OWNER_DATABASE_URL "
+            "must be of a role that may do that.",
+        ),
+    ] = False,
+    passwords: Annotated[
+        str | None,
+        Parameter(help="With --roles: a file that keeps both passwords, made with new ones if it isn't there (0600)."),
+    ] = None,
+    database: Annotated[str, Parameter(help="With --roles: the database's name.")] = "fermata",
+    json: Json = False,
+) -> int:
+    """Bring the database to the newest schema. Safe to run again, and by several at once."""
+    from worker.cli.migrating import made_roles, migrated
+
+    if passwords is not None and not roles:
+        raise values.Misused("passwords", "goes with --roles only")
+    settings = opening.settings_for("database_url" if not roles else "owner_database_url")
+    url = settings.owner_database_url or settings.database_url
+    assert url is not None
+    opening.configure_logs(settings)
+    owner_url = made_roles(url.get_secret_value(), passwords, database) if roles else url.get_secret_value()
+    revision = migrated(owner_url)
+    return present({"revision": revision, "roles": roles}, json, [f"the schema is at revision {revision}"])
+
+
+async def _watch(books: Books) -> None:
+    import asyncio
+
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    if not sys.stdout.isatty():
+        raise values.Misused("watch", "needs a terminal")
+    try:
+        with Live(console=Console(), screen=True, auto_refresh=False) as live:
+            while True:
+                shown, workers = await books.reads.queues(), await books.reads.workers()
+                live.update(Group(*_queues(shown, workers)), refresh=True)
+                await asyncio.sleep(_WATCH_SECONDS)
+    except asyncio.CancelledError:
+        return  # Ctrl-C: the last state stays on the screen
+
+
+def _queues(queues_: tuple[QueueShown, ...], workers: tuple[WorkerShown, ...]) -> Iterator[RenderableType]:
+    numbers = ["ready", "later", "blocked", "parked", "running", "oldest", "workers", "slots", "limit"]
+    yield table(
+        ["queue", *numbers, "state"],
+        [
+            (
+                *(q.queue, q.ready, q.later, q.blocked, q.parked, q.running),
+                *(length(q.oldest_seconds) if q.ready else None, q.workers, q.slots, q.running_max),
+                f"paused: {q.pause_reason or 'no reason given'}" if q.paused else "runs" if q.workers else "no worker",
+            )
+            for q in queues_
+        ],
+        right=numbers,
+    )
+    if workers:
+        yield ""
+        yield table(
+            ["worker", "state", "queues", "running", "slots", "version", "seen"],
+            [(w.worker, w.state, ", ".join(w.queues), w.running, w.slots, w.version, w.seen_at) for w in workers],
+            right=["running", "slots"],
+        )
+
+
+def _audit(found: Audit) -> Iterator[RenderableType]:
+    if found.violations:
+        yield table(["rule", "what"], [(violation.rule, violation.what) for violation in found.violations])
+    verdict = "the books are exact" if found.ok else f"{len(found.violations):,} violation(s)"
+    yield f"{verdict}: {found.lots:,} lots, {found.entries:,} journal entries"
+
+
+def _diagnosis(found: Diagnosis) -> Iterator[RenderableType]:
+    yield table(["check", "status", "found", "to do"], [(c.name, c.status, c.what, c.todo) for c in found.checks])
