@@ -18,11 +18,15 @@ import structlog
 
 from config.settings import Settings
 from worker.credits.operations import Claimed
-from worker.store.errors import StoreError
+from worker.store.database import Transient
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
 from worker.store.leases import Held, Leases
 from worker.store.workers import WorkerCard, Workers
 
 log = structlog.get_logger(__name__)
+
+#: Seconds between tries to have an engine's state kept while the books are away.
+_REMEMBER_AGAIN_SECONDS = 0.25
 
 
 class Loss(StrEnum):
@@ -79,14 +83,16 @@ class Keeper:
             kept.news = (fraction, stage[:100])
 
     async def remember(self, held: Held, state: Mapping[str, Any]) -> None:
-        """Keep the engine's state in the books, now. Raises `Lost`."""
-        if not await self.leases.remember(held, state):
+        """Keep the engine's state in the books; waits for them if they are away. Raises `Lost`."""
+        while True:
+            try:
+                kept = await self.leases.remember(held, state)
+                break
+            except (LedgerUnavailable, OutcomeUnknown, Transient):
+                # No failure of the engine. Who waits too long is stopped like any other run.
+                await asyncio.sleep(_REMEMBER_AGAIN_SECONDS)
+        if not kept:
             raise Lost
-
-    def gave_up(self, held: Held) -> bool:
-        """Whether the books have been away for longer than a job may wait for them."""
-        kept = self._kept.get(held.token)
-        return kept is not None and monotonic() - kept.renewed_at > self.settings.outage_max_seconds
 
     def look_now(self) -> None:
         """Somebody asked for a cancel somewhere: renew at once, the answer tells whose."""

@@ -28,6 +28,7 @@ from tests.servers import Database
 from worker.boot import Store, opened_client
 from worker.client import Client, JobRequest
 from worker.local.processes import is_alive, spawn, stop
+from worker.local.roles import dsn
 
 ROOT = Path(__file__).parents[2]
 ACTOR = "test"
@@ -282,6 +283,11 @@ class Stage:
         """One value, behind the store's back."""
         return await self.rows.fetchval(sql, *values)
 
+    async def reconnect(self) -> None:
+        """Look again after PostgreSQL was away."""
+        await self.rows.close(timeout=1)
+        self.rows = await asyncpg.connect(dsn(self.database.url))
+
     async def until(self, condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
         """Wait until it holds; else fail with what all processes said."""
         try:
@@ -328,7 +334,8 @@ async def opened_stage(
     environment = {**short, "FERMATA_EXTRA_KINDS": kinds.ALL, **environment}
     settings = load({name: value for name, value in environment.items() if name.startswith("FERMATA_")})
     await put_prices_in_force(database)
-    async with database.connection() as rows, opened_client(settings) as (client, store):
+    async with opened_client(settings) as (client, store):
+        rows = await asyncpg.connect(dsn(database.url))
         stage = Stage(database, environment, folder, settings, client, store, zygote, rows)
         try:
             await stage.account()
@@ -336,6 +343,7 @@ async def opened_stage(
         finally:
             for process in stage.processes:
                 process.end()
+            await stage.rows.close(timeout=1)
 
 
 async def put_prices_in_force(database: Database, **replaced: str) -> int:

@@ -1,4 +1,4 @@
-"""The crash table, freezes and races: a process that wakes too late, hints that come twice, cancels that come at once."""
+"""The crash table, freezes and races: a process that wakes too late, hints that come twice, cancels that cross."""
 
 from __future__ import annotations
 

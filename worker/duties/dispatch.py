@@ -39,6 +39,7 @@ class Dispatch:
     _epoch: str | None = None
     _rates: dict[str, float] = field(default_factory=dict)
     _looked_at: float = field(default_factory=monotonic)
+    _away_until: float = 0.0
 
     name = "dispatch"
 
@@ -48,12 +49,16 @@ class Dispatch:
 
     async def run(self) -> float:
         """One look; returns the seconds after which to look again if nobody wakes the duty before."""
+        if (away_seconds := self._away_until - monotonic()) > 0:
+            # Whatever woke us, taking back our own marks included, Redis gets its rest.
+            return away_seconds
         try:
             await self._check_epoch()
             demands = await self.dispatching.demand(self.settings.renew_seconds * _ALIVE_RENEWALS)
             waits = [await self._dispatch(demand) for demand in demands]
         except QueueUnavailable as error:
             log.warning("Redis is out of reach, hints wait", error=str(error))
+            self._away_until = monotonic() + _AWAY_WAIT_SECONDS
             return _AWAY_WAIT_SECONDS
         self._looked_at = monotonic()
         return min(waits, default=self.tick_seconds)

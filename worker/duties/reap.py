@@ -43,9 +43,8 @@ class Reap:
         """One look at leases and deadlines."""
         now = monotonic()
         if now - self._ticked_at > self._gap_seconds():
-            # We were away, and maybe the books too: whoever lives gets one lease to renew.
+            # We were away, or the books were: whoever lives gets one lease to renew.
             self._waits_until = now + self.settings.lease_seconds
-        self._ticked_at = now
         ended = [EndOverdue(account_id, job_id) for account_id, job_id in await self.leases.overdue(_LIMIT)]
         reaped = [] if now < self._waits_until else await self._lapsed()
         for answer in await asyncio.gather(*map(self.operations.do, [*ended, *reaped]), return_exceptions=True):
@@ -53,7 +52,7 @@ class Reap:
                 log.warning("not reaped, trying again", error=str(answer))
             elif isinstance(answer, BaseException):
                 raise answer
-        # The clock of the gap starts again only now: a slow tick is no gap of ours.
+        # Only a tick that reached the books counts, and from its end: a slow one is no gap of ours.
         self._ticked_at = monotonic()
         return self.tick_seconds
 
