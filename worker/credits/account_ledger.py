@@ -8,13 +8,14 @@ journal lines, to be written in the same transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from worker.credits.allocation import Draw, Shortfall, allocate, spendable, split
 from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, Move, fold
 from worker.credits.states import RESERVATION_MOVES, ReservationState
+from worker.credits.values import value
 
 #: Lots made in this transaction are numbered from here until the database gives them their ids: youngest of all.
 NEW_LOT_IDS = 2**62
@@ -23,7 +24,7 @@ NEW_LOT_IDS = 2**62
 MAKE_GOOD_LIFE = timedelta(hours=24)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reservation:
     """A hold for one job and, once settled, what became of it."""
 
@@ -40,7 +41,7 @@ class Reservation:
         return 0 if self.state is ReservationState.HELD else self.amount - self.charged
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewLot:
     """What the database must be told of a lot beside its buckets."""
 
@@ -52,7 +53,7 @@ class NewLot:
     note: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JournalLine:
     """An entry with the job that caused it and who did it."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from worker.credits.lots import BrokenInvariant, Lot, LotSource
+from worker.credits.values import value
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Draw:
     """The part of a reservation on one lot."""
 
@@ -19,7 +19,7 @@ class Draw:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shortfall:
     """Why a price can't be paid: what it needs, what is spendable, what is there but held or frozen."""
 
@@ -29,7 +29,7 @@ class Shortfall:
     frozen: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Split:
     """One draw at the end of its job: what is spent for good, what goes back to its lot."""
 

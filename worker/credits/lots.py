@@ -7,10 +7,10 @@ Amounts are whole credits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
+
+from worker.credits.values import value
 
 #: The most credits one lot, quote or reservation may hold. Sums of a million such still fit a bigint.
 CREDITS_MAX = 10**12
@@ -33,11 +33,22 @@ class Move(StrEnum):
     REVOKE = "revoke"  # available -> revoked
 
 
+#: What one credit of each move adds to granted, available, held, spent, expired, revoked.
+_EFFECTS = {
+    Move.GRANT: (1, 1, 0, 0, 0, 0),
+    Move.RESERVE: (0, -1, 1, 0, 0, 0),
+    Move.COMMIT: (0, 0, -1, 1, 0, 0),
+    Move.REFUND: (0, 1, -1, 0, 0, 0),
+    Move.EXPIRE: (0, -1, 0, 0, 1, 0),
+    Move.REVOKE: (0, -1, 0, 0, 0, 1),
+}
+
+
 class BrokenInvariant(AssertionError):
     """The books would become wrong. Nothing is written; a worker that meets this stops that operation."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lot:
     """One lot as it stands. `lot_id` grows with age within its account."""
 
@@ -54,8 +65,16 @@ class Lot:
     charged_back: bool = False
 
     def __post_init__(self) -> None:
-        buckets = (self.available, self.held, self.spent, self.expired, self.revoked)
-        if min(buckets) < 0 or sum(buckets) != self.granted:
+        # Spelled out: this runs at every read and every entry.
+        if (
+            self.available < 0
+            or self.held < 0
+            or self.spent < 0
+            or self.expired < 0
+            or self.revoked < 0
+            or self.available + self.held + self.spent + self.expired + self.revoked != self.granted
+        ):
+            buckets = (self.available, self.held, self.spent, self.expired, self.revoked)
             raise BrokenInvariant(f"lot {self.lot_id}: granted {self.granted} is not the sum of {buckets}")
 
     def expired_by(self, now: datetime) -> bool:
@@ -63,7 +82,7 @@ class Lot:
         return self.expires_at is not None and self.expires_at <= now
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """One line of the journal to be written: `amount` > 0 credits of one lot make one move."""
 
@@ -82,21 +101,19 @@ def moved(lot: Lot, move: Move, amount: int) -> Lot:
 
     Raises `BrokenInvariant` if a bucket would fall below zero.
     """
-    match move:
-        case Move.GRANT:
-            return replace(lot, granted=lot.granted + amount, available=lot.available + amount)
-        case Move.RESERVE:
-            return replace(lot, available=lot.available - amount, held=lot.held + amount)
-        case Move.COMMIT:
-            return replace(lot, held=lot.held - amount, spent=lot.spent + amount)
-        case Move.REFUND:
-            return replace(lot, held=lot.held - amount, available=lot.available + amount)
-        case Move.EXPIRE:
-            return replace(lot, available=lot.available - amount, expired=lot.expired + amount)
-        case Move.REVOKE:
-            return replace(lot, available=lot.available - amount, revoked=lot.revoked + amount)
-        case _:
-            assert_never(move)
+    granted, available, held, spent, expired, revoked = _EFFECTS[move]
+    return Lot(
+        lot.lot_id,
+        lot.source,
+        lot.granted + granted * amount,
+        lot.available + available * amount,
+        lot.expires_at,
+        lot.held + held * amount,
+        lot.spent + spent * amount,
+        lot.expired + expired * amount,
+        lot.revoked + revoked * amount,
+        lot.charged_back,
+    )
 
 
 def fold(lot: Lot, entries: list[Entry]) -> Lot:

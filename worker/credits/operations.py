@@ -7,7 +7,7 @@ written nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -39,6 +39,7 @@ from worker.credits.page import (
     Page,
 )
 from worker.credits.states import ENDED, JobState, ReservationState, may_move
+from worker.credits.values import value
 
 
 class Dropped(StrEnum):
@@ -53,7 +54,7 @@ class Dropped(StrEnum):
     ACCOUNT_LIMIT = "account_limit"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claimed:
     """The job is ours until the lease lapses. `job.order` is what is to be done."""
 
@@ -65,7 +66,7 @@ class Claimed:
     seconds_left: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ended:
     """The job ended in this operation."""
 
@@ -75,7 +76,7 @@ class Ended:
     shortfall: Shortfall | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Requeued:
     """The job will be tried again; its hold is kept."""
 
@@ -83,7 +84,7 @@ class Requeued:
     not_before: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Parked:
     """The job waits for credits."""
 
@@ -96,17 +97,17 @@ class Fenced(StrEnum):
     FENCED = "fenced"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelAsked:
     """The job is running; its worker stops it within seconds. A finished result beats this."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AlreadyEnded:
     state: JobState
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """Reserve the credits of a queued job and take it on, under a token made before the call."""
 
@@ -163,7 +164,7 @@ class Claim:
         return Claimed(job, attempt, self.token, engine_state or {}, seconds_left)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settle:
     """End an attempt: the result and its charge, or what went wrong.
 
@@ -248,7 +249,7 @@ class Settle:
         page.running -= 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancel:
     """A person or the pipeline no longer wants the job. Queued and waiting jobs end at once."""
 
@@ -269,7 +270,7 @@ class Cancel:
         return _end_queued(page, job, Ending.CANCELLED, message=self.reason)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EndOverdue:
     """End a queued or waiting job whose `ends_by` has passed, paused or not."""
 
@@ -287,7 +288,7 @@ class EndOverdue:
         return _end_queued(page, job, _past(job))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Expire:
     """Write down what time has done to an account's lots, and close those that are empty for good."""
 
@@ -306,7 +307,7 @@ class Expire:
         return expired
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wake:
     """Look again at an account's waiting jobs: the safety net under those who bring credits."""
 

@@ -15,9 +15,10 @@ from uuid import UUID
 from worker.credits.account_ledger import AccountLedger
 from worker.credits.outcomes import HasOutcomes
 from worker.credits.states import JobState
+from worker.credits.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Job:
     """A job's row as an operation sees it."""
 
@@ -40,7 +41,7 @@ class Job:
     order: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Lease:
     """A running job's row in `live`."""
 
@@ -55,7 +56,7 @@ class Lease:
     engine_state: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Artifact:
     """An output to be registered: readable from the COMMIT that settles its job."""
 
@@ -70,7 +71,7 @@ class Artifact:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class JobChange:
     """The columns of `jobs` that an operation writes, as they are afterwards."""
 
@@ -87,13 +88,13 @@ class JobChange:
     outputs: list[dict[str, Any]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DueRow:
     job: Job
     not_before: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LiveRow:
     job: Job
     token: UUID
@@ -103,7 +104,7 @@ class LiveRow:
     engine_state: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptRow:
     job_id: UUID
     lease: Lease
@@ -112,7 +113,7 @@ class AttemptRow:
     usage: list[dict[str, str]] | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EventRow:
     what: str
     job: Job | None

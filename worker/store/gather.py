@@ -61,10 +61,15 @@ async def gather_pages(
     jobs: dict[str, dict[UUID, Job]] = {}
     reservations: dict[str, list[Reservation]] = {}
     for statement, wanted in ((_READ_JOBS_TO_CLAIM, claims), (_READ_JOBS, others)):
-        for row in await connection.execute(statement, _keys(wanted)) if wanted else ():
-            jobs.setdefault(row.account_id, {})[row.job_id] = _job_of(row)
-            if row.reserved is not None:
-                reservations.setdefault(row.account_id, []).append(_reservation_of(row))
+        if wanted:
+            for row in (await connection.execute(statement, _keys(wanted))).all():
+                job = _job_of(row[1:-5])
+                jobs.setdefault(row[0], {})[job.job_id] = job
+                amount, state, charged, lots_drawn, amounts_drawn = row[-5:]
+                if amount is not None:
+                    draws = tuple(map(Draw, lots_drawn, amounts_drawn))
+                    held = Reservation(job.job_id, amount, draws, _RESERVATION_STATES[state], charged)
+                    reservations.setdefault(row[0], []).append(held)
     lots = await _read_lots(connection, list(accounts))
     paused_names = frozenset((row.scope, row.name) for row in await connection.execute(_READ_PAUSED))
     limited = [account_id for account_id, row in accounts.items() if row.running_max is not None]
@@ -97,8 +102,8 @@ async def gather_pages(
 async def parked_jobs(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[Job]]:
     """The jobs that wait for credits, oldest first, by account."""
     waiting: dict[str, list[Job]] = {}
-    for row in await connection.execute(_READ_PARKED, {"accounts": account_ids}):
-        waiting.setdefault(row.account_id, []).append(_job_of(row))
+    for row in (await connection.execute(_READ_PARKED, {"accounts": account_ids})).all():
+        waiting.setdefault(row[0], []).append(_job_of(row[1:]))
     return waiting
 
 
@@ -113,38 +118,15 @@ async def _read_leases(
     connection: AsyncConnection, operations: Sequence[PageOperation]
 ) -> dict[str, dict[UUID, Lease]]:
     leases: dict[str, dict[UUID, Lease]] = {}
-    for row in await connection.execute(_LOCK_LIVE, _keys(operations)):
-        leases.setdefault(row.account_id, {})[row.job_id] = Lease(
-            row.job_id,
-            row.token,
-            row.worker_id,
-            row.started_at,
-            row.lease_until,
-            row.attempt,
-            row.cancel_asked_at,
-            row.cancel_reason,
-            row.engine_state,
-        )
+    for account_id, *row in (await connection.execute(_LOCK_LIVE, _keys(operations))).all():
+        leases.setdefault(account_id, {})[row[0]] = Lease(*row)
     return leases
 
 
 async def _read_lots(connection: AsyncConnection, account_ids: list[str]) -> dict[str, list[Lot]]:
     lots: dict[str, list[Lot]] = {}
-    for row in await connection.execute(_READ_LOTS, {"accounts": account_ids}):
-        lots.setdefault(row.account_id, []).append(
-            Lot(
-                row.lot_id,
-                LotSource(row.source),
-                row.granted,
-                row.available,
-                row.expires_at,
-                row.held,
-                row.spent,
-                row.expired,
-                row.revoked,
-                row.charged_back,
-            )
-        )
+    for account_id, lot_id, source, *row in (await connection.execute(_READ_LOTS, {"accounts": account_ids})).all():
+        lots.setdefault(account_id, []).append(Lot(lot_id, _LOT_SOURCES[source], *row))
     return lots
 
 
@@ -153,32 +135,16 @@ async def _read_running(connection: AsyncConnection, account_ids: list[str]) -> 
     return {row.account_id: row.running for row in rows}
 
 
-def _job_of(row: Any) -> Job:
-    return Job(
-        row.job_id,
-        row.kind,
-        row.queue,
-        JobState(row.state),
-        row.priority,
-        row.quoted,
-        row.book_id,
-        row.on_insufficient,
-        row.ends_by,
-        row.attempt,
-        row.failures,
-        row.failures_max,
-        row.started_at,
-        getattr(row, "not_before", None),
-        getattr(row, "order", None),
-    )
+def _job_of(row: Sequence[Any]) -> Job:
+    """A row holds the job's fields in their order. By place, not by name: this is most of what a batch reads."""
+    job_id, kind, queue, state, *rest = row
+    return Job(job_id, kind, queue, _JOB_STATES[state], *rest)
 
 
-def _reservation_of(row: Any) -> Reservation:
-    draws = tuple(Draw(lot_id, amount) for lot_id, amount in zip(row.draw_lots, row.draw_amounts, strict=True))
-    return Reservation(
-        row.job_id, row.reserved, draws, ReservationState(row.reservation_state), row.reservation_charged
-    )
-
+#: Calling an enum with a value takes ten times as long.
+_JOB_STATES = {str(state): state for state in JobState}
+_RESERVATION_STATES = {str(state): state for state in ReservationState}
+_LOT_SOURCES = {str(source): source for source in LotSource}
 
 _NOW = text("SELECT fermata_now()")
 
@@ -247,7 +213,7 @@ _READ_PARKED = text("""
 """)
 
 _READ_LOTS = text("""
-    SELECT account_id, lot_id, source, granted, available, held, spent, expired, revoked, expires_at, charged_back
+    SELECT account_id, lot_id, source, granted, available, expires_at, held, spent, expired, revoked, charged_back
     FROM lots
     WHERE account_id = ANY(CAST(:accounts AS text[]))
       AND NOT closed
