@@ -42,6 +42,16 @@ def finish_then_abort(report: Report, outputs: int) -> None:
     os.abort()
 
 
+def finish_and_look(report: Report, outputs: int) -> list[bool]:
+    """Whether each output was counted by the time that `finished` returned."""
+    seen = []
+    for number in range(outputs):
+        output = one_output(report, f"song-{number}")
+        report.finished(output)
+        seen.append(output.path.with_suffix(".counted").exists())
+    return seen
+
+
 def finish_outside(report: Report, path: str) -> None:
     report.finished(one_output(report, "song", path))
 
@@ -78,6 +88,18 @@ def write_a_minute_of_ogg_at_once(report: Report) -> None:
     soundfile.write(report.workdir / "all-at-once.ogg", noise, 44_100, format="OGG", subtype="VORBIS")
 
 
+def write_a_minute_and_a_half(report: Report, audio_format: str) -> None:
+    """The same sound by our own writer."""
+    import numpy
+
+    from tasks.engines.writing import OutputFile
+
+    noise = numpy.random.default_rng(1).standard_normal((44_100 * 90, 2), dtype=numpy.float32) * numpy.float32(0.1)
+    with OutputFile(report, "noise", audio_format, 44_100, 2) as file:
+        file.write(noise)
+        report.finished(file.finish())
+
+
 def take_memory(report: Report, megabytes: int) -> int:
     return len(bytearray(megabytes * 1024**2))
 
@@ -99,7 +121,7 @@ def write_a_big_file(report: Report, megabytes: int) -> None:
 
 
 def burn(report: Report) -> None:
-    report.progress(0.5, "burning")
+    report.progress(0.5, str(os.getpid()))
     while True:
         pass
 

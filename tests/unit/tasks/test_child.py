@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from tasks.engines.child import Restraints, close_children, run_in_child
-from tasks.kind import EngineCrashed, EngineFailure, EngineUnavailable, InvalidInput, OutOfMemory, RunLimits
+from tasks.kind import EngineCrashed, EngineFailure, EngineUnavailable, InvalidInput, OutOfMemory, Output, RunLimits
 from tests.unit.tasks import misbehaviour
 from tests.unit.tasks.contexts import Recorder
 from tests.unit.tasks.processes import children, descriptors, ends
@@ -80,6 +80,17 @@ async def test_each_finished_output_is_counted_before_a_later_one_can_fail(conte
         await run(context, misbehaviour.finish_then_abort, outputs=3)
     assert [output.name for output in context.outputs] == ["song-0", "song-1", "song-2"]
     assert context.outputs[0].path.read_bytes() == b"sound"
+
+
+async def test_a_child_waits_until_an_output_is_counted(context: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`finished` returns in the child only after it returned in the worker: nothing later can come before it."""
+
+    async def count(output: Output) -> None:
+        await asyncio.sleep(0.02)  # a child that didn't wait would have gone on by now
+        output.path.with_suffix(".counted").touch()
+
+    monkeypatch.setattr(context, "finished", count)
+    assert await run(context, misbehaviour.finish_and_look, outputs=3) == [True, True, True]
 
 
 async def test_an_output_that_the_worker_cant_count_ends_the_run(context: Recorder) -> None:
@@ -145,6 +156,12 @@ async def test_the_known_crash_of_ogg_written_at_once_costs_one_attempt(context:
     with pytest.raises(EngineCrashed, match="SIGSEGV"):
         await run(context, misbehaviour.write_a_minute_of_ogg_at_once)
     assert (await run(context, misbehaviour.echo, n=1))["n"] == 1
+
+
+async def test_our_writer_writes_the_same_sound_without_a_crash(context: Recorder) -> None:
+    """In blocks, the sound that segfaults in one call comes out whole."""
+    await run(context, misbehaviour.write_a_minute_and_a_half, audio_format="ogg")
+    assert context.outputs[0].info.frames == 90 * 44_100
 
 
 @pytest.mark.parametrize("function", [misbehaviour.take_memory, misbehaviour.take_memory_in_numpy])
@@ -293,8 +310,8 @@ from tests.unit.tasks.contexts import Recorder
 
 class Printing(Recorder):
     def progress(self, fraction, stage):
-        print(stage.split()[0], flush=True)
+        print(stage, flush=True)
 
 context = Printing(Path(sys.argv[1]))
-asyncio.run(run_in_child("tests.unit.tasks.misbehaviour:burn_with_a_descendant", {}, context, RunLimits()))
+asyncio.run(run_in_child("tests.unit.tasks.misbehaviour:burn", {}, context, RunLimits()))
 """

@@ -144,7 +144,7 @@ def test_the_tempo_that_is_heard_is_the_asked_one(prompt: str) -> None:
     assert meters.tempo(played(song(prompt)), 22_050) == pytest.approx(asked, abs=2.5)
 
 
-@pytest.mark.parametrize("name", ["A minor", "C major", "F# minor", "Bb major"])
+@pytest.mark.parametrize("name", ["F# minor", "C major"])
 @pytest.mark.parametrize("style", ["lofi", "pop", "folk", "cinematic"])
 def test_the_key_that_is_heard_is_the_asked_one_or_its_relative(name: str, style: str) -> None:
     """Measured from the notes' shares of the sound; relatives share all their notes."""
@@ -206,8 +206,9 @@ def test_the_tiers_differ_in_what_is_heard() -> None:
     assert len(studio) / 8 == 48_000
 
 
-@pytest.mark.parametrize("model", TIERS)
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    ("style", "model"), [*((style, "draft") for style in STYLES), ("lofi", "standard"), ("lofi", "studio")]
+)
 def test_every_style_sounds_and_never_clips(style: str, model: str) -> None:
     """Its peak is at -1 dB of full scale, it is not silent for long, and it ends in silence."""
     sound = played(song(style=style, seconds=Decimal(10)), model)
