@@ -28,7 +28,7 @@ class _Write:
 
     statement: TextClause
     arrays: tuple[str, ...]
-    rows: Callable[[Page, LotIds], Iterable[Row]]
+    rows: Callable[[Sequence[Page], LotIds], Iterable[Row]]
     #: Each row must change exactly one row of the table, or the books and the page disagree.
     exactly: bool = False
     timed: bool = False
@@ -53,11 +53,13 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
 async def _run(
     connection: AsyncConnection, write: _Write, pages: Sequence[Page], lot_ids: LotIds, now: datetime
 ) -> int:
-    rows = [(page.account_id, *row) for page in pages for row in write.rows(page, lot_ids)]
+    rows = list(write.rows(pages, lot_ids))
     if not rows:
         return 0
+    # A column of nulls travels as an empty array: unnest fills it up to the length of the others.
     arrays: dict[str, Any] = {
-        name: list(column) for name, column in zip(write.arrays, zip(*rows, strict=True), strict=True)
+        name: [] if column.count(None) == len(column) else column
+        for name, column in zip(write.arrays, zip(*rows, strict=True), strict=True)
     }
     if write.timed:
         arrays["now"] = now
@@ -85,99 +87,134 @@ def _json(value: Any) -> str | None:
 # --- rows: what each table is told, from a page ----------------------------------------------------------------
 
 
-def _new_lots(page: Page, lot_ids: LotIds) -> Iterable[Row]:
-    for provisional, told in page.ledger.new_lots.items():
-        lot = page.ledger.lots[provisional]
-        yield (
-            lot_ids[page.account_id, provisional],
-            told.source,
-            *(lot.granted, lot.available, lot.held, lot.spent, lot.expired, lot.revoked),
-            *(lot.expires_at, told.cycle_starts_at, told.reference, told.job_id, told.reason, told.note),
-        )
+def _new_lots(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for provisional, told in page.ledger.new_lots.items():
+            lot = page.ledger.lots[provisional]
+            yield (
+                *(page.account_id, lot_ids[page.account_id, provisional], told.source),
+                *(lot.granted, lot.available, lot.held, lot.spent, lot.expired, lot.revoked),
+                *(lot.expires_at, told.cycle_starts_at, told.reference, told.job_id, told.reason, told.note),
+            )
 
 
-def _changed_lots(page: Page, _: LotIds) -> Iterable[Row]:
-    for lot_id in page.ledger.changed_lots:
-        if lot_id not in page.ledger.new_lots:
-            lot = page.ledger.lots[lot_id]
-            yield lot_id, lot.available, lot.held, lot.spent, lot.expired, lot.revoked
+def _changed_lots(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for lot_id in page.ledger.changed_lots:
+            if lot_id not in page.ledger.new_lots:
+                lot = page.ledger.lots[lot_id]
+                yield page.account_id, lot_id, lot.available, lot.held, lot.spent, lot.expired, lot.revoked
 
 
-def _made_reservations(page: Page, lot_ids: LotIds) -> Iterable[Row]:
-    for job_id in page.ledger.made:
-        made = page.ledger.reservations[job_id]
-        # unnest flattens arrays of arrays, so each draw list travels as the text of an array.
-        lots = ",".join(str(lot_ids.get((page.account_id, draw.lot_id), draw.lot_id)) for draw in made.draws)
-        amounts = ",".join(str(draw.amount) for draw in made.draws)
-        settled_at = None if made.state is ReservationState.HELD else page.now
-        yield (
-            *(job_id, made.amount, made.state, made.charged, f"{{{lots}}}", f"{{{amounts}}}"),
-            *(settled_at, made.reason),
-        )
+def _made_reservations(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for job_id in page.ledger.made:
+            made = page.ledger.reservations[job_id]
+            # unnest flattens arrays of arrays, so each draw list travels as the text of an array.
+            lots = ",".join([str(lot_ids.get((page.account_id, draw.lot_id), draw.lot_id)) for draw in made.draws])
+            amounts = ",".join([str(draw.amount) for draw in made.draws])
+            settled_at = None if made.state is ReservationState.HELD else page.now
+            yield (
+                *(page.account_id, job_id, made.amount, made.state, made.charged, f"{{{lots}}}", f"{{{amounts}}}"),
+                *(settled_at, made.reason),
+            )
 
 
-def _ended_reservations(page: Page, _: LotIds) -> Iterable[Row]:
-    for job_id in page.ledger.settled:
-        if job_id not in page.ledger.made:
-            ended = page.ledger.reservations[job_id]
-            yield job_id, ended.state, ended.charged, ended.reason
+def _ended_reservations(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        made_here = set(page.ledger.made)
+        for job_id in page.ledger.settled:
+            if job_id not in made_here:
+                ended = page.ledger.reservations[job_id]
+                yield page.account_id, job_id, ended.state, ended.charged, ended.reason
 
 
-def _journal(page: Page, lot_ids: LotIds) -> Iterable[Row]:
-    for line in page.ledger.lines:
-        entry = line.entry
-        lot_id = lot_ids.get((page.account_id, entry.lot_id), entry.lot_id)
-        yield lot_id, entry.move, entry.amount, line.job_id, entry.reason, line.actor
+def _journal(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for line in page.ledger.lines:
+            entry = line.entry
+            lot_id = lot_ids.get((page.account_id, entry.lot_id), entry.lot_id)
+            yield page.account_id, lot_id, entry.move, entry.amount, line.job_id, entry.reason, line.actor
 
 
-def _jobs(page: Page, _: LotIds) -> Iterable[Row]:
-    for job in page.writes.jobs:
-        yield (
-            *(job.job_id, job.state, job.attempt, job.failures, job.started_at, page.now if job.ended else None),
-            *(job.reason, job.message, job.charged, job.partial, _json(job.outputs)),
-        )
+def _jobs(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for job in page.writes.jobs:
+            yield (
+                *(page.account_id, job.job_id, job.state, job.attempt, job.failures, job.started_at),
+                *(page.now if job.ended else None, job.reason, job.message, job.charged, job.partial),
+                _json(job.outputs),
+            )
 
 
-def _due(page: Page, _: LotIds) -> Iterable[Row]:
-    for row in page.writes.due:
-        job = row.job
-        yield job.job_id, job.queue, job.kind, job.priority, row.not_before, job.ends_by
+def _due(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for row in page.writes.due:
+            job = row.job
+            yield page.account_id, job.job_id, job.queue, job.kind, job.priority, row.not_before, job.ends_by
 
 
-def _live(page: Page, _: LotIds) -> Iterable[Row]:
-    for row in page.writes.live:
-        yield (
-            *(row.job.job_id, row.token, row.job.queue, row.job.kind, row.worker_id, row.lease_until),
-            *(row.job.ends_by, row.attempt, _json(row.engine_state or None)),
-        )
+def _live(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for row in page.writes.live:
+            job = row.job
+            yield (
+                *(page.account_id, job.job_id, row.token, job.queue, job.kind, row.worker_id, row.lease_until),
+                *(job.ends_by, row.attempt, _json(row.engine_state or None)),
+            )
 
 
-def _parked(page: Page, _: LotIds) -> Iterable[Row]:
-    for job in page.writes.parked:
-        yield job.job_id, job.queue, job.kind, job.quoted, job.ends_by
+def _parked(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for job in page.writes.parked:
+            yield page.account_id, job.job_id, job.queue, job.kind, job.quoted, job.ends_by
 
 
-def _attempts(page: Page, _: LotIds) -> Iterable[Row]:
-    for row in page.writes.attempts:
-        lease = row.lease
-        yield (
-            *(row.job_id, lease.attempt, lease.token, lease.worker_id, lease.started_at, row.ending, row.message),
-            *(_json(row.usage), _json(lease.engine_state)),
-        )
+def _attempts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for row in page.writes.attempts:
+            lease = row.lease
+            yield (
+                *(page.account_id, row.job_id, lease.attempt, lease.token, lease.worker_id, lease.started_at),
+                *(row.ending, row.message, _json(row.usage), _json(lease.engine_state)),
+            )
 
 
-def _artifacts(page: Page, _: LotIds) -> Iterable[Row]:
-    for job_id, token, made in page.writes.artifacts:
-        yield (
-            *(made.artifact_id, made.name, made.media_type, made.storage_key, made.sha256, made.frames),
-            *(made.sample_rate, made.channels, made.bytes, job_id, token),
-        )
+def _artifacts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for job_id, token, made in page.writes.artifacts:
+            yield (
+                *(page.account_id, made.artifact_id, made.name, made.media_type, made.storage_key, made.sha256),
+                *(made.frames, made.sample_rate, made.channels, made.bytes, job_id, token),
+            )
 
 
-def _events(page: Page, _: LotIds) -> Iterable[Row]:
-    for event in page.writes.events:
-        job_id, kind, queue = (event.job.job_id, event.job.kind, event.job.queue) if event.job else (None,) * 3
-        yield event.what, job_id, event.state, kind, queue, event.reason, event.charged, _json(event.body)
+def _events(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for event in page.writes.events:
+            job_id, kind, queue = (event.job.job_id, event.job.kind, event.job.queue) if event.job else (None,) * 3
+            yield (
+                *(page.account_id, event.what, job_id, event.state, kind, queue, event.reason, event.charged),
+                _json(event.body),
+            )
+
+
+def _gone(table: str) -> Callable[[Sequence[Page], LotIds], Iterable[Row]]:
+    """The jobs, or lots, that `page.writes` lists under that name by their ids alone."""
+
+    def rows(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+        return [(page.account_id, gone) for page in pages for gone in getattr(page.writes, table)]
+
+    return rows
+
+
+def _told(table: str) -> Callable[[Sequence[Page], LotIds], Iterable[Row]]:
+    """What `page.writes` lists under that name as rows."""
+
+    def rows(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+        return [(page.account_id, *row) for page in pages for row in getattr(page.writes, table)]
+
+    return rows
 
 
 # --- statements ------------------------------------------------------------------------------------------------
@@ -416,7 +453,7 @@ _WRITES = (
     _Write(
         _CLOSE_LOTS,
         ("accounts", "lots"),
-        lambda page, _: ((lot_id,) for lot_id in page.writes.lots_closed),
+        _gone("lots_closed"),
         exactly=True,
     ),
     _Write(
@@ -435,9 +472,9 @@ _WRITES = (
     _Write(
         _INSERT_JOURNAL, ("accounts", "lots", "moves", "amounts", "jobs", "reasons", "actors"), _journal, timed=True
     ),
-    _Write(_DELETE_DUE, _KEYS, lambda page, _: ((job_id,) for job_id in page.writes.due_gone), exactly=True),
-    _Write(_DELETE_LIVE, _KEYS, lambda page, _: ((job_id,) for job_id in page.writes.live_gone), exactly=True),
-    _Write(_DELETE_PARKED, _KEYS, lambda page, _: ((job_id,) for job_id in page.writes.parked_gone), exactly=True),
+    _Write(_DELETE_DUE, _KEYS, _gone("due_gone"), exactly=True),
+    _Write(_DELETE_LIVE, _KEYS, _gone("live_gone"), exactly=True),
+    _Write(_DELETE_PARKED, _KEYS, _gone("parked_gone"), exactly=True),
     _Write(
         _UPDATE_JOBS,
         (*_KEYS, "states", "attempts", "failures", "started", "ended", "reasons", "messages", "charged", "partial")
@@ -453,8 +490,8 @@ _WRITES = (
         timed=True,
     ),
     _Write(_INSERT_PARKED, (*_KEYS, "queues", "kinds", "needed", "ends_by"), _parked, timed=True),
-    _Write(_UNHINT, (*_KEYS, "waits_for"), lambda page, _: page.writes.unhinted),
-    _Write(_ASK_CANCEL, (*_KEYS, "reasons"), lambda page, _: page.writes.cancel_asked, timed=True),
+    _Write(_UNHINT, (*_KEYS, "waits_for"), _told("unhinted")),
+    _Write(_ASK_CANCEL, (*_KEYS, "reasons"), _told("cancel_asked"), timed=True),
     _Write(
         _INSERT_ATTEMPTS,
         (*_KEYS, "attempts", "tokens", "workers", "started", "endings", "messages", "usage", "states"),
