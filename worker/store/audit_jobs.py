@@ -47,7 +47,8 @@ JOBS = text("""
                    CASE WHEN hold = 'held' AND state NOT IN ('running', 'queued') THEN 'hold_has_ended' END,
                    CASE WHEN hold <> 'held' AND NOT ended THEN 'settled_is_ended' END,
                    CASE WHEN amount <> quoted
-                          OR amount <> (SELECT COALESCE(sum(a), 0) FROM unnest(draw_amounts) AS a)
+                          OR amount <> CASE WHEN cardinality(draw_amounts) = 1 THEN draw_amounts[1]
+                                            ELSE (SELECT COALESCE(sum(a), 0) FROM unnest(draw_amounts) AS a) END
                         THEN 'reserved_is_quote' END,
                    CASE WHEN GREATEST(charged, committed) > quoted THEN 'charged_above_quote' END,
                    CASE WHEN state = 'succeeded'
@@ -68,15 +69,18 @@ JOBS = text("""
                    CASE WHEN hold = 'held' AND ends_by < :job_ends_after THEN 'stale_hold' END
                ], NULL) AS rules
         FROM standing
+    ), broken AS MATERIALIZED (
+        SELECT rule,
+               format('job %s of %s: %s (%s), quoted %s, charged %s; reservation %s of %s, charged %s; attempt %s, '
+                      'runs ended %s; live %s, due %s, parked %s, lease until %s, ends by %s',
+                      job_id, account_id, state, reason, quoted, charged, hold, amount, committed, attempt, runs,
+                      is_live, is_due, is_parked, lease_until, ends_by) AS what
+        FROM judged
+        CROSS JOIN LATERAL unnest(rules) AS rule
+        WHERE cardinality(rules) > 0
     )
-    SELECT rule,
-           format('job %s of %s: %s (%s), quoted %s, charged %s; reservation %s of %s, charged %s; attempt %s, '
-                  'runs ended %s; live %s, due %s, parked %s, lease until %s, ends by %s',
-                  job_id, account_id, state, reason, quoted, charged, hold, amount, committed, attempt, runs,
-                  is_live, is_due, is_parked, lease_until, ends_by) AS what
-    FROM judged
-    CROSS JOIN LATERAL unnest(rules) AS rule
-    WHERE cardinality(rules) > 0
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -88,15 +92,18 @@ ENDS = text("""
         FROM events
         WHERE what = 'ended'
         GROUP BY account_id, job_id
+    ), broken AS MATERIALIZED (
+        SELECT 'end_is_told_once' AS rule,
+               format('job %s of %s: %s (%s), charged %s; %s ended events: %s (%s), charged %s',
+                      j.job_id, j.account_id, j.state, j.reason, j.charged, COALESCE(t.events, 0), t.state, t.reason,
+                      t.charged) AS what
+        FROM jobs AS j
+        LEFT JOIN told AS t USING (account_id, job_id)
+        WHERE COALESCE(t.events, 0) <> CASE WHEN j.ended_at IS NULL THEN 0 ELSE 1 END
+           OR (t.state, t.reason, t.charged) <> (j.state, j.reason, j.charged)
     )
-    SELECT 'end_is_told_once' AS rule,
-           format('job %s of %s: %s (%s), charged %s; %s ended events: %s (%s), charged %s',
-                  j.job_id, j.account_id, j.state, j.reason, j.charged, COALESCE(t.events, 0), t.state, t.reason,
-                  t.charged) AS what
-    FROM jobs AS j
-    LEFT JOIN told AS t USING (account_id, job_id)
-    WHERE COALESCE(t.events, 0) <> CASE WHEN j.ended_at IS NULL THEN 0 ELSE 1 END
-       OR (t.state, t.reason, t.charged) <> (j.state, j.reason, j.charged)
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -115,14 +122,17 @@ OUTPUTS = text("""
         SELECT a.account_id, a.job_id, CAST(a.artifact_id AS text) AS artifact, a.name, a.token
         FROM artifacts AS a
         WHERE a.job_id IS NOT NULL
+    ), broken AS MATERIALIZED (
+        SELECT 'outputs_are_artifacts' AS rule,
+               format('job %s of %s: lists %s (%s) of attempt %s, there is %s (%s) of attempt %s',
+                      job_id, account_id, l.artifact, l.name, l.token, k.artifact, k.name, k.token) AS what
+        FROM listed AS l
+        FULL JOIN kept AS k USING (account_id, job_id, artifact)
+        WHERE (l.token IS DISTINCT FROM k.token OR l.name IS DISTINCT FROM k.name)
+          AND (l.job_id IS NOT NULL OR EXISTS (SELECT FROM jobs AS j WHERE j.job_id = k.job_id))
     )
-    SELECT 'outputs_are_artifacts' AS rule,
-           format('job %s of %s: lists %s (%s) of attempt %s, there is %s (%s) of attempt %s',
-                  job_id, account_id, l.artifact, l.name, l.token, k.artifact, k.name, k.token) AS what
-    FROM listed AS l
-    FULL JOIN kept AS k USING (account_id, job_id, artifact)
-    WHERE (l.token IS DISTINCT FROM k.token OR l.name IS DISTINCT FROM k.name)
-      AND (l.job_id IS NOT NULL OR EXISTS (SELECT FROM jobs AS j WHERE j.job_id = k.job_id))
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -157,29 +167,23 @@ ACCOUNTS = text("""
             CASE WHEN jsonb_typeof(j.inputs) = 'object' THEN j.inputs ELSE '{}' END
         ) AS i (name, artifact)
         WHERE j.inputs <> '{}'
-    )
-    (
-        SELECT 'own_account' AS rule,
-               format('%s of %s names job %s of %s', n.source, n.account_id, n.job_id, j.account_id) AS what
+    ), broken AS MATERIALIZED (
+        SELECT format('%s of %s names job %s of %s', n.source, n.account_id, n.job_id, j.account_id) AS what
         FROM naming_job AS n
         JOIN jobs AS j USING (job_id)
         WHERE j.account_id <> n.account_id
-        LIMIT :limit
-    )
-    UNION ALL
-    (
-        SELECT 'own_account', format('a reservation of %s draws on lot %s of %s', n.account_id, n.lot_id, l.account_id)
+        UNION ALL
+        SELECT format('a reservation of %s draws on lot %s of %s', n.account_id, n.lot_id, l.account_id)
         FROM naming_lot AS n
         JOIN lots AS l USING (lot_id)
         WHERE l.account_id <> n.account_id
-        LIMIT :limit
-    )
-    UNION ALL
-    (
-        SELECT 'own_account', format('a job of %s reads artifact %s of %s', n.account_id, n.artifact, a.account_id)
+        UNION ALL
+        SELECT format('a job of %s reads artifact %s of %s', n.account_id, n.artifact, a.account_id)
         FROM naming_artifact AS n
         JOIN artifacts AS a ON CAST(a.artifact_id AS text) = n.artifact
         WHERE a.account_id <> n.account_id
-        LIMIT :limit
     )
+    SELECT 'own_account' AS rule, what
+    FROM broken
+    LIMIT :limit
 """)

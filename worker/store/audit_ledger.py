@@ -1,6 +1,8 @@
 """What the audit asks of lots, reservations, the journal and what brought the credits: one statement a check.
 
-Each yields rows (rule, what). The rules of one statement share its scan of the journal.
+Each yields rows (rule, what). The rules of one statement share its scan of the journal. What is broken is
+materialized before the LIMIT: else the planner, expecting a thousand rows soon, goes through every index one row
+at a time. A million entries of 333,000 jobs took 15 s so, and take 6 s now.
 """
 
 from __future__ import annotations
@@ -51,16 +53,19 @@ LOTS = text("""
         FROM lots AS l
         FULL JOIN folded AS f USING (account_id, lot_id)
         FULL JOIN drawn AS d USING (account_id, lot_id)
+    ), broken AS MATERIALIZED (
+        SELECT rule,
+               format('lot %s of %s: granted %s, available %s, held %s, spent %s, expired %s, revoked %s; its entries: '
+                      'granted %s, reserved %s, committed %s, refunded %s, expired %s, revoked %s; held by jobs %s; '
+                      'expires at %s',
+                      lot_id, account_id, granted, available, held, spent, expired, revoked, came, reserved, committed,
+                      refunded, gone, taken, holds, expires_at) AS what
+        FROM compared
+        CROSS JOIN LATERAL unnest(rules) AS rule
+        WHERE cardinality(rules) > 0
     )
-    SELECT rule,
-           format('lot %s of %s: granted %s, available %s, held %s, spent %s, expired %s, revoked %s; its entries: '
-                  'granted %s, reserved %s, committed %s, refunded %s, expired %s, revoked %s; held by jobs %s; '
-                  'expires at %s',
-                  lot_id, account_id, granted, available, held, spent, expired, revoked, came, reserved, committed,
-                  refunded, gone, taken, holds, expires_at) AS what
-    FROM compared
-    CROSS JOIN LATERAL unnest(rules) AS rule
-    WHERE cardinality(rules) > 0
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -77,10 +82,16 @@ DRAWS = text("""
         WHERE move IN ('reserve', 'commit', 'refund')
         GROUP BY account_id, job_id, lot_id
     ), placed AS (
+        -- Most reservations draw on one lot: only the others need their draws in order.
+        SELECT account_id, job_id, draw_lots[1] AS lot_id, draw_amounts[1] AS amount, state, charged, 0 AS before
+        FROM reservations
+        WHERE cardinality(draw_lots) = 1
+        UNION ALL
         SELECT r.account_id, r.job_id, d.lot_id, d.amount, r.state, r.charged,
-               sum(d.amount) OVER (PARTITION BY r.account_id, r.job_id ORDER BY d.position) - d.amount AS before
+               sum(d.amount) OVER (PARTITION BY r.account_id, r.job_id ORDER BY d.position) - d.amount
         FROM reservations AS r
         CROSS JOIN LATERAL unnest(r.draw_lots, r.draw_amounts) WITH ORDINALITY AS d (lot_id, amount, position)
+        WHERE cardinality(r.draw_lots) > 1
     ), drawn AS (
         SELECT account_id, job_id, lot_id, amount, state, LEAST(amount, GREATEST(0, charged - before)) AS charged
         FROM placed
@@ -100,14 +111,17 @@ DRAWS = text("""
                ], NULL) AS rules
         FROM drawn AS d
         FULL JOIN moved AS m USING (account_id, job_id, lot_id)
+    ), broken AS MATERIALIZED (
+        SELECT rule,
+               format('job %s of %s on lot %s: draw %s, %s, charged %s; its entries: reserved %s, committed %s, '
+                      'refunded %s',
+                      job_id, account_id, lot_id, amount, state, charged, reserved, committed, refunded) AS what
+        FROM compared
+        CROSS JOIN LATERAL unnest(rules) AS rule
+        WHERE cardinality(rules) > 0
     )
-    SELECT rule,
-           format('job %s of %s on lot %s: draw %s, %s, charged %s; its entries: reserved %s, committed %s, '
-                  'refunded %s',
-                  job_id, account_id, lot_id, amount, state, charged, reserved, committed, refunded) AS what
-    FROM compared
-    CROSS JOIN LATERAL unnest(rules) AS rule
-    WHERE cardinality(rules) > 0
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -122,12 +136,15 @@ DRAW_ORDER = text("""
         JOIN lots AS l ON l.account_id = r.account_id AND l.lot_id = d.lot_id
         WHERE cardinality(r.draw_lots) > 1
         WINDOW drawn AS (PARTITION BY r.account_id, r.job_id ORDER BY d.position)
+    ), broken AS MATERIALIZED (
+        SELECT 'draw_order' AS rule,
+               format('job %s of %s drew on lot %s (%s) after lot %s (%s)',
+                      job_id, account_id, lot_id, expires_at, lot_before, expiry_before) AS what
+        FROM placed
+        WHERE (expires_at, lot_id) < (expiry_before, lot_before)
     )
-    SELECT 'draw_order' AS rule,
-           format('job %s of %s drew on lot %s (%s) after lot %s (%s)',
-                  job_id, account_id, lot_id, expires_at, lot_before, expiry_before) AS what
-    FROM placed
-    WHERE (expires_at, lot_id) < (expiry_before, lot_before)
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -136,11 +153,14 @@ JOURNAL_ORDER = text("""
     WITH placed AS (
         SELECT account_id, seq, at, lag(at) OVER (PARTITION BY account_id ORDER BY seq) AS before
         FROM journal
+    ), broken AS MATERIALIZED (
+        SELECT 'journal_order' AS rule,
+               format('entry %s of %s is of %s, after one of %s', seq, account_id, at, before) AS what
+        FROM placed
+        WHERE at < before - INTERVAL '1 second'
     )
-    SELECT 'journal_order' AS rule,
-           format('entry %s of %s is of %s, after one of %s', seq, account_id, at, before) AS what
-    FROM placed
-    WHERE at < before - INTERVAL '1 second'
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
@@ -204,13 +224,16 @@ GIVEN = text("""
                ], NULL) AS rules
         FROM given AS g
         JOIN reservations AS r USING (account_id, job_id)
+    ), broken AS MATERIALIZED (
+        SELECT rule,
+               format('job %s of %s: reserved %s, charged %s, made good %s, compensated %s',
+                      job_id, account_id, amount, charged, made_good, compensated) AS what
+        FROM compared
+        CROSS JOIN LATERAL unnest(rules) AS rule
+        WHERE cardinality(rules) > 0
     )
-    SELECT rule,
-           format('job %s of %s: reserved %s, charged %s, made good %s, compensated %s',
-                  job_id, account_id, amount, charged, made_good, compensated) AS what
-    FROM compared
-    CROSS JOIN LATERAL unnest(rules) AS rule
-    WHERE cardinality(rules) > 0
+    SELECT rule, what
+    FROM broken
     LIMIT :limit
 """)
 
