@@ -110,6 +110,18 @@ async def statement(url: str, sql: str) -> None:
 
 
 @asynccontextmanager
+async def a_store(url: str, **overrides: Any) -> AsyncIterator[GroupCommit[Any]]:
+    """Only what a process needs to bring operations to the books."""
+    engine = make_engine(load({}, database_url=url, environment="test", **overrides), name="test")
+    operations: GroupCommit[Any] = GroupCommit(Books(engine, PriceBooks()).apply)
+    try:
+        yield operations
+    finally:
+        await operations.close()
+        await engine.dispose()
+
+
+@asynccontextmanager
 async def opened(database: Database, **overrides: Any) -> AsyncIterator[Store]:
     """A store on this database, as the app's role."""
     settings = load({}, database_url=database.url, environment="test", **overrides)

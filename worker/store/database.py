@@ -11,7 +11,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from config.settings import Settings
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
 
 #: Deadlock, serialization, lock timeout: the same transaction may well go through a moment later.
 _TRANSIENT = frozenset({"40P01", "40001", "55P03"})
@@ -19,8 +19,8 @@ _TRANSIENT = frozenset({"40P01", "40001", "55P03"})
 TRANSIENT_TRIES = 5
 
 
-class Transient(StoreError):
-    """The transaction lost against another one. It was rolled back; try it again."""
+class Transient(LedgerUnavailable):
+    """The transaction lost against another one. It was rolled back; batches try it again by themselves."""
 
 
 def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) -> AsyncEngine:
@@ -57,7 +57,8 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """One transaction: commits at the end, rolls back on any error.
 
-    Raises `LedgerUnavailable`, `Transient` or, when the COMMIT's own answer was lost, `OutcomeUnknown`.
+    Raises `LedgerUnavailable` (`Transient` among them), `RefusedByDatabase` or, when the COMMIT's own answer was
+    lost, `OutcomeUnknown`.
     """
     with translated():
         connection = await engine.connect()
@@ -71,8 +72,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 raise
         try:
             await connection.commit()
-        except exc.IntegrityError:
-            raise
+        except exc.IntegrityError as error:
+            raise RefusedByDatabase.of(error) from error
         except (exc.SQLAlchemyError, asyncpg.PostgresError, OSError, TimeoutError, asyncio.CancelledError) as error:
             await _invalidate(connection)
             if isinstance(error, asyncio.CancelledError):
@@ -87,15 +88,13 @@ def translated() -> Iterator[None]:
     """Turn driver errors into ours, losing nothing that a person needs and leaking no statement or value."""
     try:
         yield
-    except exc.IntegrityError:
-        raise
     except exc.DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
         if code in _TRANSIENT:
             raise Transient(f"SQLSTATE {code}") from error
         if error.connection_invalidated or code is None or code.startswith(("08", "57", "53", "25")):
             raise LedgerUnavailable(f"PostgreSQL is out of reach ({code or type(error.orig).__name__})") from error
-        raise
+        raise RefusedByDatabase.of(error) from error
     except (exc.TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
         raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
     except asyncpg.PostgresError as error:

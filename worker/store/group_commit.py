@@ -14,10 +14,8 @@ from enum import Enum
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import exc
-
 from worker.store.database import TRANSIENT_TRIES, Transient
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown
 
 
 class Operation(Protocol):
@@ -73,12 +71,18 @@ class GroupCommit(Generic[O]):
         *,
         batch_max: int = 500,
         busy_alone_seconds: float = 0.1,
+        alone_max: int = 2,
         key: Callable[[Any], Hashable] | None = None,
     ) -> None:
-        """`key`: at most one operation of the same key travels in one transaction (a job, say)."""
+        """`key`: at most one operation of the same key travels in one transaction (a job, say).
+
+        `alone_max`: how many transactions may wait for locks at a time. Each holds a connection of the pool, and
+        one frozen process can hold hundreds of accounts.
+        """
         self._apply = apply
         self._batch_max = batch_max
         self._busy_alone_seconds = busy_alone_seconds
+        self._alone_max = alone_max
         self._key = key
         self._pending: deque[_Waiting[O]] = deque()
         self._loop_task: asyncio.Task[None] | None = None
@@ -132,18 +136,19 @@ class GroupCommit(Generic[O]):
 
     def _put_back(self, busy: list[_Waiting[O]]) -> None:
         self.figures.busy += len(busy)
-        now = monotonic()
+        long_ago = monotonic() - self._busy_alone_seconds
         again = []
         for waiting in busy:
-            if now - waiting.since < self._busy_alone_seconds:
-                again.append(waiting)
-                continue
             account_id = waiting.operation.account_id
             if account_id in self._alone:
                 self._alone[account_id].append(waiting)
-            else:
+            elif waiting.since > long_ago:
+                again.append(waiting)
+            elif len(self._alone) < self._alone_max:
                 self._alone[account_id] = [waiting]
                 self._spawn(self._run_alone(account_id))
+            else:
+                self._pending.append(waiting)  # behind all others: it may be busy for long
         self._pending.extendleft(reversed(again))
 
     def _spawn(self, work: Any) -> None:
@@ -165,7 +170,12 @@ class GroupCommit(Generic[O]):
                 else:
                     seen.add(one.key)
                     batch.append(one)
-            for one in await self._run(batch, wait=True):
+            busy = await self._run(batch, wait=True)
+            if len(busy) < len(batch):
+                # Dropped for the sake of a neighbour that raised and has its answer now.
+                self._alone[account_id][:0] = busy
+                continue
+            for one in busy:
                 _fail(one, LedgerUnavailable(f"account {account_id} is held by another transaction"))
         del self._alone[account_id]
 
@@ -181,12 +191,8 @@ class GroupCommit(Generic[O]):
             for one in batch:
                 _fail(one, error)
             return []
-        except (exc.DBAPIError, AssertionError) as error:
-            return await self._isolate(batch, error, wait)
         except Exception as error:
-            for one in batch:
-                _fail(one, error)
-            return []
+            return await self._isolate(batch, error, wait)
         busy = []
         for one, result in zip(batch, results, strict=True):
             if result is Busy.BUSY:
@@ -210,10 +216,9 @@ class GroupCommit(Generic[O]):
         return await self._run(again, wait=True)
 
     async def _isolate(self, batch: list[_Waiting[O]], error: Exception, wait: bool) -> list[_Waiting[O]]:
-        """The database turned the whole batch away for one operation's sake: halve it until that one is alone."""
+        """The whole batch was turned away, maybe for one operation's sake: halve it until that one is alone."""
         if len(batch) == 1:
-            refused = RefusedByDatabase.of(error) if isinstance(error, exc.DBAPIError) else error
-            _fail(batch[0], refused)
+            _fail(batch[0], error)
             return []
         middle = len(batch) // 2
         return [
