@@ -69,6 +69,8 @@ class GatedRequest(Request):
     stubborn: bool = False
     #: What it has the books remember once it is through the gate; with None it asks nothing of them.
     remembers: str | None = None
+    #: Fails for good once it is through the gate.
+    fails: bool = False
 
 
 class Gated:
@@ -95,6 +97,8 @@ class Gated:
                     raise
         if request.remembers is not None:
             await context.remember({"said": request.remembers})
+        if request.fails:
+            raise EngineError("no such voice")
         await context.finished(silence(context.workdir, "take"))
 
 

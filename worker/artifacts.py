@@ -85,11 +85,14 @@ class ArtifactStore:
         return key
 
     async def fetch(self, key: str, sha256: bytes, target: Path) -> None:
-        """Copy an artifact to `target`. Raises `DamagedArtifact` where it is gone or its hash does not fit."""
-        try:
-            found = await asyncio.to_thread(_copy, self.path(key), target)
-        except OSError as error:
-            raise DamagedArtifact("a stored input is gone") from error
+        """Copy an artifact to `target`. Raises `DamagedArtifact` where it is gone or its hash does not fit.
+
+        Any other `OSError`, of a full disk say, tells nothing of the artifact: another attempt may help.
+        """
+        source = self.path(key)
+        if not await asyncio.to_thread(_is_plain, source):
+            raise DamagedArtifact("a stored input is gone")
+        found = await asyncio.to_thread(_copy, source, target)
         if bytes.fromhex(found) != sha256:
             raise DamagedArtifact("a stored input no longer has its checksum")
 
@@ -131,6 +134,14 @@ def _leftover(path: Path, job: str | None, now: float) -> Iterator[Leftover]:
         yield Leftover(UUID(path.name), None if job is None else UUID(job), path, age)
     except (ValueError, OSError):
         return  # not ours, or gone meanwhile
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a plain file is there. Raises `OSError` where the store itself can't be asked."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _copy(source: Path, target: Path) -> str:

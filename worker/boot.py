@@ -43,6 +43,7 @@ from worker.store.retries import Retries
 from worker.store.submits import Submits
 from worker.store.upkeep import Upkeep
 from worker.store.workers import WorkerCard, Workers
+from worker.watchdog import watched
 
 if TYPE_CHECKING:
     # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
@@ -170,9 +171,11 @@ async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots)
             price_books=store.price_books,
         )
         listening = listen(database_url(settings), {"fermata_cancel": keeper.look_now})
+        loop = asyncio.get_running_loop()
         async with background(keeper.run(), keeper.report_progress(), listening):
             try:
-                yield WorkerServices(slots, runner, Dispatching(store.engine))
+                with watched(loop, settings.lease_seconds):
+                    yield WorkerServices(slots, runner, Dispatching(store.engine))
             finally:
                 await _say_gone(workers, worker_id)
 

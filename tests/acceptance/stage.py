@@ -244,7 +244,49 @@ class Stage:
         """A gate's file, not there yet: `touch` opens it."""
         return self.folder / name
 
+    # --- ops and fate
+
+    async def pause(self, queue: str) -> None:
+        """Start nothing more of a queue."""
+        await self._control(queue, paused=True)
+
+    async def resume(self, queue: str) -> None:
+        """Start its jobs again."""
+        await self._control(queue, paused=False)
+
+    async def _control(self, queue: str, *, paused: bool) -> None:
+        await self.rows.execute(
+            "INSERT INTO controls (scope, name, paused, at, actor) VALUES ('queue', $1, $2, fermata_now(), 'test') "
+            "ON CONFLICT (scope, name) DO UPDATE SET paused = $2",
+            queue,
+            paused,
+        )
+        await self.rows.execute("SELECT pg_notify('fermata_due', '')")
+
+    async def end_cycle(self, account_id: str) -> None:
+        """Bring forward the end of the account's cycle to now."""
+        async with self.database.connection(as_owner=True) as owner:
+            for statement in (
+                "UPDATE lots SET expires_at = fermata_now() WHERE account_id = $1 AND source = 'subscription'",
+                "UPDATE cycles SET ends_at = fermata_now() WHERE account_id = $1",
+                "UPDATE accounts SET cycle_ends_at = fermata_now() WHERE account_id = $1",
+            ):
+                await owner.execute(statement, account_id)
+
     # --- looking
+
+    @property
+    def artifacts(self) -> Path:
+        """Where audio lies."""
+        return self.client.artifacts.root
+
+    def outputs(self, job_id: UUID) -> list[Path]:
+        """The files of a job's outputs, whoever made them, sold or not."""
+        return [path for path in self.artifacts.glob(f"outputs/{job_id}/*/*") if path.suffix != ".part"]
+
+    def attempt_folders(self) -> list[Path]:
+        """Every folder of an attempt."""
+        return [*self.artifacts.glob("outputs/*/*"), *self.artifacts.glob("work/*")]
 
     async def job(self, job_id: UUID) -> JobSeen:
         """The job as it stands."""

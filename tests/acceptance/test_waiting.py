@@ -1,0 +1,110 @@
+"""Why a job does not run yet, and what makes it run: credits, an account's limit, a pause, a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.acceptance.stage import Stage
+
+
+def from_now(seconds: float) -> datetime:
+    """That much later, by a clock that in tests is the database's too."""
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("how", ["topup", "grant", "refund"])
+async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
+    """Given a job that waits for credits, when they come by whatever way, then it runs at once.
+
+    The account's younger jobs queue behind it.
+    """
+    await stage.account("eve", 10)
+    await stage.value("UPDATE accounts SET plan = 'creator' WHERE account_id = 'eve'")  # or top-ups were frozen
+    stage.scheduler(hint_repeat_seconds=60)
+    stage.worker()
+    blocker = await stage.submit("gated", "eve", gate=str(stage.gate()))
+    await stage.becomes(blocker, "running")
+    older = await stage.submit("null", "eve", on_insufficient="wait")
+    await stage.becomes(older, "waiting")
+    younger = await stage.submit("null", "eve", on_insufficient="wait")
+    await stage.becomes(younger, "waiting")
+    match how:
+        case "topup":
+            await stage.store.accounts.topup("eve", "bought", "test", amount=10)
+        case "grant":
+            await stage.store.accounts.grant("eve", 10, "sorry", "test")
+        case "refund":
+            await stage.client.cancel("eve", blocker, "make room")
+    await stage.becomes(older, "succeeded", seconds=10)
+    assert "waiting" == (await stage.job(younger)).state
+
+
+async def test_without_credits_a_job_is_refused(stage: Stage) -> None:
+    """Given too few credits, then a job that does not want to wait is refused and says what it needed."""
+    await stage.account("eve", 9)
+    stage.scheduler()
+    stage.worker()
+    seen = await stage.becomes(await stage.submit("null", "eve"), "refused")
+    assert ("insufficient_credits", "needed 10, available 9", 0) == (seen.reason, seen.message, seen.charged)
+
+
+async def test_a_waiting_job_ends_by_cancel_or_deadline(stage: Stage) -> None:
+    """Given jobs that wait for credits, when one is cancelled and one's `ends_by` passes, then both end unpaid."""
+    await stage.account("eve", 9)
+    stage.scheduler()
+    stage.worker()
+    unwanted = await stage.submit("null", "eve", on_insufficient="wait")
+    late = await stage.submit("null", "eve", on_insufficient="wait", ends_by=from_now(2))
+    await stage.becomes(unwanted, "waiting")
+    await stage.client.cancel("eve", unwanted, "changed my mind")
+    assert "cancelled" == (await stage.job(unwanted)).state
+    assert "past_ends_by" == (await stage.becomes(late, "refused")).reason
+    assert {"available": 9, "held": 0, "spent": 0, "expired": 0} == await stage.balance("eve")
+
+
+async def test_an_account_runs_no_more_than_its_limit(stage: Stage) -> None:
+    """Given a limit of one, then a second job waits for the first, others' don't, and room is used at once."""
+    await stage.account("eve", 100)
+    await stage.value("UPDATE accounts SET running_max = 1 WHERE account_id = 'eve'")
+    stage.scheduler(hint_repeat_seconds=60)
+    stage.worker(slots=8)
+    first = await stage.submit("gated", "eve", gate=str(stage.gate()))
+    await stage.becomes(first, "running")
+    others = [await stage.submit("null", "eve") for _ in range(3)]
+    await stage.becomes(await stage.submit(), "succeeded")
+    await stage.until(lambda: stage.value("SELECT count(*) = 3 FROM due WHERE waits_for = 'account_limit'"), "waits")
+    stage.gate().touch()
+    assert [["succeeded"]] * 4 == [job.endings for job in await stage.all_ended([first, *others], seconds=10)]
+    overlaps = await stage.value(
+        "SELECT count(*) FROM attempts AS a JOIN attempts AS b ON a.job_id < b.job_id "
+        "AND tstzrange(a.started_at, a.ended_at) && tstzrange(b.started_at, b.ended_at) "
+        "WHERE a.account_id = 'eve' AND b.account_id = 'eve'"
+    )
+    assert 0 == overlaps
+
+
+async def test_a_paused_queue_starts_nothing_and_resumes(stage: Stage) -> None:
+    """Given a paused queue, then its jobs stay, what runs ends, other queues go on; resumed, they run."""
+    stage.scheduler()
+    stage.worker(slots=4)
+    running = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(running, "running")
+    await stage.pause("gated")
+    held_back = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(await stage.submit(), "succeeded")
+    stage.gate().touch()
+    await stage.becomes(running, "succeeded")
+    assert "queued" == (await stage.job(held_back)).state
+    await stage.resume("gated")
+    await stage.becomes(held_back, "succeeded", seconds=10)
+
+
+async def test_a_job_for_later_runs_then(stage: Stage) -> None:
+    """Given `run_at`, then the job does not start before it."""
+    stage.scheduler()
+    stage.worker()
+    later = await stage.submit("null", run_at=from_now(1))
+    await stage.becomes(later, "succeeded", seconds=10)
+    assert await stage.value("SELECT started_at >= run_at FROM jobs WHERE job_id = $1", later)

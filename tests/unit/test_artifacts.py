@@ -1,0 +1,72 @@
+"""Fetching an input: what is wrong with the input, and what only with our disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from worker.artifacts import ArtifactStore, DamagedArtifact
+
+CONTENT = b"half a second of silence"
+DIGEST = hashlib.sha256(CONTENT).digest()
+
+
+@pytest.fixture
+async def stored(tmp_path: Path) -> tuple[ArtifactStore, str]:
+    """A store with one input in it."""
+    store = ArtifactStore(tmp_path / "store")
+    store.prepare()
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    key, _ = await store.put_input(source, "ada", UUID(int=1))
+    return store, key
+
+
+def _as_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _as_a_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _as_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda path: path.write_bytes(b"other"), _as_a_folder, _as_a_link, _as_a_pipe],
+    ids=["gone", "changed", "a folder", "a link", "a pipe"],
+)
+async def test_a_damaged_input_is_called_one(
+    stored: tuple[ArtifactStore, str], tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """Whatever became of the file, no other attempt can help."""
+    store, key = stored
+    damage(store.path(key))
+    with pytest.raises(DamagedArtifact):
+        await store.fetch(key, DIGEST, tmp_path / "copy")
+
+
+async def test_a_disk_that_takes_nothing_is_no_damage(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
+    """Where the copy can't be written, the input may be fine: another attempt may help."""
+    store, key = stored
+    (tmp_path / "no folder").touch()
+    with pytest.raises(OSError, match="no folder"):
+        await store.fetch(key, DIGEST, tmp_path / "no folder" / "copy")
+
+
+async def test_a_sound_input_is_copied(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
+    """The copy has the same bytes."""
+    store, key = stored
+    await store.fetch(key, DIGEST, tmp_path / "copy")
+    assert CONTENT == (tmp_path / "copy").read_bytes()
