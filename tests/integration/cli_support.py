@@ -55,7 +55,7 @@ class Fermata:
     def ok(self, *arguments: str) -> Any:
         """The document of a verb that must succeed."""
         answer = self(*arguments, "--json")
-        assert (0, answer.err) == (answer.code, answer.err)
+        assert answer.code == 0, answer.err
         return answer.document
 
     def account(self, account: str = "ada", amount: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,12 +90,16 @@ def get(
 
 async def _fetched(desk: Desk, artifact_id: UUID, to: str | None, *, force: bool) -> tuple[ArtifactShown, Path]:
     found = await _reads(desk).place(artifact_id)
-    target = _target(to or f"{artifact_id}{_SUFFIXES.get(found.shown.media_type, '.audio')}", force=force)
+    own_name = f"{artifact_id}{_SUFFIXES.get(found.shown.media_type, '.audio')}"
+    target = _target(own_name if to is None else to, force=force)
+    # Under a name of its own until it is whole and its checksum fits.
+    draft = target.with_name(f".fermata-{artifact_id.hex}")
     try:
-        await desk.client.artifacts.fetch(found.storage_key, bytes.fromhex(found.shown.sha256), target)
-    except BaseException:
-        target.with_name(f"{target.name}.part").unlink(missing_ok=True)
-        raise
+        await desk.client.artifacts.fetch(found.storage_key, bytes.fromhex(found.shown.sha256), draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+        draft.with_name(f"{draft.name}.part").unlink(missing_ok=True)
     return found.shown, target
 
 
@@ -103,8 +108,8 @@ def _target(to: str, *, force: bool) -> Path:
     from pathlib import Path
 
     target = Path(to)
-    if "\0" in to or target.is_dir() or not target.parent.is_dir():
-        raise values.Misused("to", "must be a file in a folder that is there")
+    if "\0" in to or target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise values.Misused("to", "must be a file in a folder that is there and can be written")
     if target.exists() and not force:
         raise values.Misused("to", "is there already; --force replaces it")
     return target

@@ -57,9 +57,19 @@ class Doctoring:
     async def server(self) -> ServerFacts:
         """How the server is set up. Raises `LedgerUnavailable`."""
         async with transaction(self._engine) as connection:
-            server = (await connection.execute(_SERVER)).one()
-            rows = (await connection.execute(_SETTINGS)).all()
-        return ServerFacts(*server, {row.name: row.setting for row in rows})
+            row = (await connection.execute(_SERVER)).one()
+            settings = (await connection.execute(_SETTINGS)).all()
+        return ServerFacts(
+            version=row.version,
+            version_number=row.version_number,
+            role=row.role,
+            superuser=row.superuser,
+            in_recovery=row.in_recovery,
+            clock=row.clock,
+            connections=row.connections,
+            migrated=row.migrated,
+            settings={setting.name: setting.setting for setting in settings},
+        )
 
     async def schema(self, alive_seconds: float) -> SchemaFacts:
         """What stands in our tables. Only for a database that is migrated."""
@@ -92,10 +102,14 @@ def _head() -> str:
 
 
 _SERVER = text("""
-    SELECT current_setting('server_version'), CAST(current_setting('server_version_num') AS integer), current_user,
-           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery(), clock_timestamp(),
-           (SELECT CAST(count(*) AS integer) FROM pg_stat_activity WHERE datname = current_database()),
-           to_regclass('alembic_version') IS NOT NULL
+    SELECT current_setting('server_version') AS version,
+           CAST(current_setting('server_version_num') AS integer) AS version_number,
+           current_user AS role,
+           (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS superuser,
+           pg_is_in_recovery() AS in_recovery,
+           clock_timestamp() AS clock,
+           (SELECT CAST(count(*) AS integer) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
+           to_regclass('alembic_version') IS NOT NULL AS migrated
 """)
 
 _SETTINGS = text("""

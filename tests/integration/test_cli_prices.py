@@ -1,0 +1,139 @@
+"""`fermata prices …` and `plans …`: books are applied as a whole or not at all, numbered, and never changed."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli_support import Fermata, silence
+from worker.local.waiting import finished
+
+SHIPPED = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
+LATER = "2199-01-01T00:00:00Z"
+
+
+def written(folder: Path, document: str) -> str:
+    """A file with a draft of a book."""
+    path = folder / "prices.toml"
+    path.write_bytes(document.encode())
+    return str(path)
+
+
+def with_override(when: str) -> str:
+    """The book we ship, with another condition for the first multiplier."""
+    return SHIPPED.replace('\nwhen = { model = "draft" }', f"\nwhen = {{ {when} }}", 1)
+
+
+def dearer(base: int) -> str:
+    """The book we ship, with another base for songs."""
+    return SHIPPED.replace("base = 4\n", f"base = {base}\n", 1)
+
+
+def test_show_prints_the_book_as_it_was_applied(fermata: Fermata) -> None:
+    """Redirected into a file it is the very document, comments included."""
+    assert SHIPPED == fermata("prices", "show").out
+    shown = fermata.ok("prices", "show")
+    keys = {"book", "effective_at", "author", "note", "digest", "created_at", "withdrawn_at", "document"}
+    assert keys == shown.keys()
+    assert (1, SHIPPED) == (shown["book"], shown["document"])
+
+
+def test_an_applied_book_prices_what_is_submitted_from_then_on(fermata: Fermata, tmp_path: Path) -> None:
+    """It has the next number, its author and note; jobs quoted before keep their price."""
+    fermata.account("ada", 100)
+    song = ("generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=20")
+    before = fermata.ok("jobs", "submit", *song)
+    applied = fermata.ok("prices", "apply", written(tmp_path, dearer(9)), "--note", "songs up", "--as", "mia")
+    assert {"book": 2, "author": "mia", "note": "songs up", "replayed": False}.items() <= applied.items()
+    after = fermata.ok("jobs", "submit", *song)
+    assert [(1, 8), (2, 13)] == [(job["book"], job["quoted"]) for job in (before, after)]
+    assert fermata.ok("jobs", "show", before["id"])["quoted"] == 8
+
+
+def test_the_same_file_twice_is_one_book(fermata: Fermata, tmp_path: Path) -> None:
+    """A second `apply` answers with the first one's number."""
+    file = written(tmp_path, dearer(9))
+    first = fermata.ok("prices", "apply", file, "--note", "up")
+    assert {**first, "replayed": True} == fermata.ok("prices", "apply", file, "--note", "again")
+    assert [2, 1] == [book["book"] for book in fermata.ok("prices", "history")["books"]]
+
+
+def test_a_book_may_be_planned(fermata: Fermata, tmp_path: Path) -> None:
+    """Until its time the old one is in force; --at shows which is when."""
+    applied = fermata.ok("prices", "apply", written(tmp_path, dearer(9)), "--note", "up", "--effective-at", LATER)
+    assert (2, LATER) == (applied["book"], applied["effective_at"])
+    assert fermata.ok("prices", "show")["book"] == 1
+    assert fermata.ok("prices", "show", "--at", "2199-06-01T00:00:00Z")["book"] == 2
+    assert fermata.ok("prices", "show", "--book", "2")["document"] == dearer(9)
+    history = fermata.ok("prices", "history")["books"]
+    assert [(2, False), (1, True)] == [(book["book"], book["in_force"]) for book in history]
+    finished(fermata.database.advance(timedelta(days=365 * 175)))
+    assert fermata.ok("prices", "show")["book"] == 2
+
+
+@pytest.mark.parametrize(
+    ("effective_at", "complaint"),
+    [
+        ("2020-01-01T00:00:00Z", "effective_at: must not be in the past: a price never changes after the fact"),
+        (LATER, "effective_at: book 2 comes into force at that very time"),
+        ("2199-01-01T00:00:00", "effective_at: must carry a time zone, as 2026-12-01T10:00:00Z or …+01:00"),
+    ],
+)
+def test_a_time_that_can_not_be_is_refused(fermata: Fermata, tmp_path: Path, effective_at: str, complaint: str) -> None:
+    """Nothing in the past, and no two books at once."""
+    fermata.ok("prices", "apply", written(tmp_path, dearer(5)), "--note", "up", "--effective-at", LATER)
+    with fermata.nothing_written():
+        answer = fermata(
+            "prices", "apply", written(tmp_path, dearer(9)), "--note", "up", "--effective-at", effective_at
+        )
+    assert (2, f"fermata: {complaint}") == (answer.code, answer.complaint)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ("generation = [", "not TOML"),
+        ("", "[generation"),
+        (SHIPPED.replace("[stem_split.", "[stem_splitt."), "stem_splitt: no such kind; did you mean stem_split?"),
+        (with_override('model = "studoi"'), "studoi"),
+        (with_override('modle = "studio"'), "did you mean model?"),
+        (with_override('plan = "gold"'), "gold"),
+        (dearer(-4), "base: must be between 0 and 100000"),
+        (SHIPPED.replace("base = 4\n", "base = 1e3\n"), "base: write 1e3 out"),
+        (SHIPPED + '\nengine_failure = "25%"\n', 'must be "nothing": nobody is charged for our own failure'),
+        (SHIPPED + "\n# \x1b[31m\n", "not TOML"),
+    ],
+)
+def test_a_bad_book_is_refused_as_a_whole(fermata: Fermata, tmp_path: Path, document: str, complaint: str) -> None:
+    """One line a problem, with table, key and reason; the book in force stays."""
+    with fermata.nothing_written():
+        answer = fermata("prices", "apply", written(tmp_path, document), "--note", "up")
+    assert answer.code == 2
+    assert complaint.strip("[") in answer.complaint
+    assert fermata.ok("prices", "show")["book"] == 1
+
+
+def test_a_quote_has_its_lines_and_stores_nothing(fermata: Fermata, tmp_path: Path) -> None:
+    """What it would cost at most, rule by rule; a file is measured where it lies."""
+    with fermata.nothing_written(tmp_path / "artifacts"):
+        quote = fermata.ok("prices", "quote", "generation", "--param", "prompt=x", "--param", "seconds=60")
+        split = fermata.ok("prices", "quote", "stem_split", "--input", f"mix={silence(tmp_path / 'm.wav', 3)}")
+    assert {"kind", "total", "book", "lines"} == quote.keys()
+    assert {"rule", "quantity", "rate", "amount"} == quote["lines"][0].keys()
+    assert (16, 20) == (quote["total"], split["total"])
+
+
+def test_plans_and_packs_are_shown(fermata: Fermata) -> None:
+    """As `config/plans.toml` has them."""
+    shipped = tomllib.loads(resources.files("config").joinpath("plans.toml").read_text(encoding="utf-8"))
+    shown = fermata.ok("plans", "show")
+    for name, plan in shipped["plans"].items():
+        assert plan.items() <= {**shown["plans"][name], "models": plan.get("models", {})}.items()
+    assert {name: pack["credits"] for name, pack in shipped["packs"].items()} == {
+        name: pack["credits"] for name, pack in shown["packs"].items()
+    }
+    assert "creator" in fermata("plans", "show").out
