@@ -112,7 +112,16 @@ class Accounts:
         check_reference(reference)
         if (amount is None) == (pack is None):
             raise Refused("credits", "give either a number of credits or a pack")
+        if amount is not None:
+            check_amount("credits", amount)
         async with self._books.page(account_id) as (connection, page):
+            keys = {"account": account_id, "reference": reference}
+            before = (await connection.execute(_PURCHASED, keys)).one_or_none()
+            if before is not None:
+                # A pack is known by its name: what it holds and whether it is sold may have changed since.
+                if pack != before.pack if pack is not None else amount != before.credits:
+                    raise Conflict("reference", reference, f"was used before, for {before.credits:,} credits")
+                return Credited(account_id, before.credits, None, reference, replayed=True)
             price_shown = None
             if pack is not None:
                 packs = (await _plans(connection)).packs
@@ -120,10 +129,6 @@ class Accounts:
                     raise Refused("pack", f"no pack {pack!r}; there are {', '.join(sorted(packs))}")
                 amount, price_shown = packs[pack].credits, packs[pack].price_shown
             assert amount is not None
-            check_amount("credits", amount)
-            before = await connection.scalar(_PURCHASED, {"account": account_id, "reference": reference})
-            if before is not None:
-                return _replayed(account_id, amount, before, None, reference)
             page.ledger.grant(amount, NewLot(LotSource.TOPUP, "purchase", reference=reference), None, actor)
             await connection.execute(
                 _PURCHASE,
@@ -166,9 +171,7 @@ class Accounts:
 def check_account_id(account_id: str) -> None:
     """Raises `Refused` unless it is what an account may be called. The schema repeats it."""
     if not _ACCOUNT_ID.fullmatch(account_id):
-        raise Refused(
-            "account", "an id has 1 to 128 letters, digits or . _ : @ / -, and starts with a letter or digit"
-        )
+        raise Refused("account", "an id has 1 to 128 letters, digits or . _ : @ / -, and starts with a letter or digit")
 
 
 def check_amount(field: str, amount: int) -> None:
@@ -254,7 +257,7 @@ _REMEMBER_CHANGE = text("""
 """)
 
 _PURCHASED = text("""
-    SELECT credits
+    SELECT credits, pack
     FROM purchases
     WHERE account_id = :account
       AND reference = :reference
