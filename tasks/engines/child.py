@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import json
 import math
 import os
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 #: One thread for each numeric library: two runs on two cores would otherwise fight.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+#: Seconds that a child waits for its next run before it leaves and gives its memory back.
+IDLE_SECONDS = 120.0
 #: Runs after which a warm child is replaced, whatever its libraries have leaked.
 RUNS_MAX = 200
 #: Bytes of one message from a child. Ours stay below 10 kB.
@@ -163,7 +166,7 @@ class _Child:
         """
         ours, theirs = socket.socketpair()
         complaints = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed in kill()
-        limits = (memory_bytes, restraints.file_bytes, restraints.open_files)
+        limits = (IDLE_SECONDS, memory_bytes, restraints.file_bytes, restraints.open_files)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tasks.engines.inside"]
@@ -249,7 +252,8 @@ class _Child:
     def kill(self) -> None:
         """Send SIGKILL to its process group and close what ties us to it. Does nothing the second time."""
         if self.process.returncode is None:  # not reaped yet: its number is still its own
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # unless somebody reaps children that aren't theirs
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.connection.close()
         if not self.complaints.closed:
             size = os.fstat(self.complaints.fileno()).st_size
@@ -317,7 +321,10 @@ def _output_within(workdir: Path, sent: Mapping[str, Any]) -> Output:
 
 def _kill_idle() -> None:
     while _idle:
-        _idle.pop().kill()
+        child = _idle.pop()
+        child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(REAP_SECONDS)
 
 
 #: Warm children, the last used at the end.

@@ -28,8 +28,6 @@ from tasks.kind import EngineError, Output
 
 #: A message is its length in four bytes, then its body.
 HEADER = struct.Struct(">I")
-#: Seconds that a child waits for its next run before it leaves and gives its memory back.
-IDLE_SECONDS = 120.0
 #: Seconds between two progress messages, except the last: a chunk of a fast engine takes less.
 PROGRESS_SECONDS = 0.05
 #: Characters of a traceback that travel to the worker's log.
@@ -39,19 +37,23 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Serve runs on the socket whose number is the first argument, until the parent closes it."""
-    descriptor, parent, memory_bytes, file_bytes, open_files = (int(argument) for argument in arguments)
+    """Serve runs on a socket until the parent closes it or is silent for too long.
+
+    The arguments: the socket's number, the parent's, idle seconds, and the limits of `_limit`.
+    """
+    descriptor, parent, memory_bytes, file_bytes, open_files = (int(arguments[n]) for n in (0, 1, 3, 4, 5))
+    idle_seconds = float(arguments[2])
     _die_with(parent)
     _limit(memory_bytes, file_bytes, open_files)
     faulthandler.enable()
     with socket.socket(fileno=descriptor) as connection:
-        connection.settimeout(IDLE_SECONDS)
+        connection.settimeout(idle_seconds)
         while (job := _received(connection)) is not None:
             connection.settimeout(None)
             _send(connection, {"started": True})
             _send(connection, _answer(connection, job))
             os.chdir("/")
-            connection.settimeout(IDLE_SECONDS)
+            connection.settimeout(idle_seconds)
 
 
 def _die_with(parent: int) -> None:
@@ -86,7 +88,9 @@ def _answer(connection: socket.socket, job: Mapping[str, Any]) -> dict[str, Any]
         _limit_processor(job["processor_seconds"])
         module, _, name = job["function"].partition(":")
         function = getattr(importlib.import_module(module), name)
-        return {"returned": function(PipeReport(connection, Path(job["workdir"])), **job["arguments"])}
+        returned = function(PipeReport(connection, Path(job["workdir"])), **job["arguments"])
+        json.dumps(returned)  # what can't be sent is this function's failure, not a crash
+        return {"returned": returned}
     except EngineError as error:
         return {"failed": [f"{one.__module__}:{one.__qualname__}" for one in type(error).__mro__], "text": str(error)}
     except MemoryError:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from tasks.engines import child
 from tasks.engines.child import Restraints, close_children, run_in_child
 from tasks.kind import EngineCrashed, EngineFailure, EngineUnavailable, InvalidInput, OutOfMemory, Output, RunLimits
 from tests.unit.tasks import misbehaviour
@@ -120,6 +121,7 @@ async def test_an_output_outside_the_attempts_folder_is_not_taken(context: Recor
         (misbehaviour.refuse, InvalidInput, "voice: there is no voice in it"),
         (misbehaviour.be_unavailable, EngineUnavailable, "busy"),
         (misbehaviour.fail_with_a_secret, EngineFailure, r"the engine failed unexpectedly \(KeyError\)"),
+        (misbehaviour.return_what_is_no_json, EngineFailure, r"the engine failed unexpectedly \(TypeError\)"),
         (misbehaviour.leave, EngineFailure, r"the engine failed unexpectedly \(SystemExit\)"),
         (misbehaviour.segfault, EngineCrashed, r"the engine's process died \(SIGSEGV\)"),
         (misbehaviour.throw_bad_alloc, OutOfMemory, "the engine needed more than its 1024 MiB of memory"),
@@ -238,6 +240,14 @@ async def test_a_warm_child_that_died_is_replaced_without_an_error(context: Reco
     await asyncio.sleep(0)
     os.kill(stopped, signal.SIGKILL)
     assert (await asked)["pid"] != stopped
+
+
+async def test_an_idle_child_gives_its_memory_back(context: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while without a run it leaves; the next run starts a fresh one."""
+    monkeypatch.setattr(child, "IDLE_SECONDS", 0.05)
+    first = (await run(context, misbehaviour.echo))["pid"]
+    assert ends(first, 5)
+    assert (await run(context, misbehaviour.echo))["pid"] != first
 
 
 async def test_fifty_runs_leave_nothing_behind(context: Recorder) -> None:
