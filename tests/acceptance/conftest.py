@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.stage import Stage, Zygote, assert_books_exact, opened_stage
+from tests.acceptance.exactness import assert_books_exact
+from tests.acceptance.stage import Stage, Zygote, opened_stage
 from tests.servers import Database
 
 

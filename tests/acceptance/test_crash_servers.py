@@ -11,7 +11,8 @@ from time import monotonic
 import pytest
 import redis
 
-from tests.acceptance.stage import Stage, Zygote, assert_books_exact, opened_stage, until
+from tests.acceptance.exactness import assert_books_exact
+from tests.acceptance.stage import Stage, Zygote, opened_stage, until
 from tests.servers import TEST_CLOCK, Database, scratch_folder
 from worker.local.roles import dsn
 from worker.local.system import LocalServers
