@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.credits.lots import BrokenInvariant
 from worker.credits.page import Page
 from worker.credits.states import ReservationState
+from worker.store.texts import storable
 
 _encode = msgspec.json.Encoder().encode
 
@@ -142,7 +143,7 @@ def _jobs(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
         for job in page.writes.jobs:
             yield (
                 *(page.account_id, job.job_id, job.state, job.attempt, job.failures, job.started_at),
-                *(page.now if job.ended else None, job.reason, job.message, job.charged, job.partial),
+                *(page.now if job.ended else None, job.reason, storable(job.message), job.charged, job.partial),
                 _json(job.outputs),
             )
 
@@ -176,7 +177,7 @@ def _attempts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
             lease = row.lease
             yield (
                 *(page.account_id, row.job_id, lease.attempt, lease.token, lease.worker_id, lease.started_at),
-                *(row.ending, row.message, _json(row.usage), _json(lease.engine_state)),
+                *(row.ending, storable(row.message), _json(row.usage), _json(lease.engine_state)),
             )
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.store.database import transaction
+from worker.store.texts import storable
 
 _encode = msgspec.json.Encoder().encode
 
@@ -72,9 +73,12 @@ class Leases:
         return Renewal(frozenset(one.token for one in held if one.token not in mine), frozenset(asked))
 
     async def report(self, progress: Sequence[tuple[Held, float, str]]) -> None:
-        """Write how far jobs are. Skips rows that are locked; the next report tells more anyway."""
+        """Write how far jobs are, within 0 and 1. Skips rows that are locked; the next report tells more anyway."""
         keys = _keys([one for one, _, _ in progress])
-        fractions = {"fractions": [fraction for _, fraction, _ in progress], "stages": [s for *_, s in progress]}
+        fractions = {
+            "fractions": [_within(fraction) for _, fraction, _ in progress],
+            "stages": [storable(stage) for *_, stage in progress],
+        }
         async with transaction(self._engine) as connection:
             await connection.execute(_REPORT, {**keys, **fractions})
 
@@ -104,6 +108,11 @@ class Leases:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(_OVERDUE, {"limit": limit})
             return [(row.account_id, row.job_id) for row in rows]
+
+
+def _within(fraction: float) -> float:
+    """Engines may say anything: one wrong figure must not keep the others from being written."""
+    return min(fraction, 1.0) if fraction >= 0 else 0.0  # not a number is not above 0 either
 
 
 def _keys(held: Sequence[Held]) -> dict[str, Any]:
