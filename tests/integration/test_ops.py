@@ -62,7 +62,7 @@ async def test_a_pause_lets_running_jobs_end(database: Database) -> None:
         assert 30 == (await store.buckets(account))["spent"]
 
 
-@pytest.mark.parametrize(("one", "other"), permutations(SCOPES, 2))
+@pytest.mark.parametrize(("one", "other"), [*permutations(SCOPES, 2)])
 async def test_a_resume_leaves_what_another_pause_holds(
     database: Database, one: tuple[Scope, str], other: tuple[Scope, str]
 ) -> None:
