@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from tasks.engines.ogg import settle_serial
 from tasks.engines.report import Report
 from tasks.formats import MEDIA_TYPES
 from tasks.kind import AudioInfo, Output, Usage
@@ -69,6 +70,8 @@ class OutputFile:
         """Make it durable under its name, and say what was written. Nothing may be written after."""
         info = AudioInfo(self._frames, self._file.samplerate, self._file.channels)
         self._file.close()
+        if self._media_type == MEDIA_TYPES["ogg"]:
+            settle_serial(self._part)
         with self._part.open("rb") as part:
             os.fsync(part.fileno())
             digest = hashlib.file_digest(part, "sha256").hexdigest()
