@@ -1,4 +1,4 @@
-"""What ops do: look at the queues, audit the books, examine and migrate a deployment."""
+"""What ops do: look at the queues, pause and limit them, audit the books, examine and migrate a deployment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from worker.cli import opening, values
 from worker.cli.failures import AWAY, BAD, NO
-from worker.cli.options import Json
+from worker.cli.options import Actor, Json
 from worker.cli.output import length, present, table
 
 if TYPE_CHECKING:
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from worker.cli.opening import Books
     from worker.doctor import Diagnosis
     from worker.store.audit import Audit
+    from worker.store.ops import Controls, Scope, Switched
     from worker.store.reads_queues import QueueShown, WorkerShown
+
+Kind = Annotated[str | None, Parameter(name="--kind", help="All jobs of this kind.")]
+Account = Annotated[str | None, Parameter(name="--account", help="All jobs of this account.")]
 
 #: Seconds between looks of `queues --watch`.
 _WATCH_SECONDS = 1.0
@@ -28,7 +32,7 @@ _WATCH_SECONDS = 1.0
 
 def add_to(app: cyclopts.App) -> None:
     """Make these verbs of `app`."""
-    for verb in (queues, audit, doctor, migrate):
+    for verb in (queues, pause, resume, limit, audit, doctor, migrate):
         app.command(verb)
 
 
@@ -48,6 +52,63 @@ def queues(
 
     shown, workers = opening.with_books(work)
     return present({"queues": shown, "workers": workers}, json, _queues(shown, workers))
+
+
+def pause(
+    queue: Annotated[str | None, Parameter(help="A queue; or name a kind or an account.")] = None,
+    /,
+    *,
+    kind: Kind = None,
+    account: Account = None,
+    reason: Annotated[str | None, Parameter(help="Why; shown beside the queue.")] = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Start no more jobs of a queue, a kind or an account. Those that run go on, and submits are taken."""
+    why, who = "" if reason is None else values.line("reason", reason), values.actor_of(actor)
+
+    async def work(books: Books) -> Switched:
+        return await _controls(books).pause(*_switch(queue, kind, account), why, who)
+
+    done = opening.with_books(work)
+    return present(done, json, [f"{done.scope} {done.name} is paused{'' if done.changed else ', as it was'}"])
+
+
+def resume(
+    queue: Annotated[str | None, Parameter(help="A queue; or name a kind or an account.")] = None,
+    /,
+    *,
+    kind: Kind = None,
+    account: Account = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Start jobs of a queue, a kind or an account again, at once."""
+    who = values.actor_of(actor)
+
+    async def work(books: Books) -> Switched:
+        return await _controls(books).resume(*_switch(queue, kind, account), who)
+
+    done = opening.with_books(work)
+    return present(done, json, [f"{done.scope} {done.name} is not paused{'' if done.changed else ', as it was'}"])
+
+
+def limit(
+    queue: str,
+    running_max: Annotated[str | None, Parameter(help="1 to 1,000,000. Default: no limit.")] = None,
+    /,
+    *,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Run at most so many jobs of a queue at a time."""
+    most, who = (
+        None if running_max is None else values.whole("running_max", running_max, 1, 10**6),
+        values.actor_of(actor),
+    )
+    opening.with_books(lambda books: _controls(books).limit(queue, most, who))
+    line = f"queue {queue} runs {'any number of jobs' if most is None else f'at most {most:,}'} at a time"
+    return present({"queue": queue, "running_max": most}, json, [line])
 
 
 def audit(*, json: Json = False) -> int:
@@ -108,6 +169,24 @@ def migrate(
     owner_url = made_roles(url.get_secret_value(), passwords, database) if roles else url.get_secret_value()
     revision = migrated(owner_url)
     return present({"revision": revision, "roles": roles}, json, [f"the schema is at revision {revision}"])
+
+
+def _controls(books: Books) -> Controls:
+    from tasks.registry import registry
+    from worker.store.ops import Controls
+
+    return Controls(books.store.engine, registry(books.settings.extra_kinds))
+
+
+def _switch(queue: str | None, kind: str | None, account: str | None) -> tuple[Scope, str]:
+    """The one thing that was named."""
+    from worker.store.ops import Scope
+
+    named = [(scope, name) for scope, name in zip(Scope, (queue, kind, account), strict=True) if name is not None]
+    if len(named) != 1:
+        raise values.Misused("queue", "give a queue, --kind or --account, and only one of them")
+    scope, name = named[0]
+    return scope, values.account_id(name) if scope is Scope.ACCOUNT else values.line(scope, name, 64)
 
 
 async def _watch(books: Books) -> None:
