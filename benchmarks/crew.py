@@ -15,6 +15,7 @@ import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from config.settings import load
+from worker.collector import calm
 from worker.store.books import Books
 from worker.store.database import make_engine, transaction
 from worker.store.group_commit import Figures, GroupCommit
@@ -69,6 +70,9 @@ class Done:
     seconds: float
     transactions: int
     operations: int
+    #: Operations whose account another transaction held, and transactions that then waited for one account.
+    busy: int
+    alone: int
 
     @property
     def per_second(self) -> float:
@@ -101,10 +105,13 @@ def together(url: str, work: Work, parts: Sequence[Any], *, connections: int | N
         seconds=max(ended for _, _, ended, _ in told) - min(started for _, started, *_ in told),
         transactions=sum(figures.transactions for *_, figures in told),
         operations=sum(figures.operations for *_, figures in told),
+        busy=sum(figures.busy for *_, figures in told),
+        alone=sum(figures.alone for *_, figures in told),
     )
 
 
 def _one(url: str, work: Work, part: Any, connections: int | None, barrier: Barrier, answer: Connection) -> None:
+    calm()  # as every worker process does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         answer.send(runner.run(_worked(url, work, part, connections, barrier)))
 

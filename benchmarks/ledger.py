@@ -67,6 +67,13 @@ async def pairs(desk: Desk, part: tuple[Sequence[JobKey], int]) -> int:
     return len(jobs)
 
 
+async def pairs_with_output(desk: Desk, part: tuple[Sequence[JobKey], int]) -> int:
+    """The same jobs, each with an audio file to be registered when it is settled."""
+    jobs, in_flight = part
+    await _each(jobs, in_flight, lambda job: _pair(job, desk.operations.do, outputs=1))
+    return len(jobs)
+
+
 async def singles(desk: Desk, part: tuple[Sequence[JobKey], int]) -> int:
     """The same operations, each in a transaction of its own, waiting for its account."""
     jobs, connections = part
@@ -91,17 +98,21 @@ async def bare(desk: Desk, part: tuple[Sequence[str], int]) -> int:
     return len(accounts)
 
 
-async def _pair(job: JobKey, do: Callable[[Any], Any]) -> None:
+async def _pair(job: JobKey, do: Callable[[Any], Any], outputs: int = 0) -> None:
     account_id, job_id = job
     token = uuids.uuid7()
     claimed = await do(Claim(account_id, job_id, token, "benchmark", 30.0))
     assert isinstance(claimed, Claimed), claimed
-    output = Artifact(
-        uuids.uuid7(), "song", "audio/wav", f"outputs/{token}/song.wav", bytes(32), 1_323_000, 44_100, 2, 5_292_044
-    )
-    settle = Settle(account_id, job_id, token, Ending.SUCCEEDED, measured=PRICE, outputs=[output])
+    made = [_output(token) for _ in range(outputs)]
+    settle = Settle(account_id, job_id, token, Ending.SUCCEEDED, measured=PRICE, outputs=made, outputs_due=outputs > 0)
     ended = await do(settle)
     assert isinstance(ended, Ended), ended
+
+
+def _output(token: UUID) -> Artifact:
+    return Artifact(
+        uuids.uuid7(), "song", "audio/wav", f"outputs/{token}/song.wav", bytes(32), 1_323_000, 44_100, 2, 5_292_044
+    )
 
 
 async def _each(things: Sequence[Any], in_flight: int, do: Callable[[Any], Any]) -> None:

@@ -10,6 +10,7 @@ import structlog
 import uvloop
 
 from config.settings import Settings
+from worker import collector
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +29,7 @@ def run_worker(settings: Settings, queues: Sequence[str]) -> int:
     from worker.slots import Slots
 
     configure(settings)
+    collector.calm()
     known = sorted(registry(settings.extra_kinds))
     served = list(queues) or known
     broker = worker_broker(settings)
@@ -46,6 +48,7 @@ def run_scheduler(settings: Settings) -> int:
     from worker.logs import configure
 
     configure(settings)
+    collector.calm()
     return uvloop.run(_schedule(settings))
 
 

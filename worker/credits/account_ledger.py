@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from worker.credits.allocation import Draw, Shortfall, allocate, spendable, split
-from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, Move, fold
+from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, Move, moved
 from worker.credits.states import RESERVATION_MOVES, ReservationState
 from worker.credits.values import value
 
@@ -190,9 +190,11 @@ class AccountLedger:
         self.grant(amount, NewLot(LotSource.GRANT, "make_good", job_id=job_id), expires_at, actor)
 
     def _write(self, entries: list[Entry], job_id: UUID | None, actor: str) -> None:
-        # Fold all of them before keeping any: an entry that would break a lot leaves everything as it was.
-        touched = {entry.lot_id for entry in entries}
-        after = {lot_id: fold(self.lots[lot_id], entries) for lot_id in touched}
+        # Move all of them before keeping any: an entry that would break a lot leaves everything as it was.
+        after: dict[int, Lot] = {}
+        for entry in entries:
+            lot = after.get(entry.lot_id) or self.lots[entry.lot_id]
+            after[entry.lot_id] = moved(lot, entry.move, entry.amount)
         self.lots.update(after)
-        self.changed_lots |= touched
+        self.changed_lots.update(after)
         self.lines += [JournalLine(entry, job_id, actor) for entry in entries]

@@ -109,9 +109,11 @@ class GroupCommit(Generic[O]):
             await asyncio.wait([*self._tasks, *([self._loop_task] if self._loop_task else [])])
 
     async def _drain(self) -> None:
-        # A turn of the event loop: what was started together travels together.
-        await asyncio.sleep(0)
-        while self._pending:
+        while True:
+            # A turn of the event loop: what was started together, or answered together and goes on, travels together.
+            await asyncio.sleep(0)
+            if not self._pending:
+                return
             batch = self._next_batch()
             busy = await self._run(batch, wait=False)
             if busy:
