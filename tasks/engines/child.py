@@ -43,6 +43,8 @@ IDLE_SECONDS = 120.0
 RUNS_MAX = 200
 #: Bytes of one message from a child. Ours stay below 10 kB.
 MESSAGE_MAX = 1024 * 1024
+#: Characters of an error's words that are passed on to a customer.
+MESSAGE_SHOWN_MAX = 500
 #: Bytes of a dead child's stderr that go to the log.
 LAST_WORDS_MAX = 2000
 #: Seconds to wait for a killed child to be gone; it takes milliseconds.
@@ -112,7 +114,7 @@ def _returned(answer: Mapping[str, Any], function: str, limits: RunLimits) -> An
     if "returned" in answer:
         return answer["returned"]
     if "failed" in answer:
-        raise _engine_error(answer["failed"])(str(answer["text"]))
+        raise _engine_error(answer["failed"])(str(answer["text"])[:MESSAGE_SHOWN_MAX])
     if "out_of_memory" in answer:
         raise _out_of_memory(limits.memory_bytes)
     log.error("engine_failed", function=function, traceback=answer.get("traceback"))

@@ -70,6 +70,8 @@ def _limit(memory_bytes: int, file_bytes: int, open_files: int) -> None:
         (resource.RLIMIT_NOFILE, open_files),
         (resource.RLIMIT_CORE, 0),  # a core dump would hold a customer's audio
     ):
+        _, hard = resource.getrlimit(which)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(which, (value, value))
 
 
