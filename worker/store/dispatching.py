@@ -176,10 +176,18 @@ _MARK_AGAIN = text("""
     RETURNING d.account_id, d.job_id, d.priority, d.turn
 """)
 
+#: A row that is locked is being claimed, or marked anew: waiting for it while holding others would deadlock.
 _FORGET_MARKS = text("""
-    UPDATE due
+    UPDATE due AS d
     SET hinted_at = NULL, hint_again_at = NULL
-    WHERE hinted_at IS NOT NULL
+    FROM (
+        SELECT account_id, job_id
+        FROM due
+        WHERE hinted_at IS NOT NULL
+        FOR UPDATE SKIP LOCKED
+    ) AS mine
+    WHERE d.account_id = mine.account_id
+      AND d.job_id = mine.job_id
 """)
 
 _UNHINT = text("""
@@ -207,12 +215,18 @@ _EPOCH = text("""
 _RECHECK = text("""
     UPDATE due AS d
     SET waits_for = NULL
-    FROM accounts AS a
-    WHERE d.waits_for IS NOT NULL
-      AND a.account_id = d.account_id
-      AND NOT a.paused
-      AND (
-          a.running_max IS NULL
-          OR a.running_max > (SELECT count(*) FROM live AS l WHERE l.account_id = a.account_id)
-      )
+    FROM (
+        SELECT w.account_id, w.job_id
+        FROM due AS w
+        JOIN accounts AS a USING (account_id)
+        WHERE w.waits_for IS NOT NULL
+          AND NOT a.paused
+          AND (
+              a.running_max IS NULL
+              OR a.running_max > (SELECT count(*) FROM live AS l WHERE l.account_id = a.account_id)
+          )
+        FOR UPDATE OF w SKIP LOCKED
+    ) AS mine
+    WHERE d.account_id = mine.account_id
+      AND d.job_id = mine.job_id
 """)

@@ -56,12 +56,13 @@ class Workers:
             return int((await connection.execute(_FORGET, {"seconds": older_than_seconds})).rowcount)
 
 
+#: `xmax = 0`: the row is new. Its two times can't tell, the clock goes on between them.
 _HERE = text("""
     INSERT INTO workers AS w (worker_id, host, pid, version, queues, slots, started_at, seen_at, draining)
     VALUES (:worker, :host, :pid, :version, CAST(:queues AS text[]), :slots, fermata_now(), fermata_now(), :draining)
     ON CONFLICT (worker_id) DO UPDATE
     SET seen_at = fermata_now(), draining = :draining
-    RETURNING w.seen_at = w.started_at
+    RETURNING w.xmax = 0
 """)
 
 _GONE = text("""
