@@ -76,13 +76,12 @@ class ArtifactStore:
         key = f"inputs/{folder}/{artifact_id}"
         return key, await asyncio.to_thread(_copy, source, self.path(key))
 
-    async def put_output(self, source: Path, job_id: UUID, token: UUID, name: str) -> str:
-        """Keep a finished output durably under its attempt's token; returns its storage key."""
+    async def put_output(self, source: Path, job_id: UUID, token: UUID, name: str) -> tuple[str, str]:
+        """Keep a finished output durably under its attempt's token; returns its storage key and sha256 (hex)."""
         if not name.replace("-", "").replace("_", "").isalnum() or len(name) > 64:
             raise ArtifactError("an output's name has letters, digits, - and _ only")
         key = f"outputs/{job_id}/{token}/{name}"
-        await asyncio.to_thread(_copy, source, self.path(key))
-        return key
+        return key, await asyncio.to_thread(_copy, source, self.path(key))
 
     async def fetch(self, key: str, sha256: bytes, target: Path) -> None:
         """Copy an artifact to `target`. Raises `DamagedArtifact` where it is gone or its hash does not fit.

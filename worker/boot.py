@@ -16,6 +16,7 @@ import uuid_utils.compat as uuids
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from config.settings import Settings
+from tasks.engines.child import close_children
 from tasks.kind import Kind
 from tasks.registry import registry
 from worker import failpoints
@@ -129,6 +130,7 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
             )
         finally:
             await submits.close()
+            await close_children()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots)
                     yield WorkerServices(slots, runner, Dispatching(store.engine))
             finally:
                 await _say_gone(workers, worker_id)
+                await close_children()
 
 
 async def _say_gone(workers: Workers, worker_id: str) -> None:

@@ -100,7 +100,9 @@ class Attempt:
         """Keep the output durably under this attempt's token. It counts once this returns."""
         if any(output.name == other.name for other in self.outputs):
             raise EngineError(f"two outputs are called {output.name}")
-        key = await self.artifacts.put_output(output.path, self.held.job_id, self.held.token, output.name)
+        key, kept = await self.artifacts.put_output(output.path, self.held.job_id, self.held.token, output.name)
+        if kept != output.sha256:
+            raise ArtifactError(f"the output {output.name} is not what its engine said it was")
         failpoint("run.kept")
         info = output.info
         self.outputs.append(output)
@@ -110,7 +112,7 @@ class Attempt:
                 name=output.name,
                 media_type=output.media_type,
                 storage_key=key,
-                sha256=bytes.fromhex(output.sha256),
+                sha256=bytes.fromhex(kept),
                 frames=info.frames,
                 sample_rate=info.sample_rate,
                 channels=info.channels,
