@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
-from time import monotonic
+from time import monotonic, process_time
 from typing import Any
 
 import uvloop
@@ -73,6 +73,8 @@ class Done:
     #: Operations whose account another transaction held, and transactions that then waited for one account.
     busy: int
     alone: int
+    #: Seconds of processor time that the crew itself used, without PostgreSQL.
+    python_seconds: float
 
     @property
     def per_second(self) -> float:
@@ -102,7 +104,8 @@ def together(url: str, work: Work, parts: Sequence[Any], *, connections: int | N
         process.join()
     return Done(
         count=sum(count for count, *_ in told),
-        seconds=max(ended for _, _, ended, _ in told) - min(started for _, started, *_ in told),
+        seconds=max(ended for _, _, ended, *_ in told) - min(started for _, started, *_ in told),
+        python_seconds=sum(python_seconds for _, _, _, python_seconds, _ in told),
         transactions=sum(figures.transactions for *_, figures in told),
         operations=sum(figures.operations for *_, figures in told),
         busy=sum(figures.busy for *_, figures in told),
@@ -118,13 +121,13 @@ def _one(url: str, work: Work, part: Any, connections: int | None, barrier: Barr
 
 async def _worked(
     url: str, work: Work, part: Any, connections: int | None, barrier: Barrier
-) -> tuple[int, float, float, Figures]:
+) -> tuple[int, float, float, float, Figures]:
     desk = Desk.opened(url, connections=connections)
     async with transaction(desk.engine):
         pass  # connected before the clock runs
     await asyncio.to_thread(barrier.wait, PATIENCE_SECONDS)
-    started = monotonic()
+    started, used = monotonic(), process_time()
     count = await work(desk, part)
-    ended = monotonic()
+    ended, used = monotonic(), process_time() - used
     await desk.close()
-    return count, started, ended, desk.operations.figures
+    return count, started, ended, used, desk.operations.figures

@@ -54,8 +54,14 @@ class _Waiting(Generic[O]):
     answer: asyncio.Future[Any]
     since: float
     tries: int = 0
+    rounds: int = 0
     key: Hashable = None
 
+
+#: An operation must have met its account busy this often before it waits in a transaction of its own. Two busy
+#: processes meet by chance in one round of twenty, when both are slow also twice; a transaction for one operation
+#: costs as much as a batch of forty.
+ALONE_ROUNDS_MIN = 3
 
 #: One transaction over the given operations. Answers one by one: a result, an exception, or `Busy`.
 #: `wait` says whether to wait for account locks (bounded by lock_timeout) or to skip busy accounts.
@@ -141,10 +147,11 @@ class GroupCommit(Generic[O]):
         long_ago = monotonic() - self._busy_alone_seconds
         again = []
         for waiting in busy:
+            waiting.rounds += 1
             account_id = waiting.operation.account_id
             if account_id in self._alone:
                 self._alone[account_id].append(waiting)
-            elif waiting.since > long_ago:
+            elif waiting.since > long_ago or waiting.rounds < ALONE_ROUNDS_MIN:
                 again.append(waiting)
             elif len(self._alone) < self._alone_max:
                 self._alone[account_id] = [waiting]
