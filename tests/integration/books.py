@@ -43,7 +43,9 @@ class Store:
     submits: GroupCommit[Any]
     leases: Leases
     dispatching: Dispatching
-    keys: int = field(default=0)
+    #: Unlike any other store's on the same database.
+    name: str = field(default_factory=lambda: uuids.uuid7().hex[-8:])
+    keys: int = 0
 
     async def account(self, account_id: str, credits: int = 0, **more: Any) -> str:  # noqa: A002  credits are credits
         """An account with that many granted credits."""
@@ -55,7 +57,7 @@ class Store:
     async def queued(self, account_id: str, quoted: int = 10, **more: Any) -> UUID:
         """A queued job of that price."""
         self.keys += 1
-        submission = ASubmission(account_id, f"key-{self.keys}", quoted, more)
+        submission = ASubmission(account_id, f"key-{self.name}-{self.keys}", quoted, more)
         return UUID(str((await self.submits.do(submission)).job_id))
 
     async def submitted(self, account_id: str, quoted: int = 10, **more: Any) -> tuple[str, UUID]:

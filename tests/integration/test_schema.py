@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.integration.books import Store, opened, statement
-from tests.servers import Database, Servers
+from tests.servers import Database, Servers, drop_database
 from worker.credits.lots import LotSource, Move
 from worker.credits.states import JobState, ReservationState
 from worker.local.roles import APP_ROLE, dsn
@@ -69,7 +69,7 @@ async def empty_database(servers: Servers) -> AsyncIterator[str]:
     try:
         yield make_url(servers.owner_url).set(database=name).render_as_string(hide_password=False)
     finally:
-        await statement(servers.owner_url, f"DROP DATABASE {name} WITH (FORCE)")
+        await drop_database(servers.owner_url, name)
 
 
 async def rows(url: str, sql: str, *values: Any) -> list[Any]:
