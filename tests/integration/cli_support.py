@@ -32,6 +32,7 @@ class Answer:
     @property
     def document(self) -> Any:
         """The one JSON document on stdout."""
+        assert self.out, self.err
         return json.loads(self.out)
 
     @property
