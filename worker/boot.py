@@ -40,6 +40,7 @@ from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases
 from worker.store.listening import listen
 from worker.store.prices import PriceBooks
+from worker.store.reads import Reads
 from worker.store.retries import Retries
 from worker.store.submits import Submits
 from worker.store.upkeep import Upkeep
@@ -48,9 +49,10 @@ from worker.watchdog import watched
 
 if TYPE_CHECKING:
     # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
+    from worker.pricing import quoted_usage_of
     from worker.queue.broker import HintBroker
     from worker.queue.hints import Pair
-    from worker.slots import Slots
+from worker.slots import Slots
 
 log = structlog.get_logger(__name__)
 
@@ -114,14 +116,16 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
     async with opened_store(settings, f"fermata-client:{os.getpid()}") as store:
         views = Submits(store.engine, store.price_books)
         submits: GroupCommit[Any] = GroupCommit(views.apply, batch_max=settings.batch_max)
+        kinds = registry(settings.extra_kinds)
         try:
             yield (
                 Client(
-                    kinds=registry(settings.extra_kinds),
+                    kinds=kinds,
                     submits=submits,
                     views=views,
                     operations=store.operations,
                     stored=Artifacts(store.engine),
+                    reads=Reads(store.engine, quoted_usage_of(kinds)),
                     retries=Retries(store.engine),
                     artifacts=artifact_store(settings),
                     settings=settings,

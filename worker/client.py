@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -26,17 +27,22 @@ from worker.artifacts import ArtifactError, ArtifactStore
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import Cancel
 from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usage, price
+from worker.credits.states import ENDED
 from worker.failpoints import failpoint
 from worker.store.accounts import check_account_id
 from worker.store.artifacts import Artifacts
-from worker.store.errors import Refused
+from worker.store.errors import LedgerUnavailable, Refused
 from worker.store.group_commit import GroupCommit
+from worker.store.reads import Reads
+from worker.store.reads_jobs import JobShown
 from worker.store.retries import Retries
 from worker.store.submits import ArtifactFacts, NewJob, Submits, Submitted, SubmitView
 
 #: The whole of one job's request, inputs and metadata, as JSON.
 BODY_BYTES_MAX = 65_536
 KEY_LENGTH_MAX = 255
+#: Seconds between looks at a job that is waited for: at first short jobs count, later the database does.
+_FIRST_SECONDS, _LATER_SECONDS, _SOON_SECONDS = 0.1, 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,7 @@ class Client:
     views: Submits
     operations: GroupCommit[Any]
     stored: Artifacts
+    reads: Reads
     retries: Retries
     artifacts: ArtifactStore
     settings: Settings
@@ -100,6 +107,27 @@ class Client:
             if not isinstance(answer, Submitted | Exception):
                 raise answer
         return [answer for answer in answers if isinstance(answer, Submitted | Exception)]
+
+    async def wait(self, job_id: UUID, watch: Callable[[JobShown], None] | None = None) -> JobShown:
+        """Look until the job has ended, telling `watch` of every look; returns how it ended.
+
+        Waits for as long as it takes: bound it with `asyncio.timeout`. Goes on through outages of the books that
+        are not too long, then raises `LedgerUnavailable`; the job doesn't need us. Raises `UnknownJob`.
+        """
+        started = answered = monotonic()
+        while True:
+            try:
+                job = await self.reads.job(job_id)
+            except LedgerUnavailable:
+                if monotonic() - answered > self.settings.outage_max_seconds:
+                    raise
+            else:
+                answered = monotonic()
+                if watch is not None:
+                    watch(job)
+                if job.state in ENDED:
+                    return job
+            await asyncio.sleep(_FIRST_SECONDS if monotonic() - started < _SOON_SECONDS else _LATER_SECONDS)
 
     async def cancel(self, account_id: str, job_id: UUID, reason: str) -> Any:
         """End a queued or waiting job, or ask a running one's worker to stop it (within 2 s)."""

@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from time import monotonic
 from typing import TYPE_CHECKING, Protocol
-from uuid import UUID
 
 from worker.cli.output import say, visible
-from worker.credits.states import ENDED
-from worker.store.errors import LedgerUnavailable
-from worker.store.reads import Reads
 
 if TYPE_CHECKING:
     from worker.store.reads_jobs import JobShown
-
-#: Seconds between looks: at first short jobs count, later the database does.
-_FIRST_SECONDS, _LATER_SECONDS, _SOON = 0.1, 0.5, 5.0
 
 
 class Watch(Protocol):
     """Who is told of every look."""
 
     def __call__(self, job: JobShown, /) -> None: ...
-
-
-async def follow(reads: Reads, job_id: UUID, watch: Watch, outage_max_seconds: float) -> JobShown:
-    """Look until the job has ended; returns how. Goes on through outages of the database that are not too long.
-
-    Raises `LedgerUnavailable` after `outage_max_seconds` without an answer.
-    """
-    started = answered = monotonic()
-    while True:
-        try:
-            job = await reads.job(job_id)
-        except LedgerUnavailable:
-            if monotonic() - answered > outage_max_seconds:
-                raise
-        else:
-            answered = monotonic()
-            watch(job)
-            if job.state in ENDED:
-                return job
-        await asyncio.sleep(_FIRST_SECONDS if monotonic() - started < _SOON else _LATER_SECONDS)
 
 
 def progress() -> AbstractContextManager[Watch]:

@@ -172,13 +172,13 @@ def receipt(job: str, /, *, json: Json = False) -> int:
 
 
 async def _submitted(desk: Desk, done: Submitted, *, wait: bool) -> tuple[Submitted, JobShown | None]:
-    from worker.cli.following import follow, progress
+    from worker.cli.following import progress
 
     if not wait:
         return done, None
     say(f"job {done.job_id}")  # whoever stops waiting can look again later
     with progress() as watch:
-        return done, await follow(desk.reads, done.job_id, watch, desk.settings.outage_max_seconds)
+        return done, await desk.client.wait(done.job_id, watch)
 
 
 def _present_submitted(done: Submitted, ended: JobShown | None, *, key: str, json: bool) -> int:

@@ -91,7 +91,7 @@ def with_desk(work: Callable[[Desk], Awaitable[T]]) -> T:
         from worker.boot import opened_client
 
         async with opened_client(settings) as (client, store):
-            return await work(Desk(settings, store, reads_of(settings, store), client))
+            return await work(Desk(settings, store, client.reads, client))
 
     return _run(settings, opened)
 

@@ -171,7 +171,7 @@ async def _play(
         await store.accounts.create(account, ACTOR)
         await store.accounts.subscribe(account, PLAN, "demo-subscription", ACTOR)
         await store.accounts.topup(account, "demo-topup", ACTOR, pack=PACK)
-        reads = Reads(store.engine)
+        reads = client.reads
         before = await reads.balance(account)
         stage = _Stage(client, reads, account, watch)
         # Damaged before anybody runs, so that nobody is quicker.
