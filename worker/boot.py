@@ -28,6 +28,7 @@ from worker.duties.reap import Reap
 from worker.duties.sweep import Sweep
 from worker.duties.wake import Wake
 from worker.keeper import Keeper
+from worker.pricing import quoted_usage_of
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.store.accounts import Accounts
@@ -49,10 +50,9 @@ from worker.watchdog import watched
 
 if TYPE_CHECKING:
     # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
-    from worker.pricing import quoted_usage_of
     from worker.queue.broker import HintBroker
     from worker.queue.hints import Pair
-from worker.slots import Slots
+    from worker.slots import Slots
 
 log = structlog.get_logger(__name__)
 
