@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from random import Random
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -457,6 +458,23 @@ async def test_a_lot_that_expires_during_the_wait_for_the_lock_is_not_spent(data
         assert Ending.INSUFFICIENT_CREDITS is answer.reason
 
 
+async def test_jobs_are_submitted_while_a_batch_holds_their_account(database: Database) -> None:
+    """The batch's lock lets foreign keys through: a submit never waits for a claim or a settle."""
+    async with opened(database) as store, database.connection() as other:
+        await store.account("ada", 100)
+        claimed = await store.running("ada")
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("SELECT 1 FROM live FOR UPDATE")
+        settling = asyncio.create_task(store.settle("ada", claimed))
+        await until(lambda: _waits_for_lock(store), "the settle has the account and waits for the job")
+        async with asyncio.timeout(2):
+            await store.queued("ada")
+        assert not settling.done()
+        await transaction.rollback()
+        assert 10 == (await settling).charged
+
+
 async def test_a_deadlock_is_lived_through(database: Database) -> None:
     """Somebody locks in the wrong order: PostgreSQL ends one of the two, and the batch is tried again."""
     async with opened(database) as store:
@@ -555,6 +573,30 @@ async def test_a_pool_of_dead_connections_recovers(database: Database) -> None:
         else:
             pytest.fail("never recovered")
         assert 105 == (await store.buckets("ada"))["available"]
+
+
+async def test_calls_that_are_cancelled_anywhere_leave_no_session_behind(database: Database) -> None:
+    """Each gift came whole or not at all, no transaction stays open, and the pool goes on working."""
+    random = Random(11)
+    async with opened(database, pool_size=2) as store:
+        await store.account("ada")
+        for number in range(60):
+            giving = asyncio.create_task(store.accounts.grant("ada", 1, f"r{number}", "test"))
+            await asyncio.wait({giving}, timeout=random.uniform(0, 0.03))
+            giving.cancel()
+            with suppress(asyncio.CancelledError):
+                await giving
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        await until(lambda: _none(store, sql), "no transaction is left open")
+        came = await store.value("SELECT count(*) FROM lots")
+        assert came == await store.value("SELECT count(*) FROM journal") == (await store.buckets("ada"))["available"]
+        answers = [await store.accounts.grant("ada", 1, f"r{number}", "test") for number in range(60)]
+        assert came == sum(answer.replayed for answer in answers)
+        assert 60 == (await store.buckets("ada"))["available"]
+
+
+async def _none(store: Store, sql: str) -> bool:
+    return bool(await store.value(sql) == 0)
 
 
 async def test_a_lost_answer_to_a_commit_is_told_as_unknown_and_the_token_tells_the_truth(database: Database) -> None:
