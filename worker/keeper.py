@@ -18,7 +18,6 @@ import structlog
 
 from config.settings import Settings
 from worker.credits.operations import Claimed
-from worker.store.database import Transient
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
 from worker.store.leases import Held, Leases
 from worker.store.workers import WorkerCard, Workers
@@ -88,7 +87,7 @@ class Keeper:
             try:
                 kept = await self.leases.remember(held, state)
                 break
-            except (LedgerUnavailable, OutcomeUnknown, Transient):
+            except (LedgerUnavailable, OutcomeUnknown):
                 # No failure of the engine. Who waits too long is stopped like any other run.
                 await asyncio.sleep(_REMEMBER_AGAIN_SECONDS)
         if not kept:

@@ -30,6 +30,7 @@ from worker.boot import Store, opened_client
 from worker.client import Client, JobRequest
 from worker.local.processes import is_alive, spawn, stop
 from worker.local.roles import dsn
+from worker.store.ops import Controls
 
 ROOT = Path(__file__).parents[2]
 ACTOR = "test"
@@ -247,22 +248,10 @@ class Stage:
 
     # --- ops and fate
 
-    async def pause(self, queue: str) -> None:
-        """Start nothing more of a queue."""
-        await self._control(queue, paused=True)
-
-    async def resume(self, queue: str) -> None:
-        """Start its jobs again."""
-        await self._control(queue, paused=False)
-
-    async def _control(self, queue: str, *, paused: bool) -> None:
-        await self.rows.execute(
-            "INSERT INTO controls (scope, name, paused, at, actor) VALUES ('queue', $1, $2, fermata_now(), 'test') "
-            "ON CONFLICT (scope, name) DO UPDATE SET paused = $2",
-            queue,
-            paused,
-        )
-        await self.rows.execute("SELECT pg_notify('fermata_due', '')")
+    @property
+    def controls(self) -> Controls:
+        """What ops pause and resume with."""
+        return Controls(self.store.engine, self.client.kinds)
 
     async def end_cycle(self, account_id: str) -> None:
         """Bring forward the end of the account's cycle to now."""

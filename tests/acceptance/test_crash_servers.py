@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -67,6 +68,20 @@ async def test_a_flushed_redis_loses_no_job(stage: Stage) -> None:
     gate.touch()
     seen = await stage.all_ended([running_id, *job_ids], seconds=20)
     assert [["succeeded"]] * 6 == [job.endings for job in seen]
+
+
+async def test_a_hint_that_got_lost_is_repeated(stage: Stage) -> None:
+    """Given a hint that vanished from a Redis that is otherwise well, then it is sent again after a while."""
+    scheduler = stage.scheduler(**LONG_LEASE, hint_repeat_seconds=1)
+    worker = stage.worker(**LONG_LEASE)
+    await stage.becomes(await stage.submit(), "succeeded")
+    worker.freeze()
+    job_id = await stage.submit()
+    with redis.Redis.from_url(stage.environment["FERMATA_REDIS_URL"]) as client:
+        await stage.until(lambda: client.delete("fermata:null"), "the hint was sent, and lost")
+    worker.thaw()
+    assert ["succeeded"] == (await stage.becomes(job_id, "succeeded")).endings
+    assert scheduler.alive
 
 
 async def test_submits_work_while_redis_is_away(stage_of_valkey: Stage, valkey: EmbeddedValkey) -> None:
@@ -169,6 +184,32 @@ async def test_postgresql_comes_back(stage_of_postgres: Stage, own_servers: Loca
     seen = await stage.all_ended(job_ids)
     assert ["succeeded"] * 60 == [job.state for job in seen]
     # An interruption of ours may cost an attempt, never a failure.
+    assert {"succeeded", "outage"} >= {ending for job in seen for ending in job.endings}
+
+
+async def test_connections_that_are_cut_at_random(stage: Stage) -> None:
+    """Given sixty jobs, when all connections are cut whenever a few have ended, then all succeed, paid once.
+
+    Some cuts fall between a COMMIT and its answer. Then the row tells what happened.
+    """
+    stage.scheduler()
+    stage.worker(slots=4)
+    stage.worker(slots=4)
+    job_ids = await stage.submit_many(60)
+    cut = 0
+    for ended in range(0, 60, 6):
+        await stage.until(
+            partial(stage.value, "SELECT count(*) >= $1 FROM jobs WHERE ended_at IS NOT NULL", ended),
+            f"{ended} jobs ended",
+        )
+        cut += await stage.value(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'fermata-%' "
+            "AND application_name NOT LIKE 'fermata-client%'"
+        )
+    seen = await stage.all_ended(job_ids)
+    assert cut > 10
+    assert {("succeeded", 0, 10)} == {(job.state, job.failures, job.charged) for job in seen}
     assert {"succeeded", "outage"} >= {ending for job in seen for ending in job.endings}
 
 

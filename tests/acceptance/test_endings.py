@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from tests.acceptance.stage import Stage, put_prices_in_force
+from worker.store.ops import Scope
 
 
 def from_now(seconds: float) -> datetime:
@@ -186,7 +187,7 @@ async def test_a_queued_job_is_cancelled_at_once(stage: Stage) -> None:
 async def test_a_deadline_that_passes_while_queued(stage: Stage) -> None:
     """Given no worker, or a paused queue, when `ends_by` passes, then the job is refused; nothing was held."""
     stage.scheduler()
-    await stage.pause("gated")
+    await stage.controls.pause(Scope.QUEUE, "gated", "a look at it", "ops")
     never = await stage.submit("null", ends_by=from_now(0.8))
     paused = await stage.submit("gated", gate="/nowhere", ends_by=from_now(0.8))
     for job_id in (never, paused):

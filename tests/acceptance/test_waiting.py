@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.acceptance.stage import Stage
+from worker.store.ops import Scope
 
 
 def from_now(seconds: float) -> datetime:
@@ -85,19 +86,25 @@ async def test_an_account_runs_no_more_than_its_limit(stage: Stage) -> None:
     assert 0 == overlaps
 
 
-async def test_a_paused_queue_starts_nothing_and_resumes(stage: Stage) -> None:
-    """Given a paused queue, then its jobs stay, what runs ends, other queues go on; resumed, they run."""
-    stage.scheduler()
+@pytest.mark.parametrize(
+    ("scope", "name"),
+    [(Scope.QUEUE, "gated"), (Scope.KIND, "gated"), (Scope.ACCOUNT, "eve")],
+    ids=str,
+)
+async def test_what_is_paused_starts_nothing_and_resumes(stage: Stage, scope: Scope, name: str) -> None:
+    """Given a pause, then its jobs stay, what runs ends, and others go on; resumed, they run at once."""
+    await stage.account("eve", 100)
+    stage.scheduler(hint_repeat_seconds=60)
     stage.worker(slots=4)
-    running = await stage.submit("gated", gate=str(stage.gate()))
+    running = await stage.submit("gated", "eve", gate=str(stage.gate()))
     await stage.becomes(running, "running")
-    await stage.pause("gated")
-    held_back = await stage.submit("gated", gate=str(stage.gate()))
-    await stage.becomes(await stage.submit(), "succeeded")
+    await stage.controls.pause(scope, name, "a look at it", "ops")
+    held_back = await stage.submit("gated", "eve", gate=str(stage.gate()))
+    await stage.becomes(await stage.submit("null", "ada"), "succeeded")
     stage.gate().touch()
     await stage.becomes(running, "succeeded")
-    assert "queued" == (await stage.job(held_back)).state
-    await stage.resume("gated")
+    assert ("queued", 0) == ((await stage.job(held_back)).state, (await stage.job(held_back)).attempt)
+    await stage.controls.resume(scope, name, "ops")
     await stage.becomes(held_back, "succeeded", seconds=10)
 
 
