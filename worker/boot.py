@@ -15,7 +15,7 @@ import structlog
 import uuid_utils.compat as uuids
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from config.settings import Settings
+from config.settings import Settings, SettingsError
 from tasks.engines.child import close_children
 from tasks.kind import Kind
 from tasks.registry import registry
@@ -61,7 +61,7 @@ def arm_failpoints(settings: Settings) -> None:
     """Let tests end this process at a named point. Refused anywhere but in the test environment."""
     wanted = os.environ.get("FERMATA_FAILPOINTS", "")
     if wanted and settings.environment != "test":
-        raise RuntimeError("FERMATA_FAILPOINTS is for FERMATA_ENVIRONMENT=test only")
+        raise SettingsError("FERMATA_FAILPOINTS: for tests only, where FERMATA_ENVIRONMENT is test")
     failpoints.arm(wanted)
 
 

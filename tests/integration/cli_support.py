@@ -80,8 +80,9 @@ class Fermata:
 
 async def _rows(database: Database) -> dict[str, int]:
     async with database.connection(as_owner=True) as connection:
-        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
-        return {name: await connection.fetchval(f"SELECT count(*) FROM {name}") for (name,) in tables}
+        tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        counts = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for (name,) in tables)
+        return dict(sorted(await connection.fetch(counts)))
 
 
 def files_in(folder: Path | None) -> list[str]:

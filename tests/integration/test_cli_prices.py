@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
 from datetime import timedelta
 from importlib import resources
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.books import opened
 from tests.integration.cli_support import Fermata, silence
+from tests.servers import Database
+from worker.credits.prices import parse_price_book
 from worker.local.waiting import finished
+from worker.store.price_books import PriceBookShelf
 
 SHIPPED = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
 LATER = "2199-01-01T00:00:00Z"
@@ -115,6 +120,20 @@ def test_a_bad_book_is_refused_as_a_whole(fermata: Fermata, tmp_path: Path, docu
     assert answer.code == 2
     assert complaint.strip("[") in answer.complaint
     assert fermata.ok("prices", "show")["book"] == 1
+
+
+@pytest.mark.parametrize(("bases", "numbers"), [((5, 6, 7), {2, 3, 4}), ((7, 7, 7), {2})])
+async def test_books_applied_at_once_are_numbered_in_turn(
+    database: Database, bases: tuple[int, ...], numbers: set[int]
+) -> None:
+    """Different files each get a number and none is left out; the same file is one book."""
+    drafts = [parse_price_book(dearer(base)) for base in bases]
+    async with opened(database) as store:
+        shelf = PriceBookShelf(store.engine)
+        applied = await asyncio.gather(*(shelf.apply(draft, "mia", "up") for draft in drafts))
+        history = await shelf.history()
+    assert numbers == {book.book for book in applied}
+    assert {1, *numbers} == {book.book for book in history}
 
 
 def test_a_quote_has_its_lines_and_stores_nothing(fermata: Fermata, tmp_path: Path) -> None:
