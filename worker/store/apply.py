@@ -219,6 +219,10 @@ def _told(table: str) -> Callable[[Sequence[Page], LotIds], Iterable[Row]]:
 
 
 # --- statements ------------------------------------------------------------------------------------------------
+#
+# Rows to change are found by `= ANY(ARRAY[key])`: with sequential scans off (`gather.lock_accounts`) that leaves the
+# planner nothing but one index look-up a key. Given `= key` it once multiplied 500 keys by all 30,000 rows of `due`:
+# the table had been empty when it was analyzed last, and was thought to be so still.
 
 _NEXT_LOT_IDS = text("""
     SELECT nextval('lot_ids')
@@ -246,16 +250,16 @@ _UPDATE_LOTS = text("""
                 CAST(:held AS bigint[]), CAST(:spent AS bigint[]), CAST(:expired AS bigint[]),
                 CAST(:revoked AS bigint[]))
          AS u (account_id, lot_id, available, held, spent, expired, revoked)
-    WHERE l.account_id = u.account_id
-      AND l.lot_id = u.lot_id
+    WHERE l.account_id = ANY(ARRAY[u.account_id])
+      AND l.lot_id = ANY(ARRAY[u.lot_id])
 """)
 
 _CLOSE_LOTS = text("""
     UPDATE lots AS l
     SET closed = true
     FROM unnest(CAST(:accounts AS text[]), CAST(:lots AS bigint[])) AS u (account_id, lot_id)
-    WHERE l.account_id = u.account_id
-      AND l.lot_id = u.lot_id
+    WHERE l.account_id = ANY(ARRAY[u.account_id])
+      AND l.lot_id = ANY(ARRAY[u.lot_id])
       AND l.available = 0
       AND l.held = 0
 """)
@@ -277,8 +281,8 @@ _END_RESERVATIONS = text("""
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:states AS text[]),
                 CAST(:charged AS bigint[]), CAST(:reasons AS text[]))
          AS u (account_id, job_id, state, charged, reason)
-    WHERE r.account_id = u.account_id
-      AND r.job_id = u.job_id
+    WHERE r.account_id = ANY(ARRAY[u.account_id])
+      AND r.job_id = ANY(ARRAY[u.job_id])
       AND r.state = 'held'
 """)
 
@@ -303,30 +307,30 @@ _UPDATE_JOBS = text("""
                 CAST(:charged AS bigint[]), CAST(:partial AS boolean[]), CAST(:outputs AS jsonb[]))
          AS u (account_id, job_id, state, attempt, failures, started_at, ended_at, reason, message, charged,
                partial, outputs)
-    WHERE j.account_id = u.account_id
-      AND j.job_id = u.job_id
+    WHERE j.account_id = ANY(ARRAY[u.account_id])
+      AND j.job_id = ANY(ARRAY[u.job_id])
       AND j.ended_at IS NULL
 """)
 
 _DELETE_DUE = text("""
     DELETE FROM due AS d
     USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
-    WHERE d.account_id = u.account_id
-      AND d.job_id = u.job_id
+    WHERE d.account_id = ANY(ARRAY[u.account_id])
+      AND d.job_id = ANY(ARRAY[u.job_id])
 """)
 
 _DELETE_LIVE = text("""
     DELETE FROM live AS l
     USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
-    WHERE l.account_id = u.account_id
-      AND l.job_id = u.job_id
+    WHERE l.account_id = ANY(ARRAY[u.account_id])
+      AND l.job_id = ANY(ARRAY[u.job_id])
 """)
 
 _DELETE_PARKED = text("""
     DELETE FROM parked AS p
     USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
-    WHERE p.account_id = u.account_id
-      AND p.job_id = u.job_id
+    WHERE p.account_id = ANY(ARRAY[u.account_id])
+      AND p.job_id = ANY(ARRAY[u.job_id])
 """)
 
 _INSERT_DUE = text("""
@@ -363,8 +367,8 @@ _UNHINT = text("""
     SET hinted_at = NULL, hint_again_at = NULL, waits_for = u.waits_for
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:waits_for AS text[]))
          AS u (account_id, job_id, waits_for)
-    WHERE d.account_id = u.account_id
-      AND d.job_id = u.job_id
+    WHERE d.account_id = ANY(ARRAY[u.account_id])
+      AND d.job_id = ANY(ARRAY[u.job_id])
 """)
 
 _ASK_CANCEL = text("""
@@ -372,8 +376,8 @@ _ASK_CANCEL = text("""
     SET cancel_asked_at = COALESCE(l.cancel_asked_at, :now), cancel_reason = COALESCE(l.cancel_reason, u.reason)
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:reasons AS text[]))
          AS u (account_id, job_id, reason)
-    WHERE l.account_id = u.account_id
-      AND l.job_id = u.job_id
+    WHERE l.account_id = ANY(ARRAY[u.account_id])
+      AND l.job_id = ANY(ARRAY[u.job_id])
 """)
 
 _INSERT_ATTEMPTS = text("""
@@ -424,8 +428,8 @@ _MAKE_ROOM = text("""
         LIMIT a.running_max
     ) AS next
     WHERE a.account_id = ANY(CAST(:accounts AS text[]))
-      AND d.account_id = next.account_id
-      AND d.job_id = next.job_id
+      AND d.account_id = ANY(ARRAY[next.account_id])
+      AND d.job_id = ANY(ARRAY[next.job_id])
 """)
 
 _NOTIFY_DUE = text("SELECT pg_notify('fermata_due', '')")

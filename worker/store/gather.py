@@ -35,7 +35,12 @@ class PageOperation(Protocol):
 
 
 async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str], *, wait: bool) -> dict[str, Any]:
-    """The account rows that could be locked, by id. With `wait` only unknown ones are missing."""
+    """The account rows that could be locked, by id. With `wait` only unknown ones are missing.
+
+    From here on the transaction plans for look-ups by key alone: statistics of tables that fill and empty within
+    seconds are worth nothing (see `apply`).
+    """
+    await connection.execute(_LOOK_UP_BY_KEY)
     statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
     rows = await connection.execute(statement, {"accounts": account_ids})
     return {row.account_id: row for row in rows}
@@ -146,6 +151,8 @@ _JOB_STATES = {str(state): state for state in JobState}
 _RESERVATION_STATES = {str(state): state for state in ReservationState}
 _LOT_SOURCES = {str(source): source for source in LotSource}
 
+_LOOK_UP_BY_KEY = text("SELECT set_config('enable_seqscan', 'off', true)")
+
 _NOW = text("SELECT fermata_now()")
 
 _LOCK_ACCOUNTS = text("""
@@ -170,44 +177,92 @@ _KNOWN_ACCOUNTS = text("""
     WHERE account_id = ANY(CAST(:accounts AS text[]))
 """)
 
+# OFFSET 0 keeps the planner from turning these look-ups, one a key, into a join of whole tables.
+
 _LOCK_LIVE = text("""
     SELECT l.account_id, l.job_id, l.token, l.worker_id, l.started_at, l.lease_until, l.attempt,
            l.cancel_asked_at, l.cancel_reason, l.engine_state
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
-    JOIN live AS l USING (account_id, job_id)
-    ORDER BY l.account_id, l.job_id
+    JOIN live AS l ON l.account_id = ANY(ARRAY[wanted.account_id]) AND l.job_id = ANY(ARRAY[wanted.job_id])
+    ORDER BY wanted.account_id, wanted.job_id
     FOR UPDATE OF l
 """)
 
 _READ_JOBS_TO_CLAIM = text("""
-    SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
-           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, d.not_before,
+    SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
+           j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, d.not_before,
            jsonb_build_object('request', j.request, 'inputs', j.inputs, 'plan', j.plan,
                'traceparent', j.traceparent, 'engine_state', a.engine_state) AS "order",
-           r.amount AS reserved, r.state AS reservation_state, r.charged AS reservation_charged,
-           r.draw_lots, r.draw_amounts
+           r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
-    JOIN jobs AS j USING (account_id, job_id)
-    LEFT JOIN due AS d USING (account_id, job_id)
-    LEFT JOIN reservations AS r USING (account_id, job_id)
-    LEFT JOIN attempts AS a ON a.account_id = j.account_id AND a.job_id = j.job_id AND a.attempt = j.attempt
+    CROSS JOIN LATERAL (
+        SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
+               failures_max, started_at, request, inputs, plan, traceparent
+        FROM jobs
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+        OFFSET 0
+    ) AS j
+    LEFT JOIN LATERAL (
+        SELECT not_before
+        FROM due
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+        OFFSET 0
+    ) AS d ON true
+    LEFT JOIN LATERAL (
+        SELECT amount, state, charged, draw_lots, draw_amounts
+        FROM reservations
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+          AND j.attempt > 0
+        OFFSET 0
+    ) AS r ON true
+    LEFT JOIN LATERAL (
+        SELECT engine_state
+        FROM attempts
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+          AND attempt = j.attempt
+          AND j.attempt > 0
+        OFFSET 0
+    ) AS a ON true
 """)
 
 _READ_JOBS = text("""
-    SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
-           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at,
-           r.amount AS reserved, r.state AS reservation_state, r.charged AS reservation_charged,
-           r.draw_lots, r.draw_amounts
+    SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
+           j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at,
+           r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
-    JOIN jobs AS j USING (account_id, job_id)
-    LEFT JOIN reservations AS r USING (account_id, job_id)
+    CROSS JOIN LATERAL (
+        SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
+               failures_max, started_at
+        FROM jobs
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+        OFFSET 0
+    ) AS j
+    LEFT JOIN LATERAL (
+        SELECT amount, state, charged, draw_lots, draw_amounts
+        FROM reservations
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+        OFFSET 0
+    ) AS r ON true
 """)
 
 _READ_PARKED = text("""
-    SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
+    SELECT p.account_id, p.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
            j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at
     FROM parked AS p
-    JOIN jobs AS j USING (account_id, job_id)
+    CROSS JOIN LATERAL (
+        SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
+               failures_max, started_at
+        FROM jobs
+        WHERE account_id = p.account_id
+          AND job_id = p.job_id
+        OFFSET 0
+    ) AS j
     WHERE p.account_id = ANY(CAST(:accounts AS text[]))
     ORDER BY p.account_id, p.parked_at, p.job_id
 """)

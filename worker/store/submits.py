@@ -246,9 +246,15 @@ _READ_ARTIFACTS = text("""
 """)
 
 _READ_BY_KEY = text("""
-    SELECT j.account_id, j.idempotency_key, j.body_hash, j.job_id, j.kind, j.state, j.quoted, j.book_id
+    SELECT wanted.account_id, wanted.idempotency_key, j.body_hash, j.job_id, j.kind, j.state, j.quoted, j.book_id
     FROM unnest(CAST(:accounts AS text[]), CAST(:keys AS text[])) AS wanted (account_id, idempotency_key)
-    JOIN jobs AS j USING (account_id, idempotency_key)
+    CROSS JOIN LATERAL (
+        SELECT body_hash, job_id, kind, state, quoted, book_id
+        FROM jobs
+        WHERE account_id = wanted.account_id
+          AND idempotency_key = wanted.idempotency_key
+        OFFSET 0  -- a look-up for each key, whatever the statistics say
+    ) AS j
 """)
 
 _INSERT_JOBS = text("""

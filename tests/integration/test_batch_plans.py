@@ -1,0 +1,58 @@
+"""Batches find their rows by key, whatever the statistics say of tables that fill and empty within seconds."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import TextClause
+
+from tests.servers import Database
+from worker.store import apply, gather
+
+#: Every statement that meets rows of these tables one key at a time.
+BY_KEY = {
+    name: str(statement)
+    for module in (apply, gather)
+    for name, statement in vars(module).items()
+    if isinstance(statement, TextClause)
+    and re.search(r"UPDATE \w+ AS|DELETE FROM|AS wanted|FROM parked", str(statement))
+}
+
+
+@pytest.mark.parametrize("name", BY_KEY)
+@pytest.mark.parametrize("plan", ["force_generic_plan", "force_custom_plan"])
+async def test_every_row_is_looked_up_by_its_key(database: Database, name: str, plan: str) -> None:
+    """Tables analyzed when they were empty are neither read whole nor multiplied with the keys of a batch."""
+    async with database.connection(as_owner=True) as connection:
+        await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
+        await connection.execute(str(gather._LOOK_UP_BY_KEY).replace("true)", "false)"))
+        await connection.execute(f"SET plan_cache_mode = {plan}")
+        sql, names = _numbered(BY_KEY[name])
+        values: list[object] = [datetime.now(UTC) if one == "now" else [] for one in names]
+        rows = [row[0] for row in await connection.fetch(f"EXPLAIN {sql}", *values)]
+        whole = [row for row in rows if "Seq Scan" in row or "Join Filter" in row or "Hash" in row or "Merge" in row]
+        assert [] == whole, "\n".join(rows)
+        unbounded = [row for row, after in zip(rows, [*rows[1:], ""], strict=True) if _scans(row) and not _bound(after)]
+        assert [] == unbounded, "\n".join(rows)
+
+
+def _scans(row: str) -> bool:
+    return "Index Scan" in row or "Index Only Scan" in row
+
+
+def _bound(row: str) -> bool:
+    return "Index Cond" in row
+
+
+def _numbered(sql: str) -> tuple[str, list[str]]:
+    """With $1, $2 for the names, and the names in that order."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    return re.sub(r"(?<!:):(\w+)", number, sql), names
