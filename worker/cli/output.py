@@ -76,8 +76,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
     from rich.text import Text
 
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for place, column in enumerate(columns):
+        # The first names the row: it is copied, so it stays whole on a narrow terminal.
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
         made.add_row(*(Text(cell(value)) for value in row))
     return made
