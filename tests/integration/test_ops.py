@@ -78,20 +78,21 @@ async def test_a_resume_leaves_what_another_pause_holds(
         assert 1 == (await controls.resume(*other, ACTOR)).freed
 
 
-async def test_a_resume_frees_its_own_only(database: Database) -> None:
-    """Neighbours whose hold is another's business are left alone."""
+@pytest.mark.parametrize(("scope", "name"), SCOPES)
+async def test_a_resume_frees_its_own_only(database: Database, scope: Scope, name: str) -> None:
+    """Marks that another pause has left are left to its own resume, and to the dispatcher's recheck."""
     async with opened(database) as store:
-        controls = Controls(store.engine)
+        controls = Controls(store.engine, ["generation"])
         for account_id in ("ada", "bob"):
             await store.account(account_id, 100)
             await controls.pause(Scope.ACCOUNT, account_id, "", ACTOR)
-        ada, bob = await store.queued("ada"), await store.queued("bob")
-        await store.claim("ada", ada)
-        await store.claim("bob", bob)
+        mine, other = await store.queued("ada"), await store.queued("bob", queue="stems", kind="stems")
+        await store.claim("ada", mine)
+        await store.claim("bob", other)
         async with database.connection() as connection:
             await connection.execute("UPDATE accounts SET paused = false")
-        await controls.resume(Scope.ACCOUNT, "ada", ACTOR)
-        assert {ada: None, bob: "paused"} == await waits_for(store)
+        await controls.resume(scope, name, ACTOR)
+        assert {mine: None, other: "paused"} == await waits_for(store)
 
 
 async def test_a_resume_wakes_the_dispatcher(database: Database) -> None:

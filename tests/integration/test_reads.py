@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 import uuid_utils.compat as uuids
+from sqlalchemy import text
 
 from tests.integration.books import ACTOR, Store, an_output, opened
 from tests.servers import Database
@@ -19,12 +20,13 @@ from worker.credits.operations import Cancel
 from worker.credits.outcomes import Ending
 from worker.credits.prices import Line, Usage
 from worker.credits.states import JobState
-from worker.store.errors import Refused, UnknownAccount, UnknownJob
+from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount, UnknownJob
 from worker.store.reads import Reads
 from worker.store.reads_job_lists import JobsPage
 from worker.store.reads_jobs import WaitingFor
 from worker.store.reads_queues import QueueShown, WorkerState
 from worker.store.reads_receipts import LotGiven
+from worker.store.snapshots import snapshot
 from worker.store.workers import WorkerCard, Workers
 
 HOUR = timedelta(hours=1)
@@ -86,6 +88,15 @@ async def test_expired_credits_are_gone_though_nobody_swept_them(database: Datab
         assert 50 == await store.value("SELECT available FROM lots")
     assert (50, 50, True) == (before.spendable, before.grants.available, before.grants.expires_at is not None)
     assert (0, 0, None) == (after.spendable, after.grants.available, after.grants.expires_at)
+
+
+async def test_an_expiry_is_shown_of_what_can_still_expire(database: Database) -> None:
+    """A gift that is all spent has no end to be watched."""
+    async with opened(database) as store:
+        account = await store.account("ada", 50, expires_at=in_(HOUR))
+        await store.settle(account, await store.running(account, quoted=50))
+        balance = await Reads(store.engine).balance(account)
+    assert (0, None) == (balance.grants.available, balance.grants.expires_at)
 
 
 async def test_top_ups_freeze_with_the_subscription_and_are_gone_after_the_grace(database: Database) -> None:
@@ -596,6 +607,7 @@ async def test_queues_show_depth_age_and_workers(database: Database) -> None:
         await store.claim(account, blocked)
         await Workers(store.engine).here(WorkerCard("w1", "host", 1, "0", ["generation", "stems"], 3))
         await Workers(store.engine).here(WorkerCard("w2", "host", 2, "0", ["stems"], 4))
+        await Workers(store.engine).here(WorkerCard("w3", "host", 3, "0", ["stems"], 5), draining=True)
         await execute(
             store,
             "INSERT INTO controls (scope, name, paused, running_max, reason, at, actor) "
@@ -646,6 +658,26 @@ async def test_reads_wait_for_no_lock(database: Database) -> None:
             async with asyncio.timeout(2):
                 balance, shown = await reads.balance(account), await reads.job(job_id)
     assert (100, JobState.QUEUED) == (balance.spendable, shown.state)
+
+
+async def test_a_read_sees_one_instant(database: Database) -> None:
+    """What is committed between its statements is in none of them."""
+    async with opened(database) as store:
+        await store.account("ada")
+        async with snapshot(store.engine) as connection:
+            before = await connection.scalar(text("SELECT count(*) FROM accounts"))
+            await store.account("bob")
+            after = await connection.scalar(text("SELECT count(*) FROM accounts"))
+    assert (1, 1) == (before, after)
+
+
+async def test_a_read_can_write_nothing(database: Database) -> None:
+    """Whatever a statement of a read says, the database holds it to reading."""
+    async with opened(database) as store:
+        await store.account("ada")
+        with pytest.raises(LedgerUnavailable, match="25006"):
+            async with snapshot(store.engine) as connection:
+                await connection.execute(text("UPDATE accounts SET paused = true"))
 
 
 async def test_a_read_leaves_the_pool_as_it_was(database: Database) -> None:

@@ -131,29 +131,24 @@ def _check_reason(reason: str) -> None:
 
 async def _switch_account(connection: AsyncConnection, values: dict[str, Any]) -> bool:
     """Flip the flag, and tell of it by an event: the account's row has no room for a reason."""
-    before: bool | None = await connection.scalar(_LOCK_ACCOUNT, values)
-    if before is None:
-        raise UnknownAccount(values["name"])
-    if before == values["paused"]:
+    switched = await connection.scalar(_SWITCH_ACCOUNT, values)
+    if switched is None:
+        if await connection.scalar(_ACCOUNT_EXISTS, values) is None:
+            raise UnknownAccount(values["name"])
         return False
     body = msgspec.json.encode({"actor": values["actor"]}).decode()
-    what = "paused" if values["paused"] else "resumed"
-    await connection.execute(_SWITCH_ACCOUNT, values)
-    await connection.execute(_TELL, {**values, "what": what, "body": body})
+    await connection.execute(_TELL, {**values, "what": "paused" if values["paused"] else "resumed", "body": body})
     return True
 
 
-_LOCK_ACCOUNT = text("""
-    SELECT paused
-    FROM accounts
-    WHERE account_id = :name
-    FOR NO KEY UPDATE
-""")
+_ACCOUNT_EXISTS = text("SELECT 1 FROM accounts WHERE account_id = :name")
 
 _SWITCH_ACCOUNT = text("""
     UPDATE accounts
     SET paused = :paused
     WHERE account_id = :name
+      AND paused <> :paused
+    RETURNING 1
 """)
 
 _TELL = text("""
