@@ -47,7 +47,7 @@ async def test_a_job_is_reserved_run_and_committed(database: Database) -> None:
 
 async def test_fifty_jobs_of_ten_against_a_hundred_and_five(database: Database) -> None:
     """Exactly ten of fifty concurrent claims are paid; the rest are refused and hold nothing."""
-    async with opened(database) as one, opened(database) as other:
+    async with opened(database, batch_max=3) as one, opened(database, batch_max=3) as other:
         account = await one.account("ada", 105)
         jobs = [await one.queued(account, quoted=10) for _ in range(50)]
         stores = [one, other]
@@ -70,29 +70,22 @@ async def test_two_hints_for_one_job_at_once_are_one_claim(database: Database) -
         assert 1 == await one.value("SELECT count(*) FROM journal WHERE move = 'reserve'")
 
 
-async def test_a_job_settled_by_two_at_once_is_settled_once(database: Database) -> None:
-    """One is told what it charged, all others are fenced; one charge, one event, one attempt."""
-    async with opened(database) as one, opened(database) as other:
-        account = await one.account("ada", 100)
-        claimed = await one.running(account, quoted=30)
-        answers = await asyncio.gather(*((one, other)[n % 2].settle(account, claimed, measured=20) for n in range(10)))
-        assert Counter({"Ended": 1, "Fenced": 9}) == Counter(type(answer).__name__ for answer in answers)
-        assert {"available": 80, "spent": 20} == await filled(one, account)
-        for table in ("attempts", "artifacts", "events"):
-            assert 1 == await one.value(f"SELECT count(*) FROM {table}")
-
-
-async def test_a_refund_that_is_asked_for_twice_is_made_once(database: Database) -> None:
-    """A failed run's credits come back once, however often the worker says so."""
-    async with opened(database) as one, opened(database) as other:
-        account = await one.account("ada", 100)
-        claimed = await one.running(account, quoted=30)
-        answers = await asyncio.gather(
-            *((one, other)[n % 2].settle(account, claimed, Ending.ENGINE_ERROR) for n in range(10))
-        )
-        assert Counter({"Ended": 1, "Fenced": 9}) == Counter(type(answer).__name__ for answer in answers)
-        assert {"available": 100} == await filled(one, account)
-        assert 1 == await one.value("SELECT count(*) FROM journal WHERE move = 'refund'")
+@pytest.mark.parametrize(("ending", "charged"), [(Ending.SUCCEEDED, 20), (Ending.ENGINE_ERROR, 0)])
+async def test_a_job_settled_by_many_at_once_is_settled_once(database: Database, ending: Ending, charged: int) -> None:
+    """One is told what it charged or gave back, all others are fenced; one event, one attempt, one move of credits."""
+    async with opened(database, batch_max=1) as one, opened(database, batch_max=1) as other:
+        account = await one.account("ada", 300)
+        running = [await one.running(account, quoted=30) for _ in range(6)]
+        more = {"measured": charged} if charged else {}
+        for claimed in running:
+            answers = await asyncio.gather(
+                *((one, other)[n % 2].settle(account, claimed, ending, **more) for n in range(6))
+            )
+            assert Counter({"Ended": 1, "Fenced": 5}) == Counter(type(answer).__name__ for answer in answers)
+        spent = {"spent": 6 * charged} if charged else {}
+        assert {"available": 300 - 6 * charged, **spent} == await filled(one, account)
+        assert 6 == await one.value("SELECT count(*) FROM attempts") == await one.value("SELECT count(*) FROM events")
+        assert 6 == await one.value("SELECT count(*) FROM journal WHERE move = 'refund'")
 
 
 @pytest.mark.parametrize("ending", [Ending.SUCCEEDED, Ending.ENGINE_ERROR])
