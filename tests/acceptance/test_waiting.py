@@ -86,6 +86,23 @@ async def test_an_account_runs_no_more_than_its_limit(stage: Stage) -> None:
     assert 0 == overlaps
 
 
+async def test_a_queue_runs_no_more_than_its_limit(stage: Stage) -> None:
+    """Given a queue limited to one, then a second job waits though slots are free; without the limit it runs."""
+    stage.scheduler(hint_repeat_seconds=60)
+    stage.worker(slots=4)
+    await stage.becomes(await stage.submit(), "succeeded")
+    await stage.controls.limit("gated", 1, "ops")
+    running = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(running, "running")
+    held_back = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(await stage.submit(), "succeeded")  # a later one of another queue
+    assert ("queued", 0) == ((await stage.job(held_back)).state, (await stage.job(held_back)).attempt)
+    await stage.controls.limit("gated", None, "ops")
+    await stage.becomes(held_back, "running", seconds=10)
+    stage.gate().touch()
+    await stage.all_ended([running, held_back], seconds=10)
+
+
 @pytest.mark.parametrize(
     ("scope", "name"),
     [(Scope.QUEUE, "gated"), (Scope.KIND, "gated"), (Scope.ACCOUNT, "eve")],

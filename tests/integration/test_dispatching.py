@@ -277,7 +277,7 @@ async def test_demand_counts_the_slots_of_those_who_live_and_take_hints(database
         await workers.here(a_card("gone", 50))
         await workers.gone("gone")
         await store.running(account)
-        assert [QueueDemand(QUEUE, 7, 2, 1, 0, False), QueueDemand("stems", 4, 1, 0, 0, False)] == (
+        assert [QueueDemand(QUEUE, 7, 2, 1, 0, False, None), QueueDemand("stems", 4, 1, 0, 0, False, None)] == (
             await store.dispatching.demand(30)
         )
         await store.queued(account)

@@ -98,6 +98,8 @@ class Dispatch:
         return _BUSY_WAIT_SECONDS if marked.more else self.tick_seconds
 
     def _ahead(self, demand: QueueDemand) -> int:
+        if demand.running_max is not None:
+            return 0
         ahead = int(self._rates.get(demand.queue, 0.0) * _AHEAD_SECONDS)
         return min(ahead, demand.slots * self.settings.admit_per_slot)
 

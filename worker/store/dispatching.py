@@ -22,11 +22,13 @@ class QueueDemand:
     running: int
     hinted: int  # jobs whose hint may be under way
     ready: bool  # whether there are due jobs without a hint
+    running_max: int | None  # jobs at a time, by a person's word; soft: only dispatch keeps it
 
     @property
     def free(self) -> int:
         """Slots that no running and no hinted job is going to fill."""
-        return self.slots - self.running - self.hinted
+        slots = self.slots if self.running_max is None else min(self.slots, self.running_max)
+        return slots - self.running - self.hinted
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Dispatching:
         """Each queue that is served and not paused."""
         async with transaction(self._engine) as connection:
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds})
-            return [QueueDemand(row.queue, row.slots, row.workers, row.running, row.hinted, row.ready) for row in rows]
+            return [QueueDemand(*row) for row in rows]
 
     async def mark(self, queue: str, room: int, repeat_seconds: float) -> Hinted:
         """Mark up to `room` due jobs of a queue and those whose hint is to be repeated; commits before it returns.
@@ -112,14 +114,13 @@ _DEMAND = text("""
                  AND d.hinted_at IS NULL
                  AND d.waits_for IS NULL
                  AND d.not_before <= fermata_now()
-           ) AS ready
+           ) AS ready,
+           c.running_max
     FROM served
     LEFT JOIN hinted USING (queue)
     LEFT JOIN running USING (queue)
-    WHERE NOT EXISTS (
-        SELECT FROM controls AS c
-        WHERE c.scope = 'queue' AND c.name = served.queue AND c.paused
-    )
+    LEFT JOIN controls AS c ON c.scope = 'queue' AND c.name = served.queue
+    WHERE c.paused IS NOT TRUE
     ORDER BY served.queue
 """)
 

@@ -31,13 +31,18 @@ async def listen(database_url: str, channels: Mapping[str, Callable[[], None]]) 
 
 async def _listen_once(dsn: str, channels: Mapping[str, Callable[[], None]]) -> None:
     connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5)
+    cut = asyncio.Event()
+    connection.add_termination_listener(lambda _: cut.set())
     try:
         for channel, wake in channels.items():
             await connection.add_listener(channel, lambda *_, wake=wake: wake())
         for wake in channels.values():
             wake()
         while not connection.is_closed():
-            await asyncio.sleep(_CHECK_SECONDS)
+            # A connection that was cut says so at once; one that is silent is asked.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await cut.wait()
             await connection.execute("SELECT 1")
     finally:
         with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
