@@ -91,9 +91,7 @@ class ArtifactStore:
         source = self.path(key)
         if not await asyncio.to_thread(_is_plain, source):
             raise DamagedArtifact("a stored input is gone")
-        found = await asyncio.to_thread(_copy, source, target)
-        if bytes.fromhex(found) != sha256:
-            raise DamagedArtifact("a stored input no longer has its checksum")
+        await asyncio.to_thread(_copy, source, target, sha256)
 
     async def remove(self, key: str) -> None:
         """Delete one file; no error if it is gone."""
@@ -143,10 +141,27 @@ def _is_plain(path: Path) -> bool:
         return False
 
 
-def _copy(source: Path, target: Path) -> str:
-    """Copy, fsync, then name it; returns the sha256 in hex. Only plain files, never through a link."""
+def _copy(source: Path, target: Path, sha256: bytes | None = None) -> str:
+    """Copy, fsync, then name it; returns the sha256 in hex. Only plain files, never through a link.
+
+    With `sha256` nothing gets the name that has another one: raises `DamagedArtifact`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     part = target.with_name(f"{target.name}.part")
+    try:
+        found = _copied(source, part)
+        if sha256 is not None and bytes.fromhex(found) != sha256:
+            raise DamagedArtifact("a stored input no longer has its checksum")
+        part.rename(target)
+    finally:
+        part.unlink(missing_ok=True)
+    # The folder that names the file, and the one that names the folder: both may be new.
+    for folder in (target.parent, target.parent.parent):
+        _sync_folder(folder)
+    return found
+
+
+def _copied(source: Path, part: Path) -> str:
     digest = hashlib.sha256()
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as reader, part.open("wb") as writer:
@@ -157,10 +172,12 @@ def _copy(source: Path, target: Path) -> str:
             writer.write(block)
         writer.flush()
         os.fsync(writer.fileno())
-    part.rename(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
     return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -249,6 +249,8 @@ class _Submission:
 
     def decide(self, view: SubmitView) -> NewJob:
         """Quote the job and pin the quote. Raises what is wrong with it."""
+        if self.asked.ends_by is not None and self.asked.ends_by <= view.now:
+            raise RefusedRequest("ends_by", "must be in the future")
         infos = inputs_of(self.kind, self.inputs, view.artifacts)
         quoted = quote_of(self.kind, self.request, infos, view).total
         asked = self.asked

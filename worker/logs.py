@@ -38,7 +38,9 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback) if terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if terminal
+        else structlog.processors.JSONRenderer()
     )
     plain: list[structlog.typing.Processor] = [] if terminal else [structlog.processors.format_exc_info]
     structlog.configure(
@@ -48,7 +50,10 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     # Libraries log through the standard library: their warnings only, in the same shape.
-    formatter = structlog.stdlib.ProcessorFormatter(processors=[*plain, renderer], foreign_pre_chain=shared)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *plain, renderer],
+        foreign_pre_chain=shared,
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)

@@ -92,6 +92,7 @@ TYPED = [
     ((*ASKED, "--run-at", "2199-01-01T00:00:00"), "run_at: must carry a time zone"),
     ((*ASKED, "--run-at", "tomorrow"), "run_at: must be a time such as"),
     ((*ASKED, "--ends-by", "0001-01-01T00:00:00+00:00"), "ends_by: must be between the years"),
+    ((*ASKED, "--ends-by", "2024-01-01T00:00:00Z"), "ends_by: must be in the future"),
     (
         (*ASKED, "--run-at", "2199-01-02T00:00:00Z", "--ends-by", "2199-01-01T00:00:00Z"),
         "ends_by: must be after run_at",

@@ -57,6 +57,17 @@ async def test_a_damaged_input_is_called_one(
         await store.fetch(key, DIGEST, tmp_path / "copy")
 
 
+async def test_a_damaged_input_takes_nobodys_place(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
+    """What was at the target stays, and no half copy lies beside it."""
+    store, key = stored
+    store.path(key).write_bytes(b"other")
+    (tmp_path / "copy").write_bytes(b"mine")
+    with pytest.raises(DamagedArtifact):
+        await store.fetch(key, DIGEST, tmp_path / "copy")
+    assert b"mine" == (tmp_path / "copy").read_bytes()
+    assert [] == list(tmp_path.glob("*.part"))
+
+
 async def test_a_disk_that_takes_nothing_is_no_damage(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
     """Where the copy can't be written, the input may be fine: another attempt may help."""
     store, key = stored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,10 +29,10 @@ class PriceBooks:
         """A book that was loaded before: a claim loads the book of the job it claims."""
         return self._parsed[book_id]
 
-    async def current(self, connection: AsyncConnection) -> tuple[int, PriceBook]:
-        """The number and the book in force now, by the database's clock."""
-        book_id: int = (await connection.execute(_CURRENT_BOOK)).scalar_one()
-        return book_id, (await self.load(connection, [book_id]))[book_id]
+    async def current(self, connection: AsyncConnection) -> tuple[int, PriceBook, datetime]:
+        """The number and the book in force now, and that now: the database's clock."""
+        book_id, now = (await connection.execute(_CURRENT_BOOK)).one()
+        return book_id, (await self.load(connection, [book_id]))[book_id], now
 
 
 _READ_BOOKS = text("""
@@ -41,10 +42,10 @@ _READ_BOOKS = text("""
 """)
 
 _CURRENT_BOOK = text("""
-    SELECT book_id
-    FROM price_books
-    WHERE effective_at <= fermata_now()
-      AND withdrawn_at IS NULL
-    ORDER BY effective_at DESC
+    SELECT b.book_id, clock.now
+    FROM (SELECT fermata_now() AS now) AS clock
+    JOIN price_books AS b ON b.effective_at <= clock.now
+    WHERE b.withdrawn_at IS NULL
+    ORDER BY b.effective_at DESC
     LIMIT 1
 """)

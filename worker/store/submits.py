@@ -40,12 +40,13 @@ class ArtifactFacts:
 
 @dataclass(frozen=True, slots=True)
 class SubmitView:
-    """What a submit may look at: the account's plan, its artifacts, the book in force."""
+    """What a submit may look at: the account's plan, its artifacts, the book in force, the database's clock."""
 
     plan: str | None
     artifacts: Mapping[UUID, ArtifactFacts]
     book_id: int
     book: PriceBook
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +137,23 @@ class Submits:
     async def view(self, account_id: str | None, artifact_ids: Sequence[UUID]) -> SubmitView:
         """What a submit of this account would look at now; for quotes. Raises `UnknownAccount`."""
         async with transaction(self._engine) as connection:
-            book_id, book = await self._price_books.current(connection)
+            book_id, book, now = await self._price_books.current(connection)
             if account_id is None:
-                return SubmitView(None, {}, book_id, book)
+                return SubmitView(None, {}, book_id, book, now)
             rows = (await connection.execute(_READ_PLANS, {"accounts": [account_id]})).all()
             if not rows:
                 raise UnknownAccount(account_id)
             artifacts = await read_artifacts(connection, [(account_id, artifact_id) for artifact_id in artifact_ids])
-            return SubmitView(rows[0].plan, artifacts.get(account_id, {}), book_id, book)
+            return SubmitView(rows[0].plan, artifacts.get(account_id, {}), book_id, book, now)
 
     async def _views(self, connection: AsyncConnection, submissions: Sequence[Submission]) -> Mapping[str, SubmitView]:
-        book_id, book = await self._price_books.current(connection)
+        book_id, book, now = await self._price_books.current(connection)
         accounts = sorted({submission.account_id for submission in submissions})
         plans = {row.account_id: row.plan for row in await connection.execute(_READ_PLANS, {"accounts": accounts})}
         wanted = [(s.account_id, artifact_id) for s in submissions for artifact_id in s.artifact_ids]
         artifacts = await read_artifacts(connection, wanted)
         return {
-            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book)
+            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now)
             for account_id, plan in plans.items()
         }
 
