@@ -30,7 +30,7 @@ from worker.credits.prices import Usage, price
 from worker.failpoints import failpoint
 from worker.keeper import Keeper, Loss, Lost
 from worker.store.artifacts import Artifacts
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Held, Leases, Standing
 from worker.store.prices import PriceBooks
@@ -332,6 +332,12 @@ class Runner:
             except LedgerUnavailable:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _RETRY_SECONDS_MAX)
+            except RefusedByDatabase as error:
+                # A bug of ours. The customer gets the credits back now, not when the lease has lapsed.
+                log.error("settle refused", error=str(error), ending=operation.ending.value, **_names(held))
+                if operation.ending is Ending.INTERNAL_ERROR:
+                    return None
+                operation = Settle(held.account_id, held.job_id, held.token, Ending.INTERNAL_ERROR)
 
     async def _standing(self, held: Held) -> Standing:
         wait = _RETRY_SECONDS

@@ -412,3 +412,31 @@ async def unfolded(store: Store) -> list[Any]:
         WHERE (lots.available, lots.held, lots.spent, lots.expired, lots.revoked)
               IS DISTINCT FROM (told.available, told.held, told.spent, told.expired, told.revoked)
     """)
+
+
+async def test_the_next_in_line_is_woken_when_the_first_leaves(database: Database) -> None:
+    """A job too dear for what is there holds younger ones back only for as long as it waits itself."""
+    async with opened(database) as store:
+        account = await store.account("ada", 10)
+        dear = await store.queued(account, quoted=30, on_insufficient="wait")
+        assert isinstance(await store.claim(account, dear), Parked)
+        cheap = await store.queued(account, quoted=20, on_insufficient="wait")
+        assert isinstance(await store.claim(account, cheap), Parked)
+        await store.accounts.grant(account, 10, "sorry", "test")
+        assert {dear, cheap} == {row["job_id"] for row in await store.fetch("SELECT job_id FROM parked")}
+        await store.operations.do(Cancel(account, dear, "unwanted"))
+        assert [cheap] == [row["job_id"] for row in await store.fetch("SELECT job_id FROM due")]
+
+
+async def test_a_woken_job_that_is_parked_again_keeps_its_place(database: Database) -> None:
+    """Age is the job's, not that of its last wait."""
+    async with opened(database) as store:
+        account = await store.account("ada", 5)
+        older, younger = [await store.queued(account, quoted=10, on_insufficient="wait") for _ in range(2)]
+        for job in (older, younger):
+            assert isinstance(await store.claim(account, job), Parked)
+        await store.accounts.grant(account, 5, "first", "test")  # wakes the older one
+        await store.running(account, quoted=10)  # but somebody overtakes it
+        assert isinstance(await store.claim(account, older), Parked)
+        await store.accounts.grant(account, 10, "second", "test")
+        assert [older] == [row["job_id"] for row in await store.fetch("SELECT job_id FROM due")]

@@ -363,6 +363,8 @@ def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None
     _change(page, job, end.state, ended=True, reason=ending, message=message, charged=charged)
     (page.writes.parked_gone if job.state is JobState.WAITING else page.writes.due_gone).append(job.job_id)
     page.writes.events.append(_ended_event(job, end.state, ending, charged))
+    # Whoever stood in the line for credits has left it: the younger ones behind may fit.
+    page.ledger.raised = True
     return Ended(end.state, ending, charged)
 
 

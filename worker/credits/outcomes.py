@@ -201,7 +201,7 @@ def ending_with(ending: Ending, outputs_finished: int, *, outputs_due: bool = Tr
     `outputs_due`: whether the request asks for outputs at all. Only outputs of this attempt count; what a
     cancelled or lost attempt finished is discarded.
     """
-    if ending is Ending.SUCCEEDED and outputs_due and outputs_finished == 0:
+    if ending in (Ending.SUCCEEDED, Ending.PARTIAL) and outputs_due and outputs_finished == 0:
         return Ending.ENGINE_FAILURE
     if RULES[ending].keeps_outputs and outputs_finished > 0:
         return Ending.PARTIAL

@@ -251,6 +251,7 @@ _READ_JOBS = text("""
     ) AS r ON true
 """)
 
+#: By the jobs' own age, which their ids carry: one that was woken and parked again keeps its place.
 _READ_PARKED = text("""
     SELECT p.account_id, p.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
            j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at
@@ -264,7 +265,7 @@ _READ_PARKED = text("""
         OFFSET 0
     ) AS j
     WHERE p.account_id = ANY(CAST(:accounts AS text[]))
-    ORDER BY p.account_id, p.parked_at, p.job_id
+    ORDER BY p.account_id, p.job_id
 """)
 
 _READ_LOTS = text("""

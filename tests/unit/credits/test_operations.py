@@ -532,6 +532,14 @@ def test_a_job_past_its_time_takes_no_room_from_the_next() -> None:
     assert [2] == [job.job_id.int for job in wake_parked(page, parked)]
 
 
+@pytest.mark.parametrize("state", ["waiting", "queued"])
+def test_who_leaves_the_line_lets_the_younger_ones_be_looked_at(state: str) -> None:
+    """The old one may have been too dear for what is there, or woken for what it no longer takes."""
+    page = a_page(a_job(state, JOB))
+    Cancel("ada", JOB, "unwanted").decide(page)
+    assert page.ledger.raised
+
+
 def test_wake_looks_again_without_moving_a_credit() -> None:
     """The safety net says that there may be room, no more."""
     page = a_page()

@@ -157,6 +157,8 @@ def test_every_ending_is_a_move_the_machine_knows(ending: Ending) -> None:
         ("cancelled_running", 1, "cancelled_running"),  # discarded
         ("lost_worker", 1, "lost_worker"),  # discarded
         ("handed_back", 1, "handed_back"),
+        ("partial", 1, "partial"),
+        ("partial", 0, "engine_failure"),  # a part of nothing
     ],
 )
 def test_finished_outputs_make_a_partial_success_of_an_engines_failure(
