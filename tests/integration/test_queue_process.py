@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import redis
 

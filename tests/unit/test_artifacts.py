@@ -27,6 +27,10 @@ async def stored(tmp_path: Path) -> tuple[ArtifactStore, str]:
     return store, key
 
 
+def _parts(folder: Path) -> list[Path]:
+    return list(folder.glob("*.part"))
+
+
 def _as_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -65,7 +69,7 @@ async def test_a_damaged_input_takes_nobodys_place(stored: tuple[ArtifactStore, 
     with pytest.raises(DamagedArtifact):
         await store.fetch(key, DIGEST, tmp_path / "copy")
     assert b"mine" == (tmp_path / "copy").read_bytes()
-    assert [] == list(tmp_path.glob("*.part"))
+    assert [] == _parts(tmp_path)
 
 
 async def test_a_disk_that_takes_nothing_is_no_damage(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
