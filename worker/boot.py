@@ -27,6 +27,7 @@ from worker.duties.prune import Prune
 from worker.duties.reap import Reap
 from worker.duties.sweep import Sweep
 from worker.duties.wake import Wake
+from worker.hold_off import HoldOff
 from worker.keeper import Keeper
 from worker.pricing import quoted_usage_of
 from worker.runner import Runner
@@ -165,12 +166,14 @@ async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots)
         leases, workers = Leases(store.engine), Workers(store.engine)
         card = WorkerCard(worker_id, socket.gethostname(), os.getpid(), our_version(), queues, slots.count)
         keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)
+        dispatching = Dispatching(store.engine)
         runner = Runner(
             worker_id=worker_id,
             settings=settings,
             kinds=kinds,
             operations=store.operations,
             leases=leases,
+            hold_off=HoldOff(dispatching),
             keeper=keeper,
             stored=Artifacts(store.engine),
             artifacts=artifacts,
@@ -181,7 +184,7 @@ async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots)
         async with background(keeper.run(), keeper.report_progress(), listening):
             try:
                 with watched(loop, settings.lease_seconds):
-                    yield WorkerServices(slots, runner, Dispatching(store.engine))
+                    yield WorkerServices(slots, runner, dispatching)
             finally:
                 await _say_gone(workers, worker_id)
                 await close_children()

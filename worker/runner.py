@@ -28,9 +28,10 @@ from worker.credits.outcomes import Ending
 from worker.credits.page import Artifact
 from worker.credits.prices import Usage, price
 from worker.failpoints import failpoint
+from worker.hold_off import HoldOff
 from worker.keeper import Keeper, Loss, Lost
 from worker.store.artifacts import Artifacts
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, UnknownAccount
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Held, Leases, Standing
 from worker.store.prices import PriceBooks
@@ -138,6 +139,7 @@ class Runner:
     kinds: Mapping[str, Kind]
     operations: GroupCommit[Any]
     leases: Leases
+    hold_off: HoldOff
     keeper: Keeper
     stored: Artifacts
     artifacts: ArtifactStore
@@ -170,6 +172,9 @@ class Runner:
     # --- claim
 
     async def _claim(self, held: Held) -> Any:
+        if self.hold_off.is_busy(held.account_id):
+            await self.hold_off.busy(held.account_id, held.job_id)
+            return None
         operation = Claim(held.account_id, held.job_id, held.token, self.worker_id, self.settings.lease_seconds)
         claiming = asyncio.ensure_future(self.operations.do(operation))
         try:
@@ -180,23 +185,34 @@ class Runner:
             raise
         except OutcomeUnknown:
             return await self._claim_after_lost_answer(held)
-        except StoreError as error:
-            log.warning("claim dropped", job_id=str(held.job_id), account_id=held.account_id, error=str(error))
+        except LedgerUnavailable as error:
+            log.warning("claim dropped", error=str(error), **_names(held))
+            await self.hold_off.busy(held.account_id, held.job_id)
+            return None
+        except UnknownAccount:
+            return None  # a hint that somebody made up
+        except Exception:
+            log.exception("claim failed", **_names(held))
+            await self.hold_off.broken(held.account_id, held.job_id)
             return None
         self._say("claim", held, answer)
         return answer
 
     async def _claim_after_lost_answer(self, held: Held) -> Any:
-        """A claim that may have been committed is ended at once: its order was in the answer that got lost."""
-        standing = await self._standing(held)
-        if standing is Standing.RUNNING:
-            await self._settle_until_known(held, Settle(held.account_id, held.job_id, held.token, Ending.OUTAGE))
+        """A claim that may have been committed is handed back: its order was in the answer that got lost.
+
+        Its COMMIT may still be under way. The settle waits for the account behind it, so "fenced" is the truth.
+        """
+        await self._settle_until_known(held, Settle(held.account_id, held.job_id, held.token, Ending.OUTAGE))
 
     async def _give_back(self, held: Held, claiming: asyncio.Future[Any]) -> None:
         try:
             answer = await claiming
-        except StoreError:
-            return  # at worst its lease lapses
+        except OutcomeUnknown:
+            await self._claim_after_lost_answer(held)
+            return
+        except Exception:
+            return  # nothing was claimed
         if isinstance(answer, Claimed):
             await self._settle_until_known(held, Settle(held.account_id, held.job_id, held.token, Ending.HANDED_BACK))
 

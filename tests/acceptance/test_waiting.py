@@ -132,3 +132,48 @@ async def test_a_job_for_later_runs_then(stage: Stage) -> None:
     later = await stage.submit("null", run_at=from_now(1))
     await stage.becomes(later, "succeeded", seconds=10)
     assert await stage.value("SELECT started_at >= run_at FROM jobs WHERE job_id = $1", later)
+
+
+async def test_a_held_account_keeps_no_room_from_others(stage: Stage) -> None:
+    """Given an account that somebody holds, with more jobs than there are slots, then others' jobs run meanwhile.
+
+    Let go, its own jobs run too.
+    """
+    await stage.account("eve", 1000)
+    stage.scheduler(hint_repeat_seconds=60)
+    stage.worker(slots=2)
+    await stage.becomes(await stage.submit(), "succeeded")
+    async with stage.database.connection(as_owner=True) as holder:
+        await holder.execute("BEGIN")
+        await holder.execute("SELECT FROM accounts WHERE account_id = 'eve' FOR NO KEY UPDATE")
+        held = [await stage.submit("null", "eve") for _ in range(12)]
+        for _ in range(3):
+            await stage.becomes(await stage.submit(), "succeeded", seconds=8)
+        assert ["queued"] * 12 == [(await stage.job(job)).state for job in held]
+        await holder.execute("ROLLBACK")
+    await stage.all_ended(held, seconds=20)
+
+
+async def test_a_job_that_no_claim_can_read_keeps_no_room_from_others(stage: Stage) -> None:
+    """Given jobs whose claim raises, more than there are slots, then others' jobs run."""
+    await stage.account("eve", 1000)
+    stage.scheduler(hint_repeat_seconds=60)
+    stage.worker(slots=2)
+    await stage.becomes(await stage.submit(), "succeeded")
+    book = "INSERT INTO price_books (document, digest, effective_at, author, note, created_at) "
+    async with stage.database.connection(as_owner=True) as owner:
+        broken = await owner.fetchval(
+            book + "VALUES ('no book', 'none', now() + interval '1 year', 'test', 'can not be read', now()) "
+            "RETURNING book_id"
+        )
+    unreadable = []
+    for _ in range(6):
+        job = await stage.submit("null", "eve", run_at=from_now(1))
+        unreadable.append(job)
+        async with stage.database.connection(as_owner=True) as owner:
+            await owner.execute("UPDATE jobs SET book_id = $1 WHERE job_id = $2", broken, job)
+    await stage.until(lambda: stage.value("SELECT bool_and(not_before > now() + interval '5 s') FROM due"), "held off")
+    await stage.becomes(await stage.submit(), "succeeded", seconds=8)
+    async with stage.database.connection(as_owner=True) as owner:
+        await owner.execute("UPDATE jobs SET book_id = 2 WHERE book_id = $1", broken)
+        await owner.execute("DELETE FROM price_books WHERE book_id = $1", broken)

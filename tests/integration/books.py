@@ -32,6 +32,12 @@ from worker.store.submits import NewJob, Submits, SubmitView
 ACTOR = "test"
 
 
+class PatientClaim(Claim):
+    """A claim that has no slot to give back."""
+
+    patience_seconds = None  # type: ignore[assignment]
+
+
 @dataclass(slots=True)
 class Store:
     """Everything of the store, wired as a worker process has it."""
@@ -69,6 +75,10 @@ class Store:
         """Claim it as a worker would."""
         token = token or uuids.uuid7()
         return await self.operations.do(Claim(account_id, job_id, token, "w1", lease))
+
+    async def claim_patiently(self, account_id: str, job_id: UUID) -> Any:
+        """Claim it by an operation that waits for its account's lock, as settles do."""
+        return await self.operations.do(PatientClaim(account_id, job_id, uuids.uuid7(), "w1", 30))
 
     async def settle(self, account_id: str, claimed: Claimed, ending: Ending = Ending.SUCCEEDED, **more: Any) -> Any:
         """Settle it as its worker would, by default with one output and the whole price."""

@@ -278,19 +278,19 @@ async def test_demand_counts_the_slots_of_those_who_live_and_take_hints(database
         await workers.gone("gone")
         await store.running(account)
         assert [QueueDemand(QUEUE, 7, 2, 1, 0, False, None), QueueDemand("stems", 4, 1, 0, 0, False, None)] == (
-            await store.dispatching.demand(30)
+            await store.dispatching.demand(30, 15)
         )
         await store.queued(account)
         await store.queued(account)
         assert (True, 6) == (
-            (await store.dispatching.demand(30))[0].ready,
-            (await store.dispatching.demand(30))[0].free,
+            (await store.dispatching.demand(30, 15))[0].ready,
+            (await store.dispatching.demand(30, 15))[0].free,
         )
         await marked(store, room=1)
-        demand = (await store.dispatching.demand(30))[0]
+        demand = (await store.dispatching.demand(30, 15))[0]
         assert (1, 1, 5, True) == (demand.running, demand.hinted, demand.free, demand.ready)
         await pause(database, "queue", QUEUE)
-        assert ["stems"] == [demand.queue for demand in await store.dispatching.demand(30)]
+        assert ["stems"] == [demand.queue for demand in await store.dispatching.demand(30, 15)]
 
 
 async def test_a_worker_that_says_it_is_here_wakes_the_dispatcher_once(database: Database) -> None:

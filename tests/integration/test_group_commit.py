@@ -32,7 +32,7 @@ from worker.credits.operations import Claimed, Ended, Fenced, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Page
 from worker.store.database import TRANSIENT_TRIES, Transient
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+from worker.store.errors import AccountBusy, LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
 from worker.store.group_commit import Busy, GroupCommit
 from worker.store.leases import Held, Standing
 
@@ -427,7 +427,7 @@ async def test_what_was_committed_during_the_wait_for_the_lock_is_seen(database:
             await store.account(account, before)
             job = await store.queued(account, quoted=10)
             async with holding(database, account) as other:
-                claiming = asyncio.create_task(store.claim(account, job))
+                claiming = asyncio.create_task(store.claim_patiently(account, job))
                 await until(lambda: _waits_for_lock(store), "the claim waits")
                 if left:
                     await other.execute(
@@ -449,13 +449,50 @@ async def test_a_lot_that_expires_during_the_wait_for_the_lock_is_not_spent(data
         await store.account("ada", 10, expires_at=later)
         job = await store.queued("ada", quoted=10)
         async with holding(database, "ada"):
-            claiming = asyncio.create_task(store.claim("ada", job))
+            claiming = asyncio.create_task(store.claim_patiently("ada", job))
             await until(lambda: _waits_for_lock(store), "the claim waits")
             async with database.connection() as clock:
                 await clock.execute("UPDATE test_clock SET ahead = interval '61 minutes'")
         answer = await claiming
         assert isinstance(answer, Ended)
         assert Ending.INSUFFICIENT_CREDITS is answer.reason
+
+
+async def test_a_claim_gives_up_a_busy_account_and_its_slot_soon(database: Database) -> None:
+    """It waits for one lock at most: another account's job could have the slot. Others' claims don't notice."""
+    async with opened(database) as store:
+        for account in ("held", "free"):
+            await store.account(account, 100)
+        held, free = await store.queued("held"), await store.queued("free")
+        async with holding(database, "held"):
+            refused = asyncio.create_task(store.claim("held", held))
+            assert isinstance(await store.claim("free", free), Claimed)
+            async with asyncio.timeout(5):
+                with pytest.raises(AccountBusy):
+                    await refused
+        assert isinstance(await store.claim("held", held), Claimed)
+
+
+@pytest.mark.parametrize("table", ["due", "live"])
+async def test_a_row_that_is_held_without_its_account_delays_only_its_job(database: Database, table: str) -> None:
+    """A dispatch or a renewal that froze in its transaction holds rows of many accounts."""
+    async with opened(database) as store:
+        for account in ("ada", "eve"):
+            await store.account(account, 100)
+        queued, running = await store.queued("ada"), await store.running("ada")
+        async with database.connection() as other:
+            await other.execute("BEGIN")
+            await other.execute(f"SELECT FROM {table} WHERE account_id = 'ada' FOR UPDATE")
+            if table == "due":
+                blocked: Any = asyncio.create_task(store.claim("ada", queued))
+            else:
+                blocked = asyncio.create_task(store.settle("ada", running))
+            async with asyncio.timeout(2):
+                neighbour = await store.running("eve")
+                assert isinstance(await store.settle("eve", neighbour), Ended)
+            await other.execute("ROLLBACK")
+        answer = await asyncio.gather(blocked, return_exceptions=True)
+        assert isinstance(answer[0], Claimed | Ended | AccountBusy)
 
 
 async def test_jobs_are_submitted_while_a_batch_holds_their_account(database: Database) -> None:

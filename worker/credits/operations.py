@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from worker.credits.account_ledger import Reservation
@@ -91,6 +91,12 @@ class Parked:
     shortfall: Shortfall
 
 
+class TryAgain(StrEnum):
+    """A row of the job is held by somebody without its account: a dispatch or a renewal, maybe a frozen one."""
+
+    TRY_AGAIN = "try_again"
+
+
 class Fenced(StrEnum):
     """A settle by somebody who may not: the job is another's, or has ended."""
 
@@ -117,7 +123,10 @@ class Claim:
     worker_id: str
     lease_seconds: float
 
-    def decide(self, page: Page) -> Claimed | Ended | Parked | Dropped:
+    #: Seconds after which it won't wait for its busy account again: it takes up a slot that others could have.
+    patience_seconds: ClassVar[float] = 0.5
+
+    def decide(self, page: Page) -> Claimed | Ended | Parked | Dropped | TryAgain:
         """Claim it, end it, park it, or drop the hint."""
         job = page.jobs.get(self.job_id)
         if job is None:
@@ -128,14 +137,16 @@ class Claim:
             return Dropped.RUNNING
         if job.state is JobState.WAITING:
             return Dropped.WAITING
+        if job.not_before is None:
+            return TryAgain.TRY_AGAIN
         if job.ends_by <= page.now:
             return _end_queued(page, job, _past(job))
         if job.failures >= job.failures_max:
             return _end_queued(page, job, Ending.TOO_MANY_FAILURES)
-        if job.not_before is not None and job.not_before > page.now:
+        if job.not_before > page.now:
             page.writes.unhinted.append((job.job_id, None))
             return Dropped.NOT_BEFORE
-        if page.paused or page.paused_names & {("queue", job.queue), ("kind", job.kind)}:
+        if page.paused or (page.paused_names and page.paused_names & {("queue", job.queue), ("kind", job.kind)}):
             page.writes.unhinted.append((job.job_id, Dropped.PAUSED))
             return Dropped.PAUSED
         if page.running_max is not None and page.running >= page.running_max:
@@ -187,9 +198,11 @@ class Settle:
     #: Set by the reaper only: the lease must have lapsed, or `ends_by` be this long ago.
     reap_grace_seconds: float | None = None
 
-    def decide(self, page: Page) -> Ended | Requeued | Fenced:
+    def decide(self, page: Page) -> Ended | Requeued | Fenced | TryAgain:
         """Commit, refund or queue again, only if the token is the job's own."""
         job, lease = page.jobs.get(self.job_id), page.leases.get(self.job_id)
+        if _row_is_held(job, lease):
+            return TryAgain.TRY_AGAIN
         if job is None or lease is None or lease.token != self.token or job.state is not JobState.RUNNING:
             return Fenced.FENCED
         if self.reap_grace_seconds is not None and not self._reapable(job, lease, page.now):
@@ -257,13 +270,15 @@ class Cancel:
     job_id: UUID
     reason: str
 
-    def decide(self, page: Page) -> Ended | CancelAsked | AlreadyEnded | Dropped:
+    def decide(self, page: Page) -> Ended | CancelAsked | AlreadyEnded | Dropped | TryAgain:
         """End it, ask its worker to stop, or say how it ended before."""
         job = page.jobs.get(self.job_id)
         if job is None:
             return Dropped.UNKNOWN
         if job.state in ENDED:
             return AlreadyEnded(job.state)
+        if _row_is_held(job, page.leases.get(self.job_id)):
+            return TryAgain.TRY_AGAIN
         if job.state is JobState.RUNNING:
             page.writes.cancel_asked.append((job.job_id, self.reason))
             return CancelAsked()
@@ -277,12 +292,14 @@ class EndOverdue:
     account_id: str
     job_id: UUID
 
-    def decide(self, page: Page) -> Ended | Dropped:
+    def decide(self, page: Page) -> Ended | Dropped | TryAgain:
         job = page.jobs.get(self.job_id)
         if job is None:
             return Dropped.UNKNOWN
         if job.state not in (JobState.QUEUED, JobState.WAITING):
             return Dropped.RUNNING if job.state is JobState.RUNNING else Dropped.ENDED
+        if _row_is_held(job, None):
+            return TryAgain.TRY_AGAIN
         if job.ends_by > page.now:
             return Dropped.NOT_BEFORE
         return _end_queued(page, job, _past(job))
@@ -336,6 +353,15 @@ def wake_parked(page: Page, parked: Sequence[Job]) -> list[Job]:
         page.writes.due.append(DueRow(job, page.now))
         woken.append(job)
     return woken
+
+
+def _row_is_held(job: Job | None, lease: Lease | None) -> bool:
+    """Whether the job's row in `due` or `live` was there to be read, but not to be locked."""
+    if job is None:
+        return False
+    return (job.state is JobState.QUEUED and job.not_before is None) or (
+        job.state is JobState.RUNNING and lease is None
+    )
 
 
 def _past(job: Job) -> Ending:

@@ -35,7 +35,7 @@ class Job:
     failures: int
     failures_max: int
     started_at: datetime | None
-    #: Of a queued job only.
+    #: Of a queued job whose row in `due` could be locked; else None.
     not_before: datetime | None = None
     #: What the worker needs to run it; read for claims only.
     order: Mapping[str, Any] | None = None

@@ -54,7 +54,9 @@ class Dispatch:
             return away_seconds
         try:
             await self._check_epoch()
-            demands = await self.dispatching.demand(self.settings.renew_seconds * _ALIVE_RENEWALS)
+            demands = await self.dispatching.demand(
+                self.settings.renew_seconds * _ALIVE_RENEWALS, self.settings.hint_repeat_seconds
+            )
             waits = [await self._dispatch(demand) for demand in demands]
         except QueueUnavailable as error:
             log.warning("Redis is out of reach, hints wait", error=str(error))

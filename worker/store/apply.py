@@ -426,6 +426,7 @@ _MAKE_ROOM = text("""
           AND w.waits_for = 'account_limit'
         ORDER BY w.priority, w.turn, w.job_id
         LIMIT a.running_max
+        FOR UPDATE SKIP LOCKED
     ) AS next
     WHERE a.account_id = ANY(CAST(:accounts AS text[]))
       AND d.account_id = ANY(ARRAY[next.account_id])

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.credits.operations import Claim, Settle, wake_parked
+from worker.credits.operations import Claim, Settle, TryAgain, wake_parked
 from worker.credits.page import Page
 from worker.failpoints import failpoint
 from worker.store.apply import write
@@ -23,6 +24,10 @@ from worker.store.errors import UnknownAccount
 from worker.store.gather import PageOperation, gather_pages, known_accounts, lock_accounts, parked_jobs
 from worker.store.group_commit import Busy
 from worker.store.prices import PriceBooks
+
+#: Seconds that a transaction of its own waits for a lock, at a time: a claim gives up after one such wait, whoever
+#: has nothing to lose but time after `TRANSIENT_TRIES`.
+LOCK_WAIT_SECONDS = 0.6
 
 
 class Books:
@@ -35,16 +40,18 @@ class Books:
     async def apply(self, operations: Sequence[PageOperation], wait: bool) -> list[Any]:
         """One answer an operation: its result, the exception it raised, or `Busy.BUSY`.
 
-        `wait`: for the account locks (bounded by lock_timeout) instead of skipping what is busy. An operation
+        `wait`: for locks, `LOCK_WAIT_SECONDS` at most, instead of skipping what is busy. An operation
         that raises leaves its account's page unwritten: its neighbours there are answered busy and go again.
         """
         account_ids = sorted({operation.account_id for operation in operations})
         async with transaction(self._engine) as connection:
+            if wait:
+                await connection.execute(_WAIT_FOR_LOCKS, {"milliseconds": str(round(1000 * LOCK_WAIT_SECONDS))})
             accounts = await lock_accounts(connection, account_ids, wait=wait)
             missing = [account_id for account_id in account_ids if account_id not in accounts]
             busy = await known_accounts(connection, missing) if missing else set()
             ready = [operation for operation in operations if operation.account_id in accounts]
-            pages = await gather_pages(connection, accounts, ready, self._price_books) if ready else {}
+            pages = await gather_pages(connection, accounts, ready, self._price_books, wait=wait) if ready else {}
             decided = iter(_decide(pages, ready))
             await self._finish(connection, pages)
             _pass_failpoints("locked", ready)
@@ -65,7 +72,7 @@ class Books:
             accounts = await lock_accounts(connection, [account_id], wait=True)
             if not accounts:
                 raise UnknownAccount(account_id)
-            pages = await gather_pages(connection, accounts, (), self._price_books)
+            pages = await gather_pages(connection, accounts, (), self._price_books, wait=True)
             yield connection, pages[account_id]
             await self._finish(connection, pages)
 
@@ -106,6 +113,11 @@ def _decide(pages: dict[str, Page], operations: Sequence[PageOperation]) -> list
         del pages[account_id]
     # What was decided before its neighbour raised is not written either: it goes again.
     return [
-        Busy.BUSY if operation.account_id in broken and not isinstance(answer, Exception) else answer
+        Busy.BUSY
+        if answer is TryAgain.TRY_AGAIN or (operation.account_id in broken and not isinstance(answer, Exception))
+        else answer
         for operation, answer in zip(operations, answers, strict=True)
     ]
+
+
+_WAIT_FOR_LOCKS = text("SELECT set_config('lock_timeout', :milliseconds, true)")

@@ -46,10 +46,14 @@ class Dispatching:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def demand(self, alive_seconds: float) -> list[QueueDemand]:
-        """Each queue that is served and not paused."""
+    async def demand(self, alive_seconds: float, fresh_seconds: float) -> list[QueueDemand]:
+        """Each queue that is served and not paused.
+
+        A mark counts as hinted for `fresh_seconds`: an older one is not about to fill a slot, whatever became of
+        it, and must not keep room from others.
+        """
         async with transaction(self._engine) as connection:
-            rows = await connection.execute(_DEMAND, {"alive": alive_seconds})
+            rows = await connection.execute(_DEMAND, {"alive": alive_seconds, "fresh": fresh_seconds})
             return [QueueDemand(*row) for row in rows]
 
     async def mark(self, queue: str, room: int, repeat_seconds: float) -> Hinted:
@@ -76,6 +80,12 @@ class Dispatching:
             await connection.execute(_UNHINT, keys)
             await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
 
+    async def hold_off(self, pairs: Sequence[tuple[str, UUID]], seconds: float) -> None:
+        """Clear the marks of jobs that can't be claimed just now, and let others go first for so long."""
+        keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
+        async with transaction(self._engine) as connection:
+            await connection.execute(_HOLD_OFF, {**keys, "seconds": seconds})
+
     async def epoch(self) -> str:
         """What marks the Redis whose hints these rows tell of. Made once, kept for ever."""
         async with transaction(self._engine) as connection:
@@ -99,7 +109,7 @@ _DEMAND = text("""
     ), hinted AS (
         SELECT queue, count(*) AS hinted
         FROM due
-        WHERE hinted_at IS NOT NULL
+        WHERE hinted_at > fermata_now() - make_interval(secs => :fresh)
         GROUP BY queue
     ), running AS (
         SELECT queue, count(*) AS running
@@ -193,7 +203,22 @@ _FORGET_MARKS = text("""
 
 _UNHINT = text("""
     UPDATE due AS d
-    SET hinted_at = NULL, hint_again_at = NULL
+    SET hinted_at = NULL, hint_again_at = NULL, hints = 0
+    FROM (
+        SELECT m.account_id, m.job_id
+        FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
+        JOIN due AS m USING (account_id, job_id)
+        ORDER BY m.account_id, m.job_id
+        FOR UPDATE OF m SKIP LOCKED
+    ) AS mine
+    WHERE d.account_id = mine.account_id
+      AND d.job_id = mine.job_id
+""")
+
+_HOLD_OFF = text("""
+    UPDATE due AS d
+    SET hinted_at = NULL, hint_again_at = NULL, hints = 0,
+        not_before = GREATEST(d.not_before, fermata_now() + make_interval(secs => :seconds))
     FROM (
         SELECT m.account_id, m.job_id
         FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)

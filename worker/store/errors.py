@@ -2,6 +2,7 @@
 
 StoreError
 ├── LedgerUnavailable      PostgreSQL can't be reached or is too busy: nothing was decided; wait and try again
+│   └── AccountBusy        others hold the account: somebody else's job may have the slot meanwhile
 ├── OutcomeUnknown         the answer of a COMMIT was lost: read the row to learn what happened
 ├── UnknownAccount         no such account: create it first
 ├── UnknownJob             no such job in this account
@@ -19,6 +20,10 @@ class StoreError(Exception):
 
 class LedgerUnavailable(StoreError):
     """PostgreSQL can't be reached, or a lock was not to be had. Nothing was written."""
+
+
+class AccountBusy(LedgerUnavailable):
+    """An operation that has no time to wait met its account busy for too long. Nothing was written."""
 
 
 class OutcomeUnknown(StoreError):

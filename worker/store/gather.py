@@ -34,7 +34,11 @@ class PageOperation(Protocol):
     def decide(self, page: Page) -> Any: ...
 
 
-async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str], *, wait: bool) -> dict[str, Any]:
+#: An account's plan, active_until, cycle_ends_at, running_max, paused.
+Facts = tuple[str | None, datetime | None, datetime | None, int | None, bool]
+
+
+async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str], *, wait: bool) -> dict[str, Facts]:
     """The account rows that could be locked, by id. With `wait` only unknown ones are missing.
 
     From here on the transaction plans for look-ups by key alone: statistics of tables that fill and empty within
@@ -43,7 +47,7 @@ async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str],
     await connection.execute(_LOOK_UP_BY_KEY)
     statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
     rows = await connection.execute(statement, {"accounts": account_ids})
-    return {row.account_id: row for row in rows}
+    return {row[0]: row[1:] for row in rows.all()}
 
 
 async def known_accounts(connection: AsyncConnection, account_ids: Sequence[str]) -> set[str]:
@@ -54,13 +58,22 @@ async def known_accounts(connection: AsyncConnection, account_ids: Sequence[str]
 
 async def gather_pages(
     connection: AsyncConnection,
-    accounts: Mapping[str, Any],
+    accounts: Mapping[str, Facts],
     operations: Sequence[PageOperation],
     price_books: PriceBooks,
+    *,
+    wait: bool,
 ) -> dict[str, Page]:
-    """A page for each locked account, with the jobs that the operations name."""
+    """A page for each locked account, with the jobs that the operations name.
+
+    Rows of `due` and `live` that somebody holds without the account (a dispatch, a renewal) are passed over, so
+    that a frozen one delays nobody else; with `wait` they are waited for.
+    """
     claims = [o for o in operations if isinstance(o, Claim)]
     others = [o for o in operations if o.job_id is not None and not isinstance(o, Claim)]
+    if wait and operations:
+        await connection.execute(_WAIT_FOR_DUE, _keys([*claims, *others]))
+        await connection.execute(_WAIT_FOR_LIVE, _keys([*claims, *others]))
     leases = await _read_leases(connection, others) if others else {}
     now: datetime = (await connection.execute(_NOW)).scalar_one()
     jobs: dict[str, dict[UUID, Job]] = {}
@@ -68,40 +81,41 @@ async def gather_pages(
     for statement, wanted in ((_READ_JOBS_TO_CLAIM, claims), (_READ_JOBS, others)):
         if wanted:
             for row in (await connection.execute(statement, _keys(wanted))).all():
-                job = _job_of(row[1:-5])
-                jobs.setdefault(row[0], {})[job.job_id] = job
-                amount, state, charged, lots_drawn, amounts_drawn = row[-5:]
+                account_id, *fields, amount, state, charged, lots_drawn, amounts_drawn = row
+                job = _job_of(fields)
+                jobs.setdefault(account_id, {})[job.job_id] = job
                 if amount is not None:
                     draws = tuple(map(Draw, lots_drawn, amounts_drawn))
                     held = Reservation(job.job_id, amount, draws, _RESERVATION_STATES[state], charged)
-                    reservations.setdefault(row[0], []).append(held)
+                    reservations.setdefault(account_id, []).append(held)
     lots = await _read_lots(connection, list(accounts))
     paused_names = frozenset((row.scope, row.name) for row in await connection.execute(_READ_PAUSED))
-    limited = [account_id for account_id, row in accounts.items() if row.running_max is not None]
+    limited = [account_id for account_id, (*_, running_max, _) in accounts.items() if running_max is not None]
     running = await _read_running(connection, limited) if limited and claims else {}
     books = await price_books.load(connection, {job.book_id for of_one in jobs.values() for job in of_one.values()})
-    return {
-        account_id: Page(
-            account_id=account_id,
-            now=now,
-            ledger=AccountLedger(
-                account_id,
-                now,
-                lots.get(account_id, ()),
-                reservations.get(account_id, ()),
-                topups_frozen=row.plan is None or (row.active_until is not None and row.active_until <= now),
-                cycle_ends_at=row.cycle_ends_at,
-            ),
-            jobs=jobs.get(account_id, {}),
-            leases=leases.get(account_id, {}),
-            books=books,
-            paused=row.paused,
-            paused_names=paused_names,
-            running_max=row.running_max,
-            running=running.get(account_id, 0),
+    pages = {}
+    for account_id, (plan, active_until, cycle_ends_at, running_max, paused) in accounts.items():
+        ledger = AccountLedger(
+            account_id,
+            now,
+            lots.get(account_id, ()),
+            reservations.get(account_id, ()),
+            topups_frozen=plan is None or (active_until is not None and active_until <= now),
+            cycle_ends_at=cycle_ends_at,
         )
-        for account_id, row in accounts.items()
-    }
+        pages[account_id] = Page(
+            account_id,
+            now,
+            ledger,
+            jobs.get(account_id, {}),
+            leases.get(account_id, {}),
+            books,
+            paused,
+            paused_names,
+            running_max,
+            running.get(account_id, 0),
+        )
+    return pages
 
 
 async def parked_jobs(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[Job]]:
@@ -151,7 +165,10 @@ _JOB_STATES = {str(state): state for state in JobState}
 _RESERVATION_STATES = {str(state): state for state in ReservationState}
 _LOT_SOURCES = {str(source): source for source in LotSource}
 
-_LOOK_UP_BY_KEY = text("SELECT set_config('enable_seqscan', 'off', true)")
+# Generic plans too: for a batch of one each statement would be planned anew each time, for more than it costs to run.
+_LOOK_UP_BY_KEY = text("""
+    SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
+""")
 
 _NOW = text("SELECT fermata_now()")
 
@@ -185,6 +202,22 @@ _LOCK_LIVE = text("""
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     JOIN live AS l ON l.account_id = ANY(ARRAY[wanted.account_id]) AND l.job_id = ANY(ARRAY[wanted.job_id])
     ORDER BY wanted.account_id, wanted.job_id
+    FOR UPDATE OF l SKIP LOCKED
+""")
+
+_WAIT_FOR_DUE = text("""
+    SELECT d.job_id
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    JOIN due AS d ON d.account_id = ANY(ARRAY[wanted.account_id]) AND d.job_id = ANY(ARRAY[wanted.job_id])
+    ORDER BY wanted.account_id, wanted.job_id
+    FOR UPDATE OF d
+""")
+
+_WAIT_FOR_LIVE = text("""
+    SELECT l.job_id
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    JOIN live AS l ON l.account_id = ANY(ARRAY[wanted.account_id]) AND l.job_id = ANY(ARRAY[wanted.job_id])
+    ORDER BY wanted.account_id, wanted.job_id
     FOR UPDATE OF l
 """)
 
@@ -209,6 +242,7 @@ _READ_JOBS_TO_CLAIM = text("""
         WHERE account_id = wanted.account_id
           AND job_id = wanted.job_id
         OFFSET 0
+        FOR UPDATE SKIP LOCKED
     ) AS d ON true
     LEFT JOIN LATERAL (
         SELECT amount, state, charged, draw_lots, draw_amounts
@@ -232,7 +266,7 @@ _READ_JOBS_TO_CLAIM = text("""
 _READ_JOBS = text("""
     SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
            j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at,
-           r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
+           d.not_before, NULL AS "order", r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
@@ -242,6 +276,14 @@ _READ_JOBS = text("""
           AND job_id = wanted.job_id
         OFFSET 0
     ) AS j
+    LEFT JOIN LATERAL (
+        SELECT not_before
+        FROM due
+        WHERE account_id = wanted.account_id
+          AND job_id = wanted.job_id
+        OFFSET 0
+        FOR UPDATE SKIP LOCKED
+    ) AS d ON true
     LEFT JOIN LATERAL (
         SELECT amount, state, charged, draw_lots, draw_amounts
         FROM reservations

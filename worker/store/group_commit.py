@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from worker.store.database import TRANSIENT_TRIES, Transient
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown
+from worker.store.errors import AccountBusy, LedgerUnavailable, OutcomeUnknown
 
 
 class Operation(Protocol):
@@ -23,6 +23,12 @@ class Operation(Protocol):
 
     @property
     def account_id(self) -> str: ...
+
+
+class Hasty(Protocol):
+    """An operation that would rather be answered `AccountBusy` than wait for its account again after so long."""
+
+    patience_seconds: ClassVar[float]
 
 
 class Busy(Enum):
@@ -216,7 +222,9 @@ class GroupCommit(Generic[O]):
         again = []
         for one in batch:
             one.tries += 1
-            if one.tries < TRANSIENT_TRIES:
+            if wait and monotonic() - one.since > getattr(one.operation, "patience_seconds", float("inf")):
+                _fail(one, AccountBusy(f"account {one.operation.account_id} is held by another transaction"))
+            elif one.tries < TRANSIENT_TRIES:
                 again.append(one)
             else:
                 _fail(one, LedgerUnavailable(f"gave way {one.tries} times ({error})"))

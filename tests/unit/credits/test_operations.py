@@ -33,6 +33,7 @@ from worker.credits.operations import (
     Parked,
     Requeued,
     Settle,
+    TryAgain,
     Wake,
     wake_parked,
 )
@@ -65,6 +66,7 @@ def a_job(state: str = "queued", job_id: UUID = JOB, **more: Any) -> Job:
         "failures": 0,
         "failures_max": 3,
         "started_at": None,
+        "not_before": NOON - HOUR if state == "queued" else None,
     }
     return Job(job_id=job_id, state=JobState(state), **{**plain, **more})
 
@@ -210,8 +212,7 @@ def test_a_refusal_says_what_was_needed() -> None:
 )
 def test_a_claim_that_drops_a_queued_job_clears_its_mark(more: dict[str, Any], mark: Dropped | None) -> None:
     """In the same transaction, with what it waits for, so that it is hinted again once there is room."""
-    not_before = more.pop("not_before", None)
-    page = a_page(a_job(not_before=not_before), **more)
+    page = a_page(a_job(not_before=more.pop("not_before", NOON)), **more)
     assert isinstance(a_claim().decide(page), Dropped)
     assert [(JOB, mark)] == page.writes.unhinted
 
@@ -333,10 +334,26 @@ def test_a_running_job_cannot_be_refused(ending: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operation", "job"),
+    [
+        (Claim("ada", JOB, TOKEN, "w1", 30), a_job(not_before=None)),
+        (Cancel("ada", JOB, "unwanted"), a_job(not_before=None)),
+        (EndOverdue("ada", JOB), a_job(not_before=None, ends_by=NOON)),
+        (Settle("ada", JOB, TOKEN, Ending.SUCCEEDED), a_job("running")),
+        (Cancel("ada", JOB, "unwanted"), a_job("running")),
+    ],
+)
+def test_a_job_whose_row_is_held_is_tried_again(operation: Any, job: Job) -> None:
+    """A frozen dispatch or renewal holds its row, not its account: nothing is decided without that row."""
+    page = a_page(job, holds=job.state is JobState.RUNNING)
+    assert TryAgain.TRY_AGAIN is operation.decide(page)
+    assert untouched(page)
+
+
+@pytest.mark.parametrize(
     ("job", "lease", "more"),
     [
         (None, a_lease(), {}),
-        (a_job("running"), None, {}),
         (a_job("running"), a_lease(OTHER_TOKEN), {}),
         (a_job("queued", attempt=1), a_lease(), {}),
         (a_job("succeeded", attempt=1), a_lease(), {}),
@@ -346,7 +363,6 @@ def test_a_running_job_cannot_be_refused(ending: str) -> None:
     ],
     ids=[
         "no such job",
-        "nobody runs it",
         "another's token",
         "queued again",
         "ended",
@@ -466,7 +482,8 @@ def test_what_the_engine_remembered_goes_into_its_attempt() -> None:
 )
 def test_what_a_cancel_does(job: Job | None, expected: Any) -> None:
     """Queued and waiting jobs end at once, a running one is asked to stop, an ended one stays as it ended."""
-    page = a_page(*([job] if job else []), holds=job is not None and job.state is JobState.RUNNING)
+    running = job is not None and job.state is JobState.RUNNING
+    page = a_page(*([job] if job else []), holds=running, lease=a_lease() if running else None)
     assert expected == Cancel("ada", JOB, "unwanted").decide(page)
     gone = {"queued": page.writes.due_gone, "waiting": page.writes.parked_gone, "running": page.writes.cancel_asked}
     for state, rows in gone.items():
