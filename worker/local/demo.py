@@ -199,7 +199,7 @@ class _Stage:
         """A job whose stored input is changed behind its back: its checksum no longer fits."""
         voice = await self._client.put(self._account, VOICE, ACTOR)
         await self._submit(
-            "conversion of a damaged input",
+            "damaged input",
             Expected(JobState.FAILED, quoted=5, reserved=5, charged=0, outputs=0),
             JobRequest(self._account, "vocal_conversion", {"semitones": 2}, {"voice": str(voice.artifact_id)}),
         )
@@ -210,7 +210,7 @@ class _Stage:
     async def play(self) -> None:
         """The other four; the last one needs the first one's song."""
         song = await self._submit(
-            "song of at most 21 s, by whole bars",
+            "song, at most 21 s",
             Expected(JobState.SUCCEEDED, quoted=9, reserved=9, charged=8, outputs=1),
             JobRequest(
                 self._account,
@@ -220,7 +220,7 @@ class _Stage:
         )
         voice = await self._client.put(self._account, VOICE, ACTOR)
         await self._submit(
-            "a reader's voice, four semitones up",
+            "voice, 4 up",
             Expected(JobState.SUCCEEDED, quoted=5, reserved=5, charged=5, outputs=1),
             JobRequest(
                 self._account,
@@ -230,7 +230,7 @@ class _Stage:
             ),
         )
         await self._submit(
-            "four studio songs of five minutes: too dear",
+            "4 × 5 min, too dear",
             Expected(JobState.REFUSED, quoted=640, reserved=0, charged=0, outputs=0),
             JobRequest(
                 self._account,
@@ -252,7 +252,7 @@ class _Stage:
         stored = await self._client.put(self._account, mix, ACTOR)
         mix.unlink()
         await self._submit(
-            "that song with the voice over it, in four stems",
+            "both, in 4 stems",
             Expected(JobState.SUCCEEDED, quoted=20, reserved=20, charged=20, outputs=4),
             JobRequest(
                 self._account,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Self
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -68,6 +69,11 @@ def print_report(report: Report) -> None:
     """The tables."""
     console = Console()
     console.print(_jobs_table(report.jobs))
+    for job in report.jobs:
+        console.print(f"[bold]{job.title}[/bold]", highlight=False)
+        for line in _story(job):
+            console.print(f"  {line}", highlight=False)
+    console.print()
     console.print(_balance_table(report.before, report.after))
     verdict = "[green]the books are exact[/green]" if report.audit.ok else "[red]the books are wrong[/red]"
     console.print(f"Audit: {verdict} ({report.audit.lots} lots, {report.audit.entries} entries)")
@@ -95,31 +101,35 @@ def print_json(report: Report) -> None:
 
 
 def _jobs_table(jobs: Sequence[Played]) -> Table:
-    table = Table(title="Jobs", title_justify="left")
-    table.add_column("job")
-    table.add_column("state")
-    for column in ("quoted", "reserved", "charged", "refunded"):
-        table.add_column(column, justify="right")
-    table.add_column("paid from")
-    table.add_column("ran", justify="right")
-    table.add_column("artifacts")
+    """A row a job, narrow enough for any terminal."""
+    table = Table(title="Jobs", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("job", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for column in ("quoted", "reserved", "charged", "refunded", "ran"):
+        table.add_column(column, justify="right", no_wrap=True)
     for job in jobs:
         shown = job.shown
-        if shown is None:
-            continue
-        state = Text(shown.state.value, _STYLES.get(shown.state, ""))
-        if shown.state is not JobState.SUCCEEDED and shown.reason:
-            state.append(f"\n{shown.reason}", "dim")
-        figures = [str(number) for number in (shown.quoted, shown.reserved, shown.charged, shown.refunded)]
-        lots = job.receipt.lots if job.receipt else ()
-        draws = "\n".join(f"{lot.source} lot {lot.lot}: {lot.charged} of {lot.reserved}" for lot in lots)
-        files = "\n".join(path.name for path in job.files)
-        table.add_row(job.title, state, *figures, draws or "nothing held", f"{job.seconds:.1f} s", files or "none")
+        if shown is not None:
+            state = Text(shown.state.value, _STYLES.get(shown.state, ""))
+            figures = [str(number) for number in (shown.quoted, shown.reserved, shown.charged, shown.refunded)]
+            table.add_row(job.title, state, *figures, f"{job.seconds:.1f} s")
     return table
 
 
+def _story(job: Played) -> list[str]:
+    """What a customer would want to know: how it ended, from which lots it was paid, what was made."""
+    if job.receipt is None:
+        return []
+    lots = [f"lot {lot.lot} ({lot.source}): {lot.charged} of {lot.reserved} reserved" for lot in job.receipt.lots]
+    return [
+        job.receipt.sentence or "",
+        *([f"paid from {', '.join(lots)}"] if lots else []),
+        *(f"→ {path.name}" for path in job.files),
+    ]
+
+
 def _balance_table(before: Balance, after: Balance) -> Table:
-    table = Table(title="Balance", title_justify="left")
+    table = Table(title="Balance", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("", "before", "after"):
         table.add_column(column, justify="right" if column else "left")
     table.add_row("subscription", str(before.subscription.available), str(after.subscription.available))
