@@ -201,7 +201,7 @@ def _figures(rounds: Sequence[_Round]) -> Iterator[Figure]:
         return f"{filled:.0f} operations a transaction; Python {python * 1e6:,.0f} µs a pair"
 
     unit = "pairs/s"
-    yield Figure("pgbench", median(tps for one in rounds for tps in one.tps), "transactions/s", against=NAME)
+    yield Figure("pgbench", median(tps for one in rounds for tps in one.tps), "transactions/s", batches=NAME)
     yield figure_of(
         "ledger_pairs",
         unit,

@@ -17,7 +17,7 @@ DATABASE = "pgbench"
 SCALE = 50
 CLIENTS = 16
 THREADS = 2
-NAME = f"pgbench -M prepared -c {CLIENTS} -j {THREADS}, scale {SCALE}"
+NAME = f"-M prepared -c {CLIENTS} -j {THREADS}, scale {SCALE}"
 
 
 class Reference:

@@ -11,6 +11,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+#: Columns of the table where the terminal doesn't say: every row fits one line.
+WIDTH = 170
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -78,7 +80,9 @@ def show(figures: Iterable[Figure], title: str) -> None:
             figure.batches,
             style=style,
         )
-    Console().print(table)
+    console = Console()
+    # Into a file or a pipe there is no width to keep to.
+    (console if console.is_terminal else Console(width=WIDTH)).print(table)
 
 
 def _short(value: float | None) -> float | None:
