@@ -39,7 +39,7 @@ from worker.store.database import make_engine
 from worker.store.dispatching import Dispatching
 from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
-from worker.store.leases import Leases
+from worker.store.leases import Leases, clock_is_ours
 from worker.store.listening import listen
 from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
@@ -104,6 +104,20 @@ async def opened_store(settings: Settings, name: str) -> AsyncIterator[Store]:
         await engine.dispose()
 
 
+async def refuse_other_clocks(store: Store, settings: Settings) -> None:
+    """In production nothing starts on a database whose clock can be set. Waits until the database answers."""
+    while settings.environment == "production":
+        try:
+            if not await clock_is_ours(store.engine):
+                raise SettingsError(
+                    "FERMATA_DATABASE_URL: its fermata_now() is not the migration's own; is it a test database?"
+                )
+            return
+        except StoreError as error:
+            log.warning("waiting for the database", error=str(error))
+            await asyncio.sleep(1)
+
+
 def artifact_store(settings: Settings) -> ArtifactStore:
     """Where audio lies, by the settings."""
     assert settings.artifacts_url is not None
@@ -163,6 +177,7 @@ async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots)
     artifacts = artifact_store(settings)
     artifacts.prepare()
     async with opened_store(settings, f"fermata-worker:{worker_id}") as store:
+        await refuse_other_clocks(store, settings)
         leases, workers = Leases(store.engine), Workers(store.engine)
         card = WorkerCard(worker_id, socket.gethostname(), os.getpid(), our_version(), queues, slots.count)
         keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)
@@ -209,6 +224,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     artifacts = artifact_store(settings)
     artifacts.prepare()
     async with opened_store(settings, f"fermata-scheduler:{os.getpid()}") as store:
+        await refuse_other_clocks(store, settings)
         sender = HintSender(settings.redis_url.get_secret_value(), settings.namespace)
         dispatching, upkeep = Dispatching(store.engine), Upkeep(store.engine)
         dispatch = Dispatch(dispatching, sender, settings)

@@ -26,10 +26,8 @@ from worker.queue.inspection import QueueInspector, RedisServer, problems_of
 from worker.store.database import make_engine
 from worker.store.doctoring import Doctoring, SchemaFacts, ServerFacts
 from worker.store.errors import StoreError
+from worker.store.leases import CLOCK_BODY
 from worker.store.reads_jobs import ALIVE_SECONDS
-
-#: What `fermata_now()` must be: anything else is a clock of tests.
-CLOCK_BODY = "SELECT clock_timestamp()"
 
 POSTGRES_MIN = 150_000
 

@@ -194,6 +194,15 @@ def test_a_wrong_password_is_a_setting(environment: dict[str, str]) -> None:
     assert (2, "fermata: the role or the password in FERMATA_DATABASE_URL is wrong") == (done.code, done.complaint)
 
 
+@pytest.mark.parametrize("process", ["worker", "scheduler"])
+def test_in_production_nothing_starts_on_a_clock_that_can_be_set(environment: dict[str, str], process: str) -> None:
+    """The tests' own database has such a clock: leases and expiry there are a matter of opinion."""
+    done = run_command({**environment, "FERMATA_ENVIRONMENT": "production"}, process)
+    assert 2 == done.code, done.err
+    assert "fermata_now() is not the migration's own" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_a_database_without_tables_says_migrate(environment: dict[str, str]) -> None:
     """Before the first migration every verb says what is missing."""
     empty = environment["FERMATA_OWNER_DATABASE_URL"].rpartition("/")[0] + "/postgres"

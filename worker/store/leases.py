@@ -16,6 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from worker.store.database import transaction
 from worker.store.texts import storable
 
+#: What `fermata_now()` must be, but for white space.
+CLOCK_BODY = "SELECT clock_timestamp()"
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -126,9 +129,20 @@ def _keys(held: Sequence[Held]) -> dict[str, Any]:
 async def read_clock(engine: AsyncEngine) -> datetime:
     """The only time that decides anything."""
     async with transaction(engine) as connection:
-        now: datetime = (await connection.execute(text("SELECT fermata_now()"))).scalar_one()
+        now: datetime = (await connection.execute(_CLOCK)).scalar_one()
         return now
 
+
+async def clock_is_ours(engine: AsyncEngine) -> bool:
+    """Whether `fermata_now()` is the migration's own. Tests put another in its place, to set it ahead."""
+    async with transaction(engine) as connection:
+        body = await connection.scalar(_CLOCK_BODY)
+    return " ".join((body or "").split()) == CLOCK_BODY
+
+
+_CLOCK = text("SELECT fermata_now()")
+
+_CLOCK_BODY = text("SELECT prosrc FROM pg_proc WHERE oid = to_regprocedure('fermata_now()')")
 
 _RENEW = text("""
     UPDATE live AS l
