@@ -8,7 +8,6 @@ journal lines, to be written in the same transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -178,7 +177,7 @@ class AccountLedger:
         self._write(entries, job_id, actor)
         if made_good:
             self._make_good(job_id, made_good, actor)
-        ended = replace(reservation, state=state, charged=charge, reason=reason)
+        ended = Reservation(job_id, reservation.amount, reservation.draws, state, charge, reason)
         self.reservations[job_id] = ended
         self.settled.append(job_id)
         self.raised = self.raised or charge < reservation.amount
