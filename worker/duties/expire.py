@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import Settings
 from worker.credits.operations import Expire as ExpireLots
+from worker.duties.under_way import UnderWay
 from worker.store.group_commit import GroupCommit
 from worker.store.upkeep import Upkeep
 
-#: Accounts in one tick.
+#: Accounts in one look, and under way at a time.
 _LIMIT = 1000
+#: Until the next look while there are more: most of these are done by then.
+_MORE_WAIT_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -22,15 +24,20 @@ class Expire:
     upkeep: Upkeep
     operations: GroupCommit[Any]
     settings: Settings
+    _under_way: UnderWay = field(init=False)
 
     name = "expire"
+
+    def __post_init__(self) -> None:
+        self._under_way = UnderWay(self.name, self.operations, _LIMIT)
 
     @property
     def tick_seconds(self) -> float:
         return self.settings.expire_tick_seconds
 
     async def run(self) -> float:
-        """Expire and close lots of up to 1,000 accounts; comes back at once while there are more."""
-        accounts = await self.upkeep.accounts_to_expire(_LIMIT)
-        await asyncio.gather(*(self.operations.do(ExpireLots(account_id)) for account_id in accounts))
-        return 0.0 if len(accounts) >= _LIMIT else self.tick_seconds
+        """Start to expire and close lots of up to 1,000 accounts; comes back soon while there are more."""
+        limit = self._under_way.limit_for(_LIMIT)
+        accounts = await self.upkeep.accounts_to_expire(limit)
+        self._under_way.start(ExpireLots(account_id) for account_id in accounts)
+        return _MORE_WAIT_SECONDS if len(accounts) >= limit else self.tick_seconds

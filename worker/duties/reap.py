@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import random
 from time import monotonic
 from typing import Any
@@ -13,27 +12,36 @@ import structlog
 from config.settings import Settings
 from worker.credits.operations import EndOverdue, Settle
 from worker.credits.outcomes import Ending
-from worker.store.errors import StoreError
+from worker.duties.under_way import UnderWay
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases
 
 log = structlog.get_logger(__name__)
 
-#: Jobs looked at in one tick.
+#: Jobs started in one look, of those past their `ends_by` and of those whose lease has lapsed.
 _LIMIT = 1000
+#: Jobs under way at a time: so many of a held account may wait for it before those of others do.
+_UNDER_WAY_MAX = 5 * _LIMIT
 
 
 @dataclass(slots=True)
 class Reap:
-    """The reap duty. The token guards each reaping: a job that was renewed or settled meanwhile is left alone."""
+    """The reap duty. The token guards each reaping: a job that was renewed or settled meanwhile is left alone.
+
+    A tick waits for its two reads only, never for an account: what is held or broken holds up no other job.
+    """
 
     leases: Leases
     operations: GroupCommit[Any]
     settings: Settings
     _ticked_at: float = float("-inf")
     _waits_until: float = 0.0
+    _under_way: UnderWay = field(init=False)
 
     name = "reap"
+
+    def __post_init__(self) -> None:
+        self._under_way = UnderWay(self.name, self.operations, _UNDER_WAY_MAX)
 
     @property
     def tick_seconds(self) -> float:
@@ -45,23 +53,18 @@ class Reap:
         if now - self._ticked_at > self._gap_seconds():
             # We were away, or the books were: whoever lives gets one lease to renew.
             self._waits_until = now + self.settings.lease_seconds
-        ended = [EndOverdue(account_id, job_id) for account_id, job_id in await self.leases.overdue(_LIMIT)]
-        reaped = [] if now < self._waits_until else await self._lapsed()
-        for answer in await asyncio.gather(*map(self.operations.do, [*ended, *reaped]), return_exceptions=True):
-            if isinstance(answer, StoreError):
-                log.warning("not reaped, trying again", error=str(answer))
-            elif isinstance(answer, BaseException):
-                raise answer
+        overdue = await self.leases.overdue(self._under_way.limit_for(_LIMIT))
+        self._under_way.start(EndOverdue(account_id, job_id) for account_id, job_id in overdue)
+        if now >= self._waits_until:
+            await self._reap()
         # Only a tick that reached the books counts, and from its end: a slow one is no gap of ours.
         self._ticked_at = monotonic()
         return self.tick_seconds
 
-    async def _lapsed(self) -> list[Settle]:
+    async def _reap(self) -> None:
         grace = self.settings.lease_seconds
-        lapsed = await self.leases.lapsed(_LIMIT, grace)
-        if lapsed:
-            log.warning("leases lapsed", jobs=len(lapsed))
-        return [
+        lapsed = await self.leases.lapsed(self._under_way.limit_for(_LIMIT), grace)
+        started = self._under_way.start(
             Settle(
                 one.account_id,
                 one.job_id,
@@ -74,7 +77,9 @@ class Reap:
                 jitter=random(),  # noqa: S311  spreads retries, guards nothing
             )
             for one in lapsed
-        ]
+        )
+        if started:
+            log.warning("leases lapsed", jobs=started)
 
     def _gap_seconds(self) -> float:
         return max(3 * self.settings.reap_tick_seconds, self.settings.lease_seconds / 3)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import Settings
 from worker.credits.operations import Wake as WakeWaiting
+from worker.duties.under_way import UnderWay
 from worker.store.dispatching import Dispatching
 from worker.store.group_commit import GroupCommit
 from worker.store.upkeep import Upkeep
 
-#: Accounts in one tick.
+#: Accounts in one look, and under way at a time.
 _LIMIT = 1000
 
 
@@ -24,8 +24,12 @@ class Wake:
     dispatching: Dispatching
     operations: GroupCommit[Any]
     settings: Settings
+    _under_way: UnderWay = field(init=False)
 
     name = "wake"
+
+    def __post_init__(self) -> None:
+        self._under_way = UnderWay(self.name, self.operations, _LIMIT)
 
     @property
     def tick_seconds(self) -> float:
@@ -34,6 +38,6 @@ class Wake:
     async def run(self) -> float:
         """Look again at all that waits for something other than its turn."""
         await self.dispatching.recheck_waiting()
-        accounts = await self.upkeep.accounts_waiting(_LIMIT)
-        await asyncio.gather(*(self.operations.do(WakeWaiting(account_id)) for account_id in accounts))
+        accounts = await self.upkeep.accounts_waiting(self._under_way.limit_for(_LIMIT))
+        self._under_way.start(WakeWaiting(account_id) for account_id in accounts)
         return self.tick_seconds
