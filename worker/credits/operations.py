@@ -325,6 +325,26 @@ class Expire:
 
 
 @value
+class Revoke:
+    """Take back what a lot has available, up to `amount`. What is held or spent stays as it is."""
+
+    account_id: str
+    lot_id: int
+    amount: int
+    reason: str
+    actor: str
+    job_id: None = None
+
+    def decide(self, page: Page) -> int:
+        """The credits that were taken back; 0 for a lot that is closed or not there."""
+        lot = page.ledger.lots.get(self.lot_id)
+        taken = min(self.amount, lot.available) if lot is not None else 0
+        if taken > 0:
+            page.ledger.revoke(self.lot_id, taken, self.reason, self.actor)
+        return max(taken, 0)
+
+
+@value
 class Wake:
     """Look again at an account's waiting jobs: the safety net under those who bring credits."""
 
