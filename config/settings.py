@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -19,6 +20,9 @@ PREFIX = "FERMATA_"
 
 #: Read by the processes themselves before settings exist, or by tests: known, but no fields.
 OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_PARENT"})
+
+#: What is said of a URL that can't be taken apart, without a piece of it.
+_UNREADABLE = "can't be read as a URL: in a name or password, write :/?#[]@% as %XX"
 
 
 class SettingsError(Exception):
@@ -99,13 +103,21 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
             raise ValueError("must start with postgresql://")
+        _check_server(url.get_secret_value(), socket_in_query=True)
         return SecretStr(f"postgresql+asyncpg://{rest}")
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        if url is None:
+            return None
+        given = url.get_secret_value()
+        if given.startswith(("redis://", "rediss://")):
+            _check_server(given, socket_in_query=False)
+        elif not given.startswith("unix://"):
             raise ValueError("must start with redis://, rediss:// or unix://")
+        elif not _parts_of(given).path:
+            raise ValueError("must name a socket, as unix:///run/redis.sock")
         return url
 
     @classmethod
@@ -176,8 +188,61 @@ def contradictions(settings: Settings) -> list[str]:
             settings.environment != "production" or settings.redis_url is not None,
             "FERMATA_ENVIRONMENT is production: FERMATA_REDIS_URL must be given",
         ),
+        (
+            settings.environment != "production" or settings.artifacts_url is not None,
+            "FERMATA_ENVIRONMENT is production: FERMATA_ARTIFACTS_URL must be given, a folder that all machines share",
+        ),
     ]
     return [message for holds, message in rules if not holds]
+
+
+def _parts_of(url: str) -> SplitResult:
+    """Raises `ValueError` that shows nothing of the URL, where none can be read."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    # A password with an @ of its own is cut at the first by one of our drivers, at the last by the other.
+    if not url.isprintable() or parts.fragment or parts.netloc.count("@") > 1:
+        raise ValueError(_UNREADABLE)
+    return parts
+
+
+def _check_server(url: str, *, socket_in_query: bool) -> None:
+    """Raise `ValueError` unless the URL says which server: a host, or the folder of a socket in its query."""
+    parts = _parts_of(url)
+    query = parse_qs(parts.query) if socket_in_query else {}
+    # As in libpq: ?host=one:5432,two&port=5433
+    named = [host.partition(":") for given in query.get("host", []) for host in given.split(",")]
+    hosts = [host for host in (parts.hostname, *(host for host, _, _ in named)) if host]
+    ports = [port for _, colon, port in named if colon]
+    ports += [port for given in query.get("port", []) for port in given.split(",")]
+    if not hosts:
+        sockets = " or, for a socket, ?host=/folder" if socket_in_query else ""
+        raise ValueError(f"must name a host{sockets}")
+    if not all(_is_host(host) for host in hosts):
+        raise ValueError("must name a host that can be one")
+    if not _has_good_port(parts) or not all(_is_port(port) for port in ports):
+        raise ValueError("its port must be a whole number from 1 to 65535; in a password, write :/?#[]@% as %XX")
+
+
+def _is_host(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return host.startswith("/")
+    return True
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
+def _is_port(port: str) -> bool:
+    return port.isascii() and port.isdigit() and len(port) < 6 and 1 <= int(port) <= 65_535
 
 
 def _unknown(environ: Mapping[str, str]) -> list[str]:

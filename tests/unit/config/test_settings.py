@@ -81,6 +81,23 @@ def test_every_problem_is_told_at_once() -> None:
         ("FERMATA_DATABASE_URL", SECRET),
         ("FERMATA_OWNER_DATABASE_URL", f"http://{SECRET}"),
         ("FERMATA_REDIS_URL", f"amqp://:{SECRET}@h"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h:99999/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h:0/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h:-1/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h:port/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?port=99999"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@/d?host=h:99999"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}/x@h/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}#x@h/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@x@h/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@[h/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@/d"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d\n"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@{'h' * 64}/d"),
+        ("FERMATA_OWNER_DATABASE_URL", f"postgresql://u:{SECRET}@h:65536/d"),
+        ("FERMATA_REDIS_URL", f"redis://:{SECRET}@h:99999/0"),
+        ("FERMATA_REDIS_URL", f"rediss://:{SECRET}@:6379/0"),
+        ("FERMATA_REDIS_URL", f"unix://:{SECRET}@"),
         ("FERMATA_SLOTS", SECRET),
         ("FERMATA_ENVIRONMENT", SECRET),
         ("FERMATA_NAMESPACE", SECRET.upper()),
@@ -117,14 +134,39 @@ def test_any_usual_postgresql_url_is_taken(scheme: str) -> None:
     assert "postgresql+asyncpg://h/d" == url.get_secret_value()
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("FERMATA_DATABASE_URL", "postgresql://u:p%40ss%2Fword@h:65535/d?ssl=require"),
+        ("FERMATA_DATABASE_URL", "postgresql://[::1]:5432/d"),
+        ("FERMATA_DATABASE_URL", "postgresql://u@/d?host=/run/postgresql&port=5433"),
+        ("FERMATA_OWNER_DATABASE_URL", "postgresql://h:1/d"),
+        ("FERMATA_REDIS_URL", "redis://:it's mine@10.0.0.7:6379/0"),
+        ("FERMATA_REDIS_URL", "rediss://cache.example/1"),
+        ("FERMATA_REDIS_URL", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_a_url_that_names_a_server_is_taken(name: str, url: str) -> None:
+    """By its host or by its socket, with any password that is written as URLs want it."""
+    load({name: url})
+
+
+#: What production must be told.
+PRODUCTION = {
+    "environment": "production",
+    "database_url": "postgresql://h/d",
+    "redis_url": "redis://h",
+    "artifacts_url": "file:///shared",
+}
 #: Settings that can't both hold, and the two names that must be told.
 CONTRADICTIONS = [
     ({"lease_seconds": "20", "renew_seconds": "10"}, ("LEASE_SECONDS", "RENEW_SECONDS")),
     ({"idle_transaction_seconds": "30"}, ("IDLE_TRANSACTION_SECONDS", "LEASE_SECONDS")),
     ({"lock_timeout_seconds": "15"}, ("LOCK_TIMEOUT_SECONDS", "STATEMENT_TIMEOUT_SECONDS")),
     ({"backoff_first_seconds": "301"}, ("BACKOFF_FIRST_SECONDS", "BACKOFF_MAX_SECONDS")),
-    ({"environment": "production", "redis_url": "redis://h"}, ("ENVIRONMENT", "DATABASE_URL")),
-    ({"environment": "production", "database_url": "postgresql://h/d"}, ("ENVIRONMENT", "REDIS_URL")),
+    ({**PRODUCTION, "database_url": ""}, ("ENVIRONMENT", "DATABASE_URL")),
+    ({**PRODUCTION, "redis_url": ""}, ("ENVIRONMENT", "REDIS_URL")),
+    ({**PRODUCTION, "artifacts_url": ""}, ("ENVIRONMENT", "ARTIFACTS_URL")),
 ]
 
 
@@ -143,7 +185,7 @@ def test_a_contradiction_names_both_sides(given: dict[str, str], names: tuple[st
         {"idle_transaction_seconds": 29.9},
         {"lock_timeout_seconds": 14.9},
         {"backoff_first_seconds": 300},
-        {"environment": "production", "redis_url": "redis://h", "database_url": "postgresql://h/d"},
+        PRODUCTION,
     ],
 )
 def test_just_beside_a_contradiction_is_fine(given: dict[str, Any]) -> None:
