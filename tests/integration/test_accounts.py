@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -95,6 +95,53 @@ async def test_creating_an_account_twice_at_once_makes_it_once(database: Databas
     async with opened(database) as one, opened(database) as other:
         told = await asyncio.gather(*((one, other)[n % 2].accounts.create("ada", ACTOR) for n in range(10)))
         assert Counter({True: 1, False: 9}) == Counter(told)
+
+
+# --- what can't be held ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "problem"),
+    [
+        (datetime.max.replace(tzinfo=UTC), "between the years 2000 and 2200"),
+        (datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))), "between the years 2000 and 2200"),
+        (datetime.min.replace(tzinfo=UTC), "between the years 2000 and 2200"),
+        (datetime(2199, 1, 1), "must carry a time zone"),  # noqa: DTZ001  that is what is tested
+        ("2199-01-01", "must be a date and time"),
+    ],
+)
+async def test_a_gift_expires_at_a_time_that_can_be_compared(database: Database, expires_at: Any, problem: str) -> None:
+    """Never in PostgreSQL's infinity, which Python reads as a time without a zone; nothing is granted."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        with pytest.raises(Refused, match=problem) as refused:
+            await store.accounts.grant(account, 5, "gift", ACTOR, expires_at=expires_at)
+        assert "expires_at" == refused.value.field
+        assert [] == await lots_of(store, account)
+
+
+@pytest.mark.parametrize("actor", ["", "a\0b", "\udcff", "a\nb", "x" * 129, None])
+async def test_who_did_it_can_be_written_down(database: Database, actor: Any) -> None:
+    """Refused before the database is asked, by every step."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        for step in (
+            store.accounts.create("bob", actor),
+            store.accounts.subscribe(account, "creator", "s", actor),
+            store.accounts.topup(account, "t", actor, amount=5),
+            store.accounts.grant(account, 5, "g", actor),
+        ):
+            with pytest.raises(Refused) as refused:
+                await step
+            assert "actor" == refused.value.field
+
+
+async def test_a_note_can_be_written_down(database: Database) -> None:
+    """On one line, without NUL characters."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        with pytest.raises(Refused, match="note: must be 1 to 500"):
+            await store.accounts.grant(account, 5, "g", ACTOR, note="a\0b")
 
 
 # --- references ------------------------------------------------------------------------------------------------

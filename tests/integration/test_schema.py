@@ -312,6 +312,17 @@ LEGAL: dict[str, dict[str, Any]] = {
 }
 ENDED = {"ended_at": NOW, "charged": 0}
 TOO_MUCH = 10**12 + 1
+#: What the driver makes `infinity` and `-infinity` of.
+NEVER, EVER = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+#: What a worker reads and compares with its clock.
+COMPARED = {
+    "accounts": ("active_until", "cycle_ends_at"),
+    "lots": ("expires_at",),
+    "jobs": ("run_at", "ends_by"),
+    "due": ("not_before", "ends_by"),
+    "live": ("lease_until", "ends_by"),
+    "parked": ("ends_by",),
+}
 #: constraint, what is different from the legal row
 ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("accounts_account_id", {"account_id": ""}),
@@ -389,6 +400,12 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("workers_slots", {"slots": 0}),
     ("controls_scope", {"scope": "account"}),
     ("controls_running_max", {"running_max": 0}),
+    *(
+        (f"{table}_finite_times", {name: time, **({"plan": "p"} if table == "accounts" else {})})
+        for table, names in COMPARED.items()
+        for name in names
+        for time in (NEVER, EVER)
+    ),
 ]
 
 

@@ -170,6 +170,28 @@ async def test_the_deadline_is_counted_by_the_databases_clock(database: Database
         assert found["past"]["not_before"] == found["past"]["created_at"]
 
 
+async def test_a_job_for_later_has_its_whole_time_from_then_on(database: Database) -> None:
+    """By default it ends `job_seconds` after its earliest start, not before that; a start in the past is now."""
+    async with opened(database) as store:
+        await store.account("ada", 100)
+        now = await store.value("SELECT fermata_now()")
+        later, past = now + timedelta(days=3), now - timedelta(days=3)
+        await told_by(
+            store,
+            asks(key="later", run_at=later, job_seconds=60.0),
+            asks(key="past", run_at=past, job_seconds=60.0),
+        )
+        lasting = {
+            row["idempotency_key"]: (row["ends_by"] - row["not_before"], row["job_ends_by"] - row["ends_by"])
+            for row in await store.fetch(
+                "SELECT j.idempotency_key, j.ends_by AS job_ends_by, d.ends_by, d.not_before "
+                "FROM jobs AS j JOIN due AS d USING (job_id)"
+            )
+        }
+        minute = (timedelta(seconds=60), timedelta(0))
+        assert {"later": minute, "past": minute} == lasting
+
+
 async def test_a_submit_moves_no_credit_and_waits_for_no_account(database: Database) -> None:
     """It is accepted while the account is held by a claim, and without a single credit."""
     async with opened(database) as store, database.connection() as other:

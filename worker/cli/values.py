@@ -6,18 +6,15 @@ import os
 import pwd
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+from worker.store.instants import problem_of_instant
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
+
 #: The most credits, and the largest number of a journal entry, that any verb takes.
 WHOLE_MAX = 10**12
-
-ACTOR_LENGTH_MAX = 128
-NOTE_LENGTH_MAX = 500
-
-#: Times beyond these are slips of the finger, and some would not fit the database.
-_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 #: Characters of a refused value that a message may show.
 _SHOWN_MAX = 40
@@ -45,10 +42,8 @@ def moment(field: str, text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise Misused(field, f"must be a time such as 2026-12-01T10:00:00Z (given {_short(text)})") from None
-    if time.tzinfo is None:
-        raise Misused(field, "must carry a time zone, as 2026-12-01T10:00:00Z or …+01:00")
-    if not _EARLIEST <= time <= _LATEST:
-        raise Misused(field, "must be between the years 2000 and 2200")
+    if (problem := problem_of_instant(time)) is not None:
+        raise Misused(field, problem)
     return time
 
 
@@ -64,7 +59,7 @@ def identifier(field: str, text: str) -> UUID:
 
 def line(field: str, text: str, most: int = NOTE_LENGTH_MAX) -> str:
     """Words on one line, for people to read."""
-    if not 1 <= len(text) <= most or not text.isprintable() or not text.strip():
+    if not is_line(text, most) or not text.strip():
         raise Misused(field, f"must be 1 to {most} printable characters on one line")
     return text
 

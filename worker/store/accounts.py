@@ -18,6 +18,8 @@ from worker.credits.plans import Plan, PlanBook, parse_plan_book
 from worker.store.books import Books
 from worker.store.database import transaction
 from worker.store.errors import Conflict, Refused
+from worker.store.instants import problem_of_instant
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 
 REFERENCE_LENGTH_MAX = 255
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
@@ -56,6 +58,7 @@ class Accounts:
     async def create(self, account_id: str, actor: str) -> bool:
         """Make the account; False if it is there already. Raises `Refused` for an id out of bounds."""
         check_account_id(account_id)
+        check_actor(actor)
         async with transaction(self._engine) as connection:
             made = await connection.scalar(_CREATE, {"account": account_id, "actor": actor})
         return made is not None
@@ -72,6 +75,7 @@ class Accounts:
         was used for another step.
         """
         check_reference(reference)
+        check_actor(actor)
         async with self._books.page(account_id) as (connection, page):
             replay = await _change_before(connection, account_id, reference)
             if replay is not None:
@@ -110,6 +114,7 @@ class Accounts:
         Raises `Conflict` where the reference was used for another amount.
         """
         check_reference(reference)
+        check_actor(actor)
         if (amount is None) == (pack is None):
             raise Refused("credits", "give either a number of credits or a pack")
         if amount is not None:
@@ -154,9 +159,14 @@ class Accounts:
         expires_at: datetime | None = None,
         note: str | None = None,
     ) -> Credited:
-        """Give credits away, once per reference."""
+        """Give credits away, once per reference. Raises `Refused` for an `expires_at` that is past or has no zone."""
         check_reference(reference)
+        check_actor(actor)
         check_amount("credits", amount)
+        if expires_at is not None and (problem := problem_of_instant(expires_at)) is not None:
+            raise Refused("expires_at", problem)
+        if note is not None and not is_line(note, NOTE_LENGTH_MAX):
+            raise Refused("note", f"must be 1 to {NOTE_LENGTH_MAX} printable characters on one line")
         async with self._books.page(account_id) as (connection, page):
             before = (await connection.execute(_GRANTED, {"account": account_id, "reference": reference})).one_or_none()
             if before is not None:
@@ -170,7 +180,7 @@ class Accounts:
 
 def check_account_id(account_id: str) -> None:
     """Raises `Refused` unless it is what an account may be called. The schema repeats it."""
-    if not _ACCOUNT_ID.fullmatch(account_id):
+    if not isinstance(account_id, str) or not _ACCOUNT_ID.fullmatch(account_id):
         raise Refused("account", "an id has 1 to 128 letters, digits or . _ : @ / -, and starts with a letter or digit")
 
 
@@ -182,8 +192,14 @@ def check_amount(field: str, amount: int) -> None:
 
 def check_reference(reference: str) -> None:
     """Raises `Refused` unless it can name a purchase, a grant or a job."""
-    if not 1 <= len(reference) <= REFERENCE_LENGTH_MAX or not reference.isprintable():
+    if not is_line(reference, REFERENCE_LENGTH_MAX):
         raise Refused("reference", f"must be 1 to {REFERENCE_LENGTH_MAX} printable characters")
+
+
+def check_actor(actor: str) -> None:
+    """Raises `Refused` unless it can say who did something."""
+    if not is_line(actor, ACTOR_LENGTH_MAX):
+        raise Refused("actor", f"must be 1 to {ACTOR_LENGTH_MAX} printable characters on one line")
 
 
 def _replayed(account_id: str, amount: int, before: int, expires_at: datetime | None, reference: str) -> Credited:

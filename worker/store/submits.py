@@ -51,7 +51,7 @@ class SubmitView:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be stored, quoted. `ends_by` None means `job_seconds` from now, by the database's clock."""
+    """A job to be stored, quoted. `ends_by` None: `job_seconds` after its earliest start, by the database's clock."""
 
     job_id: UUID
     kind: str
@@ -267,8 +267,9 @@ _INSERT_JOBS = text("""
                           retry_of, actor, traceparent, created_at, failures_max)
         SELECT u.account_id, u.idempotency_key, u.body_hash, u.job_id, u.kind, u.queue, 'queued', u.request,
                u.inputs, u.metadata, u.quoted, u.book_id, u.plan, u.priority, u.on_insufficient, u.max_credits,
-               u.run_at, COALESCE(u.ends_by, clock.now + make_interval(secs => u.seconds)), u.retry_of, u.actor,
-               u.traceparent, clock.now, u.failures_max
+               u.run_at,
+               COALESCE(u.ends_by, GREATEST(u.run_at, clock.now) + make_interval(secs => u.seconds)),
+               u.retry_of, u.actor, u.traceparent, clock.now, u.failures_max
         FROM unnest(CAST(:accounts AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
                     CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:queues AS text[]),
                     CAST(:requests AS jsonb[]), CAST(:inputs AS jsonb[]), CAST(:metadata AS jsonb[]),

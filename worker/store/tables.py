@@ -84,6 +84,11 @@ def _json(name: str, *, null: bool = False, default: str | None = None) -> Colum
     return Column(name, JSONB, nullable=null, server_default=None if default is None else text(f"'{default}'"))
 
 
+def _finite(*names: str) -> CheckConstraint:
+    """PostgreSQL has an infinite time; Python has none, and can't compare what it reads in its place."""
+    return CheckConstraint(" AND ".join(f"isfinite({name})" for name in names), name="finite_times")
+
+
 def _of_account() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["account_id"], ["accounts.account_id"])
 
@@ -105,6 +110,7 @@ accounts = Table(
     CheckConstraint("account_id ~ '^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'", name="account_id"),
     CheckConstraint("running_max > 0", name="running_max"),
     CheckConstraint("plan IS NOT NULL OR (active_until IS NULL AND cycle_ends_at IS NULL)", name="subscription"),
+    _finite("active_until", "cycle_ends_at"),
     postgresql_with={"fillfactor": "70"},
 )
 
@@ -191,6 +197,7 @@ lots = Table(
     CheckConstraint("granted = available + held + spent + expired + revoked", name="buckets_sum"),
     CheckConstraint("NOT closed OR (available = 0 AND held = 0)", name="closed_is_empty"),
     CheckConstraint("(source = 'subscription') = (cycle_starts_at IS NOT NULL)", name="subscription_has_cycle"),
+    _finite("expires_at"),
     postgresql_with=ROOMY,
 )
 Index("lots_open", lots.c.account_id, postgresql_where=text("NOT closed"))
@@ -361,6 +368,7 @@ jobs = Table(
     CheckConstraint(f"quoted {CREDITS}", name="quoted"),
     CheckConstraint("failures BETWEEN 0 AND failures_max", name="failures"),
     CheckConstraint("on_insufficient IN ('refuse', 'wait')", name="on_insufficient"),
+    _finite("run_at", "ends_by"),
     postgresql_with=ROOMY,
 )
 Index("jobs_job_id", jobs.c.job_id)
@@ -383,6 +391,7 @@ due = Table(
     Column("waits_for", Text, comment="why the last claim dropped it; cleared by what makes room"),
     PrimaryKeyConstraint("account_id", "job_id"),
     CheckConstraint("(hinted_at IS NULL) = (hint_again_at IS NULL)", name="hint_mark"),
+    _finite("not_before", "ends_by"),
     postgresql_with={"fillfactor": "70"},
 )
 Index(
@@ -418,6 +427,7 @@ live = Table(
     _json("engine_state", null=True),
     PrimaryKeyConstraint("account_id", "job_id"),
     CheckConstraint("progress BETWEEN 0 AND 1", name="progress"),
+    _finite("lease_until", "ends_by"),
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -433,6 +443,7 @@ parked = Table(
     _time("ends_by"),
     PrimaryKeyConstraint("account_id", "job_id"),
     CheckConstraint(f"needed {CREDITS}", name="needed"),
+    _finite("ends_by"),
 )
 Index("parked_ends_by", parked.c.ends_by)
 

@@ -21,7 +21,8 @@ CREATE TABLE accounts (
     CONSTRAINT accounts_pkey PRIMARY KEY (account_id),
     CONSTRAINT accounts_account_id CHECK (account_id ~ '^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'),
     CONSTRAINT accounts_running_max CHECK (running_max > 0),
-    CONSTRAINT accounts_subscription CHECK (plan IS NOT NULL OR (active_until IS NULL AND cycle_ends_at IS NULL))
+    CONSTRAINT accounts_subscription CHECK (plan IS NOT NULL OR (active_until IS NULL AND cycle_ends_at IS NULL)),
+    CONSTRAINT accounts_finite_times CHECK (isfinite(active_until) AND isfinite(cycle_ends_at))
 ) WITH (fillfactor = 70);
 
 CREATE TABLE attempts (
@@ -67,7 +68,8 @@ CREATE TABLE due (
     hints INTEGER DEFAULT 0 NOT NULL,
     waits_for TEXT,
     CONSTRAINT due_pkey PRIMARY KEY (account_id, job_id),
-    CONSTRAINT due_hint_mark CHECK ((hinted_at IS NULL) = (hint_again_at IS NULL))
+    CONSTRAINT due_hint_mark CHECK ((hinted_at IS NULL) = (hint_again_at IS NULL)),
+    CONSTRAINT due_finite_times CHECK (isfinite(not_before) AND isfinite(ends_by))
 ) WITH (fillfactor = 70);
 
 CREATE INDEX due_ends_by ON due (ends_by);
@@ -135,7 +137,8 @@ CREATE TABLE live (
     progress_at TIMESTAMP WITH TIME ZONE,
     engine_state JSONB,
     CONSTRAINT live_pkey PRIMARY KEY (account_id, job_id),
-    CONSTRAINT live_progress CHECK (progress BETWEEN 0 AND 1)
+    CONSTRAINT live_progress CHECK (progress BETWEEN 0 AND 1),
+    CONSTRAINT live_finite_times CHECK (isfinite(lease_until) AND isfinite(ends_by))
 ) WITH (fillfactor = 50);
 
 CREATE TABLE parked (
@@ -147,7 +150,8 @@ CREATE TABLE parked (
     needed BIGINT NOT NULL,
     ends_by TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT parked_pkey PRIMARY KEY (account_id, job_id),
-    CONSTRAINT parked_needed CHECK (needed BETWEEN 0 AND 1000000000000)
+    CONSTRAINT parked_needed CHECK (needed BETWEEN 0 AND 1000000000000),
+    CONSTRAINT parked_finite_times CHECK (isfinite(ends_by))
 );
 
 CREATE INDEX parked_ends_by ON parked (ends_by);
@@ -314,7 +318,8 @@ CREATE TABLE jobs (
     CONSTRAINT jobs_running_has_attempt CHECK (state <> 'running' OR attempt > 0),
     CONSTRAINT jobs_quoted CHECK (quoted BETWEEN 0 AND 1000000000000),
     CONSTRAINT jobs_failures CHECK (failures BETWEEN 0 AND failures_max),
-    CONSTRAINT jobs_on_insufficient CHECK (on_insufficient IN ('refuse', 'wait'))
+    CONSTRAINT jobs_on_insufficient CHECK (on_insufficient IN ('refuse', 'wait')),
+    CONSTRAINT jobs_finite_times CHECK (isfinite(run_at) AND isfinite(ends_by))
 ) WITH (fillfactor = 45);
 
 CREATE INDEX jobs_job_id ON jobs (job_id);
@@ -347,7 +352,8 @@ CREATE TABLE lots (
     CONSTRAINT lots_no_bucket_below_zero CHECK (available >= 0 AND held >= 0 AND spent >= 0 AND expired >= 0 AND revoked >= 0),
     CONSTRAINT lots_buckets_sum CHECK (granted = available + held + spent + expired + revoked),
     CONSTRAINT lots_closed_is_empty CHECK (NOT closed OR (available = 0 AND held = 0)),
-    CONSTRAINT lots_subscription_has_cycle CHECK ((source = 'subscription') = (cycle_starts_at IS NOT NULL))
+    CONSTRAINT lots_subscription_has_cycle CHECK ((source = 'subscription') = (cycle_starts_at IS NOT NULL)),
+    CONSTRAINT lots_finite_times CHECK (isfinite(expires_at))
 ) WITH (fillfactor = 45);
 
 CREATE INDEX lots_expiring ON lots (expires_at) WHERE NOT closed AND expires_at IS NOT NULL;
