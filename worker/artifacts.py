@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
@@ -30,6 +31,14 @@ class ArtifactError(Exception):
 
 class DamagedArtifact(ArtifactError):
     """A stored file is gone or no longer has its checksum."""
+
+
+class StoreUnwritable(ArtifactError):
+    """The store took no more: its disk is full, read-only or broken. Ours to repair; then the same may be asked."""
+
+
+class UnreadableSource(OSError):
+    """A file that was to be copied can't be read: nothing is wrong with the place it was to go to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +80,17 @@ class ArtifactStore:
         """Copy a file in; returns its storage key and the sha256 (hex) of what was copied.
 
         The copy is what is probed and used: a file that changes meanwhile can't be something else later.
+        Raises `UnreadableSource`, or `StoreUnwritable` where that is not the file's fault.
         """
         folder = hashlib.sha256(account_id.encode()).hexdigest()[:24]
         key = f"inputs/{folder}/{artifact_id}"
-        return key, await asyncio.to_thread(_copy, source, self.path(key))
+        try:
+            return key, await asyncio.to_thread(_copy, source, self.path(key))
+        except UnreadableSource:
+            raise
+        except OSError as error:
+            problem = (error.strerror or type(error).__name__).lower()
+            raise StoreUnwritable(f"the artifact store can't be written: {problem}") from error
 
     async def put_output(self, source: Path, job_id: UUID, token: UUID, name: str) -> tuple[str, str]:
         """Keep a finished output durably under its attempt's token; returns its storage key and sha256 (hex)."""
@@ -163,16 +179,29 @@ def _copy(source: Path, target: Path, sha256: bytes | None = None) -> str:
 
 def _copied(source: Path, part: Path) -> str:
     digest = hashlib.sha256()
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as reader, part.open("wb") as writer:
+    with _opened(source) as reader, part.open("wb") as writer:
         if not stat.S_ISREG(os.fstat(reader.fileno()).st_mode):
             raise ArtifactError("not a plain file")
-        while block := reader.read(_BLOCK):
+        while block := _block_of(reader):
             digest.update(block)
             writer.write(block)
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as error:
+        raise UnreadableSource(error.errno, error.strerror) from error
+
+
+def _block_of(reader: BinaryIO) -> bytes:
+    try:
+        return reader.read(_BLOCK)
+    except OSError as error:
+        raise UnreadableSource(error.errno, error.strerror) from error
 
 
 def _sync_folder(folder: Path) -> None:

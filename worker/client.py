@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,7 +24,7 @@ from config.settings import Settings
 from tasks.audio import ProbeLimits, probe
 from tasks.kind import AudioInfo, Kind, RefusedRequest, Request
 from tasks.validation import check_inputs, parse
-from worker.artifacts import ArtifactError, ArtifactStore
+from worker.artifacts import ArtifactError, ArtifactStore, StoreUnwritable
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import Cancel
 from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usage, price
@@ -31,12 +32,15 @@ from worker.credits.states import ENDED
 from worker.failpoints import failpoint
 from worker.store.accounts import check_account_id
 from worker.store.artifacts import Artifacts
-from worker.store.errors import LedgerUnavailable, Refused
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, Refused, StoreError
 from worker.store.group_commit import GroupCommit
+from worker.store.instants import problem_of_instant
+from worker.store.json_values import problem_of_json
 from worker.store.reads import Reads
 from worker.store.reads_jobs import JobShown
 from worker.store.retries import Retries
 from worker.store.submits import ArtifactFacts, NewJob, Submits, Submitted, SubmitView
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 
 #: The whole of one job's request, inputs and metadata, as JSON.
 BODY_BYTES_MAX = 65_536
@@ -114,6 +118,7 @@ class Client:
         Waits for as long as it takes: bound it with `asyncio.timeout`. Goes on through outages of the books that
         are not too long, then raises `LedgerUnavailable`; the job doesn't need us. Raises `UnknownJob`.
         """
+        _check_job_id("job", job_id)
         started = answered = monotonic()
         while True:
             try:
@@ -130,7 +135,13 @@ class Client:
             await asyncio.sleep(_FIRST_SECONDS if monotonic() - started < _SOON_SECONDS else _LATER_SECONDS)
 
     async def cancel(self, account_id: str, job_id: UUID, reason: str) -> Any:
-        """End a queued or waiting job, or ask a running one's worker to stop it (within 2 s)."""
+        """End a queued or waiting job, or ask a running one's worker to stop it (within 2 s).
+
+        Raises `RefusedRequest` for a reason that can't be shown on one line.
+        """
+        check_account_id(account_id)
+        _check_job_id("job", job_id)
+        _check_line("reason", reason, NOTE_LENGTH_MAX)
         return await self.operations.do(Cancel(account_id, job_id, reason))
 
     async def retry(self, job_id: UUID, actor: str, key: str | None = None) -> Submitted:
@@ -138,6 +149,7 @@ class Client:
 
         Raises `UnknownJob`, or `Refused` for a job that has not ended.
         """
+        _check_job_id("job", job_id)
         asked = await self.retries.asked(job_id)
         if not asked.ended:
             raise Refused("job", f"{job_id} is {asked.state}: only an ended job can be tried again")
@@ -170,12 +182,17 @@ class Client:
     async def put(self, account_id: str, path: Path, actor: str, name: str | None = None) -> ArtifactFacts:
         """Copy a file into the store, decode the copy once, register what was found.
 
-        Raises `RefusedRequest` for a file we don't take; then nothing is left of it.
+        Raises `RefusedRequest` for a file we don't take, `StoreUnwritable` where our disk takes no more; then nothing
+        is left of it. Where nobody can say whether it was registered, the file stays: one too many harms nobody.
         """
+        check_account_id(account_id)
+        _check_line("actor", actor, ACTOR_LENGTH_MAX)
         artifact_id = uuids.uuid7()
         check_source(path, self.settings.upload_bytes_max)
         try:
             key, copied = await self.artifacts.put_input(path, account_id, artifact_id)
+        except StoreUnwritable:
+            raise
         except (OSError, ArtifactError) as error:
             raise RefusedRequest("file", _why_unreadable(error)) from None
         try:
@@ -191,23 +208,36 @@ class Client:
                 channels=probed.info.channels,
                 bytes=probed.bytes,
             )
-            await self.stored.add(account_id, facts, actor)
         except BaseException:
-            await self.artifacts.remove(key)
+            await self._remove(key)
+            raise
+        # From here on a row may name the file, also if we are cancelled or the answer of its COMMIT is lost.
+        try:
+            await self.stored.add(account_id, facts, actor)
+        except OutcomeUnknown:
+            raise
+        except StoreError:
+            await self._remove(key)
             raise
         return facts
 
+    async def _remove(self, key: str) -> None:
+        with suppress(OSError):  # what went wrong before is what the caller must hear of
+            await self.artifacts.remove(key)
+
     def _submission(self, asked: JobRequest, actor: str) -> _Submission:
-        kind = self.kinds.get(asked.kind)
+        kind = self.kinds.get(asked.kind) if isinstance(asked.kind, str) else None
         if kind is None:
             raise RefusedRequest("kind", f"no such kind (known: {', '.join(sorted(self.kinds))})")
-        if asked.account_id:
+        if asked.account_id != "":
             check_account_id(asked.account_id)
+        _check_line("actor", actor, ACTOR_LENGTH_MAX)
         request = parse(kind, asked.params)
         _check_options(asked)
         artifact_ids = {name: _artifact_id(name, value) for name, value in asked.inputs.items()}
         key = asked.key if asked.key is not None else f"auto:{uuids.uuid7()}"
-        return _Submission(asked, kind, request, artifact_ids, _checked_key(key), self.settings, actor)
+        _check_line("key", key, KEY_LENGTH_MAX)
+        return _Submission(asked, kind, request, artifact_ids, key, self.settings, actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +262,7 @@ class _Submission:
 
     @property
     def body_hash(self) -> bytes:
-        """Of what was asked, in canonical form: order, spaces and spelled-out defaults make no difference."""
+        """Of what was asked, in canonical form: order, spaces, zones and spelled-out defaults make no difference."""
         asked = self.asked
         body = [
             "1",
@@ -241,9 +271,9 @@ class _Submission:
             {name: str(artifact_id) for name, artifact_id in self.inputs.items()},
             asked.on_insufficient,
             asked.max_credits,
-            asked.run_at and asked.run_at.isoformat(),
-            asked.ends_by and asked.ends_by.isoformat(),
-            asked.metadata,
+            asked.run_at and asked.run_at.astimezone(UTC).isoformat(),
+            asked.ends_by and asked.ends_by.astimezone(UTC).isoformat(),
+            dict(asked.metadata),
         ]
         return hashlib.sha256(msgspec.json.encode(body, order="sorted")).digest()
 
@@ -262,7 +292,7 @@ class _Submission:
             queue=self.kind.name,
             request=self.request.model_dump(mode="json"),
             inputs={name: str(artifact_id) for name, artifact_id in self.inputs.items()},
-            metadata=asked.metadata,
+            metadata=dict(asked.metadata),
             quoted=quoted,
             book_id=view.book_id,
             plan=view.plan,
@@ -315,30 +345,43 @@ def check_source(path: Path, bytes_max: int) -> None:
 
 
 def _check_options(asked: JobRequest) -> None:
-    if asked.on_insufficient not in {"refuse", "wait"}:
+    if asked.on_insufficient not in ("refuse", "wait"):
         raise RefusedRequest("on_insufficient", "must be refuse or wait")
     limit = asked.max_credits
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= CREDITS_MAX):
         raise RefusedRequest("max_credits", f"must be a whole number from 0 to {CREDITS_MAX:,}")
     for name, time in (("run_at", asked.run_at), ("ends_by", asked.ends_by)):
-        if time is not None and time.tzinfo is None:
-            raise RefusedRequest(name, "must carry a time zone, as 2026-12-01T10:00:00+00:00")
+        if time is not None and (problem := problem_of_instant(time)) is not None:
+            raise RefusedRequest(name, problem)
     if asked.run_at and asked.ends_by and asked.ends_by <= asked.run_at:
         raise RefusedRequest("ends_by", "must be after run_at")
-    try:
-        size = len(msgspec.json.encode([asked.params, asked.inputs, asked.metadata]))
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        raise RefusedRequest("metadata", "must be JSON") from None
+    if asked.retry_of is not None:
+        _check_job_id("retry_of", asked.retry_of)
+    size = sum(_size_of(name, getattr(asked, name)) for name in ("params", "inputs", "metadata"))
     if size > BODY_BYTES_MAX:
         raise RefusedRequest("params", f"the request has {size:,} bytes; at most {BODY_BYTES_MAX:,} are taken")
-    if "\\u0000" in msgspec.json.encode(asked.metadata).decode():
-        raise RefusedRequest("metadata", "must not contain NUL characters")
 
 
-def _checked_key(key: str) -> str:
-    if not 1 <= len(key) <= KEY_LENGTH_MAX or not key.isprintable():
-        raise RefusedRequest("key", f"must be 1 to {KEY_LENGTH_MAX} printable characters")
-    return key
+def _size_of(field: str, given: object) -> int:
+    """In bytes of JSON. Raises `RefusedRequest` for what could not be stored as it is."""
+    if not isinstance(given, Mapping):
+        raise RefusedRequest(field, "must be an object of names and values")
+    if (problem := problem_of_json(dict(given), BODY_BYTES_MAX)) is not None:
+        raise RefusedRequest(field, problem)
+    try:
+        return len(msgspec.json.encode(dict(given)))
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+        raise RefusedRequest(field, "must be JSON") from None
+
+
+def _check_line(field: str, given: object, length_max: int) -> None:
+    if not is_line(given, length_max):
+        raise RefusedRequest(field, f"must be 1 to {length_max} printable characters on one line")
+
+
+def _check_job_id(field: str, given: object) -> None:
+    if not isinstance(given, UUID):
+        raise RefusedRequest(field, "must be the id of a job")
 
 
 def _artifact_id(name: str, value: str) -> UUID:

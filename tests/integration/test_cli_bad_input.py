@@ -54,6 +54,7 @@ TYPED = [
     (("jobs", "cancel", NO_JOB), f"job: no job {NO_JOB}"),
     (("jobs", "retry", NO_JOB), f"job: no job {NO_JOB}"),
     (("jobs", "show", "12"), "job: must be an id such as"),
+    (("jobs", "cancel", NO_JOB, "--reason", "x" * 501), "reason: must be 1 to 369 printable characters"),
     (("jobs", "list", "--account", "nobody"), "account: no account 'nobody'"),
     (("jobs", "list", "--state", "done"), "state: no state 'done'; there are "),
     (("jobs", "list", "--limit", "-1"), "limit: must be a whole number from 1 to 1,000"),

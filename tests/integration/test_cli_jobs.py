@@ -115,6 +115,16 @@ def test_an_artifact_goes_in_and_comes_out_the_same(fermata: Fermata, tmp_path: 
     assert voice.read_bytes() == target.read_bytes()
 
 
+def test_a_disk_of_ours_that_takes_nothing_is_not_the_customers_fault(fermata: Fermata, tmp_path: Path) -> None:
+    """The file is fine: exit code 3, and asked again later it may be taken."""
+    fermata.account("ada")
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "inputs").touch()
+    answer = fermata("artifacts", "put", str(silence(tmp_path / "good.wav", 1)), "--account", "ada")
+    assert 3 == answer.code
+    assert answer.complaint.startswith("fermata: the artifact store can't be written: ")
+
+
 def test_a_damaged_artifact_is_not_handed_out(fermata: Fermata, tmp_path: Path) -> None:
     """The answer is no, and nothing is left of it, not even where --force might replace a good file."""
     fermata.account("ada")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from worker.artifacts import ArtifactStore, DamagedArtifact
+from worker.artifacts import ArtifactStore, DamagedArtifact, StoreUnwritable, UnreadableSource
 
 CONTENT = b"half a second of silence"
 DIGEST = hashlib.sha256(CONTENT).digest()
@@ -85,3 +86,28 @@ async def test_a_sound_input_is_copied(stored: tuple[ArtifactStore, str], tmp_pa
     store, key = stored
     await store.fetch(key, DIGEST, tmp_path / "copy")
     assert CONTENT == (tmp_path / "copy").read_bytes()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+async def test_a_store_that_takes_no_more_is_our_failure(
+    stored: tuple[ArtifactStore, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A full, read-only or broken disk of ours says nothing against the file, and keeps nothing of it."""
+    store, _ = stored
+
+    def fails(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StoreUnwritable, match=os.strerror(code).lower()):
+        await store.put_input(tmp_path / "source", "ada", UUID(int=2))
+    assert ["00000000-0000-0000-0000-000000000001"] == [path.name for path in store.root.glob("inputs/*/*")]
+
+
+async def test_a_file_that_can_not_be_read_is_the_files_fault(
+    stored: tuple[ArtifactStore, str], tmp_path: Path
+) -> None:
+    """It was taken away between the look at it and the copy."""
+    store, _ = stored
+    with pytest.raises(UnreadableSource):
+        await store.put_input(tmp_path / "gone", "ada", UUID(int=2))

@@ -1,6 +1,6 @@
 """What goes wrong, as a line for a person and an exit code. No traceback and no secret reaches either.
 
-0 done · 1 the answer is no · 2 bad usage, input or settings · 3 a server can't be reached · 70 a bug of ours
+0 done · 1 the answer is no · 2 bad usage, input or settings · 3 a server or our disk can't be used · 70 a bug of ours
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def exit_code_of(error: BaseException) -> int:
     from config.settings import SettingsError
     from tasks.kind import RefusedRequest
     from tasks.registry import RegistryError
-    from worker.artifacts import ArtifactError, DamagedArtifact
+    from worker.artifacts import ArtifactError, DamagedArtifact, StoreUnwritable
     from worker.cli.values import Misused
     from worker.credits.documents import DocumentError
     from worker.local.processes import ProcessError
@@ -54,11 +54,15 @@ def exit_code_of(error: BaseException) -> int:
 
     codes: dict[int, tuple[type[BaseException], ...]] = {
         NO: (DamagedArtifact,),
+        # Before those that are the caller's: a store that takes no more is an artifact error too.
+        AWAY: (
+            *(LedgerUnavailable, OutcomeUnknown, Transient, QueueUnavailable, ProcessError),
+            StoreUnwritable,
+        ),
         BAD: (
             *(cyclopts.CycloptsError, Misused, SettingsError, RegistryError, ArtifactError, DocumentError),
             *(RefusedRequest, Refused, UnknownAccount, UnknownJob, Conflict),
         ),
-        AWAY: (LedgerUnavailable, OutcomeUnknown, Transient, QueueUnavailable, ProcessError),
     }
     if sqlstate_of(error) in _MISSET:
         return BAD

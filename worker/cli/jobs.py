@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from worker.cli import jobs_shown, opening, values
 from worker.cli.options import Actor, Inputs, Json, Params
 from worker.cli.output import facts, present, say
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
 
 if TYPE_CHECKING:
     from worker.cli.opening import Desk
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from worker.store.submits import Submitted
 
 app = cyclopts.App(name="jobs", help="Jobs: what a customer asked for, and what became of it.")
+
+#: Who cancelled is written behind the reason, as ` (actor)`, and both together are a note.
+_REASON_MAX = NOTE_LENGTH_MAX - ACTOR_LENGTH_MAX - len(" ()")
 
 Wait = Annotated[
     bool, Parameter(name="--wait", negative="", show_default=False, help="Follow it to its end; 1 unless it succeeded.")
@@ -122,7 +126,7 @@ def cancel(
     actor: Actor = None,
 ) -> int:
     """End a queued or waiting job, or ask a running one to stop. 1 if it had ended before."""
-    job_id, why, who = values.identifier("job", job), values.line("reason", reason), values.actor_of(actor)
+    job_id, why, who = values.identifier("job", job), values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
 
     async def work(desk: Desk) -> dict[str, Any]:
         from worker.credits.operations import AlreadyEnded, CancelAsked
