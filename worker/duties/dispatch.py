@@ -21,7 +21,7 @@ _ALIVE_RENEWALS = 3
 #: How much of the recent throughput is admitted beyond the free slots: what is taken until the next look.
 _AHEAD_SECONDS = 0.25
 #: Looks while there is a backlog: soon when jobs are taken fast, calmly when all slots are full.
-_BUSY_WAIT_SECONDS = 0.005
+_BUSY_WAIT_SECONDS = 0.03
 _FULL_WAIT_SECONDS = 0.05
 #: Seconds to let Redis be when it is out of reach.
 _AWAY_WAIT_SECONDS = 1.0
