@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from tasks.engines.child import Restraints, run_in_child
@@ -76,6 +77,7 @@ async def probe(path: Path, *, field: str = "file", limits: ProbeLimits = ProbeL
 async def _probed(path: Path, limits: ProbeLimits) -> Probed:
     with tempfile.TemporaryDirectory(prefix="probe-") as folder:
         restraints = Restraints(limits.processor_seconds, file_bytes=1024**2)
+        started = monotonic()
         async with asyncio.timeout(limits.probe_seconds):
             found = await run_in_child(
                 EXAMINE,
@@ -84,6 +86,8 @@ async def _probed(path: Path, limits: ProbeLimits) -> Probed:
                 RunLimits(memory_bytes=PROBE_MEMORY_BYTES),
                 restraints,
             )
+        if monotonic() - started > limits.probe_seconds:
+            raise TimeoutError  # the answer was there before we came to look at the clock
     info = AudioInfo(int(found["frames"]), int(found["sample_rate"]), int(found["channels"]))
     return Probed(info, str(found["format"]), int(found["bytes"]), str(found["sha256"]))
 
