@@ -16,7 +16,7 @@ from worker.credits.cycles import cycle_bounds
 from worker.credits.lots import CREDITS_MAX, LotSource
 from worker.credits.plans import Plan, PlanBook, parse_plan_book
 from worker.store.books import Books
-from worker.store.database import transaction
+from worker.store.database import transaction, tried_again
 from worker.store.errors import Conflict, Refused
 from worker.store.instants import problem_of_instant
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
@@ -68,6 +68,7 @@ class Accounts:
         async with transaction(self._engine) as connection:
             return await _plans(connection)
 
+    @tried_again
     async def subscribe(self, account_id: str, plan: str, reference: str, actor: str) -> Subscribed:
         """Begin a subscription now: its first cycle starts and its credits are there.
 
@@ -106,6 +107,7 @@ class Accounts:
             )
         return answer
 
+    @tried_again
     async def topup(
         self, account_id: str, reference: str, actor: str, *, amount: int | None = None, pack: str | None = None
     ) -> Credited:
@@ -149,6 +151,7 @@ class Accounts:
             )
         return Credited(account_id, amount, None, reference, replayed=False)
 
+    @tried_again
     async def grant(
         self,
         account_id: str,

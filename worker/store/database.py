@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from sqlalchemy import exc
@@ -12,6 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from config.settings import Settings
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 #: Deadlock, serialization, lock timeout: the same transaction may well go through a moment later.
 _TRANSIENT = frozenset({"40P01", "40001", "55P03"})
@@ -21,6 +26,31 @@ TRANSIENT_TRIES = 5
 
 class Transient(LedgerUnavailable):
     """The transaction lost against another one. It was rolled back; batches try it again by themselves."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"SQLSTATE {code}")
+        #: Whether it waited for a lock in vain. Trying that again at once would only wait again.
+        self.waited = code == "55P03"
+
+
+def tried_again(step: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Make a step, one transaction, be tried again when it lost to a deadlock or a serialization failure.
+
+    At most `TRANSIENT_TRIES` times in all; then, and after a wait for a lock that was too long, it raises.
+    """
+
+    @wraps(step)
+    async def until_it_holds(*arguments: P.args, **named: P.kwargs) -> T:
+        for again in range(TRANSIENT_TRIES - 1):
+            try:
+                return await step(*arguments, **named)
+            except Transient as error:
+                if error.waited:
+                    raise
+                await asyncio.sleep(0.01 * 2**again)
+        return await step(*arguments, **named)
+
+    return until_it_holds
 
 
 def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) -> AsyncEngine:
@@ -91,7 +121,7 @@ def translated() -> Iterator[None]:
     except exc.DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
         if code in _TRANSIENT:
-            raise Transient(f"SQLSTATE {code}") from error
+            raise Transient(code) from error
         if error.connection_invalidated or code is None or code.startswith(("08", "57", "53", "25")):
             raise LedgerUnavailable(f"PostgreSQL is out of reach ({code or type(error.orig).__name__})") from error
         raise RefusedByDatabase.of(error) from error
