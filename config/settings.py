@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     busy_alone_seconds: float = Field(0.1, ge=0, le=10)
 
     # The scheduler
-    dispatch_tick_seconds: float = Field(0.5, ge=0.01, le=60)
+    dispatch_tick_seconds: float = Field(1, ge=0.01, le=60)
     reap_tick_seconds: float = Field(2, ge=0.05, le=60)
     expire_tick_seconds: float = Field(30, ge=0.05, le=3600)
     sweep_tick_seconds: float = Field(300, ge=0.05, le=86_400)
