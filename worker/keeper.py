@@ -17,7 +17,6 @@ from uuid import UUID
 import structlog
 
 from config.settings import Settings
-from worker.credits.operations import Claimed
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
 from worker.store.leases import Held, Leases
 from worker.store.workers import WorkerCard, Workers
@@ -61,9 +60,8 @@ class Keeper:
     _kept: dict[UUID, _Kept] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def hold(self, held: Held, claim: Claimed) -> None:
+    def hold(self, held: Held) -> None:
         """Keep this job's lease from here on."""
-        del claim
         self._kept[held.token] = _Kept(held, monotonic(), asyncio.get_running_loop().create_future())
 
     def let_go(self, held: Held) -> None:

@@ -157,7 +157,7 @@ class Runner:
         if not isinstance(claim, Claimed):
             return
         failpoint("claim.after")
-        self.keeper.hold(held, claim)
+        self.keeper.hold(held)
         claimed()
         attempt = Attempt(held, claim.engine_state, self.keeper, self.artifacts)
         try:
