@@ -41,6 +41,7 @@ from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, clock_is_ours
 from worker.store.listening import listen
+from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
 from worker.store.retries import Retries
@@ -80,6 +81,7 @@ class Store:
 
     engine: AsyncEngine
     price_books: PriceBooks
+    plan_books: PlanBooks
     books: Books
     operations: GroupCommit[Any]
     accounts: Accounts
@@ -89,7 +91,7 @@ class Store:
 async def opened_store(settings: Settings, name: str) -> AsyncIterator[Store]:
     """A pool and what works on it, on the running loop. Connects on first use."""
     engine = make_engine(settings, name=name)
-    price_books = PriceBooks()
+    price_books, plan_books = PriceBooks(), PlanBooks()
     books = Books(engine, price_books)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
@@ -98,7 +100,7 @@ async def opened_store(settings: Settings, name: str) -> AsyncIterator[Store]:
         key=lambda operation: operation.job_id,
     )
     try:
-        yield Store(engine, price_books, books, operations, Accounts(engine, books))
+        yield Store(engine, price_books, plan_books, books, operations, Accounts(engine, books))
     finally:
         await operations.close()
         await engine.dispose()
@@ -129,7 +131,7 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
     """What the CLI and the API submit through."""
     arm_failpoints(settings)
     async with opened_store(settings, f"fermata-client:{os.getpid()}") as store:
-        views = Submits(store.engine, store.price_books)
+        views = Submits(store.engine, store.price_books, store.plan_books)
         submits: GroupCommit[Any] = GroupCommit(views.apply, batch_max=settings.batch_max)
         kinds = registry(settings.extra_kinds)
         try:

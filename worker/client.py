@@ -32,7 +32,7 @@ from worker.credits.states import ENDED
 from worker.failpoints import failpoint
 from worker.store.accounts import check_account_id
 from worker.store.artifacts import Artifacts
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, Refused, StoreError
+from worker.store.errors import LedgerUnavailable, NotInPlan, OutcomeUnknown, Refused, StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.instants import problem_of_instant
 from worker.store.json_values import problem_of_json
@@ -93,7 +93,8 @@ class Client:
     async def submit(self, asked: JobRequest, actor: str) -> Submitted:
         """Store the job, quoted and pinned; the same key and body give the first answer again.
 
-        Raises `RefusedRequest`, `Refused`, `UnknownAccount` or `Conflict`: then nothing was stored.
+        Raises `RefusedRequest`, `Refused` (`NotInPlan` among them), `UnknownAccount` or `Conflict`: then nothing was
+        stored.
         """
         answer: Submitted = await self.submits.do(self._submission(asked, actor))
         failpoint("submit.after")
@@ -281,6 +282,7 @@ class _Submission:
         """Quote the job and pin the quote. Raises what is wrong with it."""
         if self.asked.ends_by is not None and self.asked.ends_by <= view.now:
             raise RefusedRequest("ends_by", "must be in the future")
+        check_plan(self.kind, self.request, view)
         infos = inputs_of(self.kind, self.inputs, view.artifacts)
         quoted = quote_of(self.kind, self.request, infos, view).total
         asked = self.asked
@@ -305,6 +307,18 @@ class _Submission:
             actor=self.actor,
             retry_of=asked.retry_of,
         )
+
+
+def check_plan(kind: Kind, request: Request, view: SubmitView) -> None:
+    """Raises `NotInPlan` unless the account's plan allows the kind and the model; without a plan nothing restricts."""
+    plan = view.terms
+    model: str | None = getattr(request, "model", None)
+    if plan is None or plan.allows(kind.name, model):
+        return
+    if kind.name not in plan.kinds:
+        raise NotInPlan("kind", f"{kind.name} is not in the plan {plan.name}, which has {', '.join(plan.kinds)}")
+    models = ", ".join(plan.models[kind.name])
+    raise NotInPlan("model", f"{model} is not in the plan {plan.name}, which has {models} for {kind.name}")
 
 
 def inputs_of(kind: Kind, inputs: Mapping[str, UUID], artifacts: Mapping[UUID, ArtifactFacts]) -> dict[str, AudioInfo]:

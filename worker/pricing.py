@@ -21,6 +21,14 @@ def request_fields(kinds: Mapping[str, Kind]) -> dict[str, dict[str, Collection[
     return {name: fields_of(kind.request_model) for name, kind in kinds.items()}
 
 
+def models_of(kinds: Mapping[str, Kind]) -> dict[str, tuple[str, ...]]:
+    """The models that each kind can be asked for; none for kinds that have none."""
+    return {
+        name: tuple(str(model) for model in fields_of(kind.request_model).get("model") or ())
+        for name, kind in kinds.items()
+    }
+
+
 def fields_of(model: type[Request]) -> dict[str, Collection[object] | None]:
     """The fields of one request that hold single values. Lists are left out: nothing equals them."""
     found: dict[str, Collection[object] | None] = {}

@@ -49,7 +49,7 @@ def test_each_job_comes_to_what_it_must(report: dict[str, Any]) -> None:
         ("vocal_conversion", "failed", 5, 5, 0, 5),
         ("generation", "succeeded", 9, 9, 8, 1),
         ("vocal_conversion", "succeeded", 5, 5, 5, 0),
-        ("generation", "refused", 640, 0, 0, 0),
+        ("generation", "refused", 256, 0, 0, 0),
         ("stem_split", "succeeded", 20, 20, 20, 0),
     ] == [tuple(job[name] for name in figures) for job in report["jobs"]]
     assert all({"draws", "seconds", "artifacts"} <= job.keys() for job in report["jobs"])
@@ -66,6 +66,6 @@ def test_the_files_stay_where_it_says(report: dict[str, Any]) -> None:
 def test_the_books_are_exact(report: dict[str, Any]) -> None:
     """The balance fell by what was charged, from the subscription; the top-up is untouched; the audit agrees."""
     before, after = report["balance_before"], report["balance_after"]
-    assert (300, 267) == (before["subscription"]["available"], after["subscription"]["available"])
+    assert (150, 117) == (before["subscription"]["available"], after["subscription"]["available"])
     assert (100, 100) == (before["topup"]["available"], after["topup"]["available"])
     assert {"ok": True, "violations": []} == report["audit"]

@@ -1,9 +1,8 @@
-"""`fermata prices …` and `plans …`: books are applied as a whole or not at all, numbered, and never changed."""
+"""`fermata prices …`: books are applied as a whole or not at all, numbered, and never changed."""
 
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -144,15 +143,3 @@ def test_a_quote_has_its_lines_and_stores_nothing(fermata: Fermata, tmp_path: Pa
     assert {"kind", "total", "book", "lines"} == quote.keys()
     assert {"rule", "quantity", "rate", "amount"} == quote["lines"][0].keys()
     assert (16, 20) == (quote["total"], split["total"])
-
-
-def test_plans_and_packs_are_shown(fermata: Fermata) -> None:
-    """As `config/plans.toml` has them."""
-    shipped = tomllib.loads(resources.files("config").joinpath("plans.toml").read_text(encoding="utf-8"))
-    shown = fermata.ok("plans", "show")
-    for name, plan in shipped["plans"].items():
-        assert plan.items() <= {**shown["plans"][name], "models": plan.get("models", {})}.items()
-    assert {name: pack["credits"] for name, pack in shipped["packs"].items()} == {
-        name: pack["credits"] for name, pack in shown["packs"].items()
-    }
-    assert "creator" in fermata("plans", "show").out

@@ -1,4 +1,4 @@
-"""`fermata prices …` and `fermata plans …`: what each action costs, what is sold."""
+"""`fermata prices …`: what each action costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import cyclopts
 from cyclopts import Parameter
 
-from worker.cli import opening, values
+from worker.cli import books_shown, opening, values
 from worker.cli.options import Actor, Inputs, Json, Params
 from worker.cli.output import facts, present, table, verbatim, write
 
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
     from worker.cli.opening import Books, Desk
     from worker.client import Quote
-    from worker.credits.plans import PlanBook
     from worker.store.price_books import BookApplied, BookLine, BookShown
 
 app = cyclopts.App(name="prices", help="Price books: what each action costs.")
-plans = cyclopts.App(name="plans", help="Plans and packs: what is sold.")
 
 
 @app.command
@@ -60,7 +58,7 @@ def history(*, limit: Annotated[str, Parameter(help="1 to 1000.")] = "100", json
         return await PriceBookShelf(books.store.engine).history(most)
 
     shown = opening.with_books(work)
-    return present({"books": shown}, json, _history(shown))
+    return present({"books": shown}, json, books_shown.history(shown))
 
 
 @app.command(name="apply")
@@ -89,7 +87,7 @@ def apply_(
         return await PriceBookShelf(books.store.engine).apply(book, who, why, time)
 
     done = opening.with_books(work)
-    return present(done, json, _applied(done))
+    return present(done, json, books_shown.applied(done))
 
 
 @app.command
@@ -125,33 +123,6 @@ def quote(
     return present(document, json, _quote(quoted))
 
 
-@plans.command(name="show")
-def show_plans(*, json: Json = False) -> int:
-    """The plans and packs that are sold now."""
-    book = opening.with_books(lambda books: books.store.accounts.plans())
-    return present({"plans": book.plans, "packs": book.packs, "digest": book.digest}, json, _plans(book))
-
-
-def _history(books: tuple[BookLine, ...]) -> Iterator[RenderableType]:
-    yield table(
-        ["book", "in force from", "now", "author", "note", "applied"],
-        [(b.book, b.effective_at, "in force" if b.in_force else None, b.author, b.note, b.created_at) for b in books],
-        right=["book"],
-    )
-
-
-def _applied(done: BookApplied) -> Iterator[RenderableType]:
-    yield facts(
-        [
-            ("book", done.book),
-            ("in force from", done.effective_at),
-            ("author", done.author),
-            ("note", done.note),
-            ("done before", True if done.replayed else None),
-        ]
-    )
-
-
 def _quote(quoted: Quote) -> Iterator[RenderableType]:
     yield table(
         ["rule", "quantity", "rate", "credits"],
@@ -159,20 +130,3 @@ def _quote(quoted: Quote) -> Iterator[RenderableType]:
         right=["quantity", "rate", "credits"],
     )
     yield facts([("at most", f"{quoted.total:,} credits by book {quoted.book_id}")])
-
-
-def _plans(book: PlanBook) -> Iterator[RenderableType]:
-    yield table(
-        ["plan", "credits a month", "jobs at a time", "priority", "price", "kinds"],
-        [
-            (p.name, p.monthly_credits, p.jobs_at_a_time, p.priority, p.price_shown, ", ".join(p.kinds))
-            for p in book.plans.values()
-        ],
-        right=["credits a month", "jobs at a time", "priority"],
-    )
-    yield ""
-    yield table(
-        ["pack", "credits", "price"],
-        [(p.name, p.credits, p.price_shown) for p in book.packs.values()],
-        right=["credits"],
-    )

@@ -231,11 +231,11 @@ class _Stage:
         )
         await self._submit(
             "4 × 5 min, too dear",
-            Expected(JobState.REFUSED, quoted=640, reserved=0, charged=0, outputs=0),
+            Expected(JobState.REFUSED, quoted=256, reserved=0, charged=0, outputs=0),
             JobRequest(
                 self._account,
                 "generation",
-                {"prompt": "an opera", "seconds": 300, "variants": 4, "model": "studio"},
+                {"prompt": "an opera", "seconds": 300, "variants": 4},
             ),
         )
         await self._follow(until=lambda: song.shown is not None)

@@ -9,6 +9,7 @@ StoreError
 ├── RefusedByDatabase      a CHECK stopped a bug of ours: nothing was written; report it
 ├── Conflict               the same reference or key with another body: use a new one
 └── Refused                the request can't be done as asked: says which field, and why
+    └── NotInPlan          the account's plan doesn't allow it: a larger plan would
 """
 
 from __future__ import annotations
@@ -69,3 +70,7 @@ class Refused(StoreError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class NotInPlan(Refused):
+    """The account's plan doesn't have the kind or the model. Nothing was written."""

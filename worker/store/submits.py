@@ -15,9 +15,11 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.credits.plans import Plan
 from worker.credits.price_book import PriceBook
 from worker.store.database import transaction
 from worker.store.errors import Conflict, UnknownAccount
+from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 
 _encode = msgspec.json.Encoder().encode
@@ -40,13 +42,17 @@ class ArtifactFacts:
 
 @dataclass(frozen=True, slots=True)
 class SubmitView:
-    """What a submit may look at: the account's plan, its artifacts, the book in force, the database's clock."""
+    """What a submit may look at: the account's plan, its artifacts, the book in force, the database's clock.
+
+    `terms` says what the plan allows; None for accounts without one, whose jobs no plan restricts.
+    """
 
     plan: str | None
     artifacts: Mapping[UUID, ArtifactFacts]
     book_id: int
     book: PriceBook
     now: datetime
+    terms: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +114,10 @@ class Submitted:
 class Submits:
     """Stores batches of submissions."""
 
-    def __init__(self, engine: AsyncEngine, price_books: PriceBooks) -> None:
+    def __init__(self, engine: AsyncEngine, price_books: PriceBooks, plan_books: PlanBooks | None = None) -> None:
         self._engine = engine
         self._price_books = price_books
+        self._plan_books = plan_books or PlanBooks()
 
     async def apply(self, submissions: Sequence[Submission], wait: bool) -> list[Any]:
         """One answer a submission: `Submitted`, or the exception that turned it down (nothing stored of it)."""
@@ -140,22 +147,34 @@ class Submits:
             book_id, book, now = await self._price_books.current(connection)
             if account_id is None:
                 return SubmitView(None, {}, book_id, book, now)
-            rows = (await connection.execute(_READ_PLANS, {"accounts": [account_id]})).all()
-            if not rows:
+            plans = await self._plans(connection, [account_id])
+            if account_id not in plans:
                 raise UnknownAccount(account_id)
+            plan, terms = plans[account_id]
             artifacts = await read_artifacts(connection, [(account_id, artifact_id) for artifact_id in artifact_ids])
-            return SubmitView(rows[0].plan, artifacts.get(account_id, {}), book_id, book, now)
+            return SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now, terms)
 
     async def _views(self, connection: AsyncConnection, submissions: Sequence[Submission]) -> Mapping[str, SubmitView]:
         book_id, book, now = await self._price_books.current(connection)
         accounts = sorted({submission.account_id for submission in submissions})
-        plans = {row.account_id: row.plan for row in await connection.execute(_READ_PLANS, {"accounts": accounts})}
+        plans = await self._plans(connection, accounts)
         wanted = [(s.account_id, artifact_id) for s in submissions for artifact_id in s.artifact_ids]
         artifacts = await read_artifacts(connection, wanted)
         return {
-            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now)
-            for account_id, plan in plans.items()
+            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now, terms)
+            for account_id, (plan, terms) in plans.items()
         }
+
+    async def _plans(
+        self, connection: AsyncConnection, accounts: Sequence[str]
+    ) -> dict[str, tuple[str | None, Plan | None]]:
+        """Each account's plan by name, and its terms in the plan book in force. Unknown accounts are missing."""
+        rows = (await connection.execute(_READ_PLANS, {"accounts": accounts})).all()
+        if not rows:
+            return {}
+        book = await self._plan_books.numbered(connection, rows[0].plan_book)
+        terms = await self._plan_books.terms(connection, {row.plan for row in rows if row.plan}, book)
+        return {row.account_id: (row.plan, terms.get(row.plan)) for row in rows}
 
 
 async def read_artifacts(
@@ -233,8 +252,17 @@ async def _insert(connection: AsyncConnection, new: Sequence[tuple[Submission, N
     return set((await connection.execute(_INSERT_JOBS, columns)).scalars())
 
 
+#: The number of the plan book comes along, once a statement: a statement of its own would cost more than both.
 _READ_PLANS = text("""
-    SELECT account_id, plan
+    SELECT account_id, plan,
+           (
+               SELECT book_id
+               FROM plan_books
+               WHERE effective_at <= fermata_now()
+                 AND withdrawn_at IS NULL
+               ORDER BY effective_at DESC
+               LIMIT 1
+           ) AS plan_book
     FROM accounts
     WHERE account_id = ANY(CAST(:accounts AS text[]))
 """)
