@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     backoff_max_seconds: float = Field(300, ge=0, le=86_400)
     #: Further kinds as "module:object", comma separated, beside those we ship.
     extra_kinds: str = ""
+    #: A TOML document that says which engine makes which tier; see docs/ENGINES.md. None: the embedded ones.
+    engines: Path | None = None
 
     # Group commit
     batch_max: int = Field(500, ge=1, le=5000)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from uuid import UUID
 
 from tasks.engines.child import Restraints, run_in_child
 from tasks.formats import MEDIA_TYPES
@@ -97,11 +98,17 @@ def _arguments(path: Path, limits: ProbeLimits) -> dict[str, Any]:
     return {"path": path.absolute(), "limits": asdict(limits)}
 
 
+#: A probe belongs to none.
+_NO_JOB = UUID(int=0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Silent:
     """The context of a run that has nothing to tell but its answer."""
 
     workdir: Path
+    job_id: UUID = _NO_JOB
+    abandoned: bool = True
 
     @property
     def engine_state(self) -> Mapping[str, Any]:

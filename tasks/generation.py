@@ -1,29 +1,20 @@
-"""Music from words. The embedded engine composes and plays an instrumental piece: tempo, key, style and moods.
-
-It makes no voices: `lyrics` are refused rather than ignored.
-"""
+"""Music from words. The embedded engine composes and plays an instrumental piece: tempo, key, style and moods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.engines.child import run_in_child
-from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, Brief, bars_within, key_of, tempo_for
+from tasks.engines.contract import Engine
+from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, bars_within, key_of, tempo_for
+from tasks.engines.embedded.engines import Composer
 from tasks.formats import Format
-from tasks.kind import (
-    AudioInfo,
-    Context,
-    InputFile,
-    InputLimits,
-    RefusedRequest,
-    Request,
-    RunLimits,
-    Usage,
-)
+from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
+from tasks.tiers import TieredKind
 from tasks.validation import Seconds, Text, seconds_of
 
 #: The tiers. draft: 22.05 kHz mono, one oscillator a note. standard: 44.1 kHz stereo, with a room. studio: 48 kHz
@@ -50,7 +41,8 @@ class GenerationRequest(Request):
     variants: int = Field(1, ge=1, le=4)
     model: Model = "standard"
     format: Format = "wav"
-    lyrics: str | None = None
+    #: Sung by engines that can; the embedded one refuses them.
+    lyrics: Text | None = Field(None, max_length=5000)
 
     @field_validator("key")
     @classmethod
@@ -68,13 +60,6 @@ class GenerationRequest(Request):
         if style is not None and style not in STYLES:
             raise ValueError(f"must be one of {', '.join(STYLES)}")
         return style
-
-    @field_validator("lyrics")
-    @classmethod
-    def _no_lyrics(cls, lyrics: str | None) -> str | None:
-        if lyrics is not None:
-            raise ValueError("are not sung by this engine: it is instrumental. Leave the field out")
-        return lyrics
 
     @model_validator(mode="after")
     def _length_is_clear(self) -> Self:
@@ -95,10 +80,14 @@ class GenerationRequest(Request):
         return seconds_of(length)
 
 
-class Generation:
-    """The kind `generation`, by the embedded composer and synthesizer."""
+@dataclass(frozen=True)
+class Generation(TieredKind):
+    """The kind `generation`; by default made by the embedded composer and synthesizer."""
+
+    engines: Mapping[str, Engine] = field(default_factory=lambda: dict.fromkeys(Generation.tiers, Composer()))
 
     name: ClassVar[str] = "generation"
+    tiers: ClassVar[tuple[str, ...]] = get_args(Model)
     request_model: ClassVar[type[Request]] = GenerationRequest
     inputs: ClassVar[Mapping[str, InputLimits]] = {}
 
@@ -106,27 +95,6 @@ class Generation:
         """One entry a variant: the seconds asked, or the most they can become."""
         return (Usage(seconds_out=request.most_seconds),) * request.variants
 
-    async def run(
-        self,
-        request: GenerationRequest,
-        inputs: Mapping[str, InputFile],
-        context: Context,
-        limits: RunLimits,
-    ) -> None:
-        """Make the songs one after the other, each handed over when it is finished: "song", "song-2", …"""
-        brief = Brief(
-            prompt=request.prompt,
-            seconds=None if request.seconds is None else request.most_seconds,
-            seconds_max=None if request.seconds_max is None else request.most_seconds,
-            bpm=request.bpm,
-            key=request.key,
-            style=request.style,
-        )
-        arguments = {
-            "brief": brief,
-            "seed": request.seed,
-            "variants": request.variants,
-            "model": request.model,
-            "audio_format": request.format,
-        }
-        await run_in_child("tasks.engines.embedded.synth:make_songs", arguments, context, limits)
+    def output_names(self, request: GenerationRequest) -> tuple[str, ...]:
+        """ "song", "song-2", …"""
+        return ("song", *(f"song-{number}" for number in range(2, request.variants + 1)))

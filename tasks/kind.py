@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -81,8 +82,18 @@ class Context(Protocol):
     """What the worker gives a run."""
 
     @property
+    def job_id(self) -> UUID:
+        """The job, the same in each attempt: what a provider is asked by, so that it makes nothing twice."""
+        ...
+
+    @property
     def workdir(self) -> Path:
         """A private folder for this attempt; swept afterwards."""
+        ...
+
+    @property
+    def abandoned(self) -> bool:
+        """Once a run is stopped: whether nobody wants the job any more. Else another attempt goes on with it."""
         ...
 
     @property

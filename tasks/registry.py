@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
+from tasks.engines.contract import Engine, EngineNotReady, NotHere
+from tasks.engines.offer import EnginesError, with_engines_of
 from tasks.generation import Generation
 from tasks.kind import Kind, Request
 from tasks.stem_split import StemSplit
+from tasks.tiers import Tiered
 from tasks.vocal_conversion import VocalConversion
 
 #: The kinds we ship.
@@ -21,10 +26,11 @@ class RegistryError(Exception):
     """A kind can't be registered. The message names the entry and what is wrong with it."""
 
 
-def registry(extra: str = "") -> Mapping[str, Kind]:
+def registry(extra: str = "", engines: Path | None = None) -> Mapping[str, Kind]:
     """Every kind by its name: those we ship, and those that `extra` names as "module:object,module:object".
 
-    An object is a kind or a class of one that takes no arguments. Raises `RegistryError`.
+    An object is a kind or a class of one that takes no arguments. `engines` is a document that says which engine
+    makes which tier (see `tasks.engines.offer`). Raises `RegistryError`.
     """
     kinds = {kind.name: kind for kind in SHIPPED}
     for entry in filter(None, (part.strip() for part in extra.split(","))):
@@ -32,7 +38,63 @@ def registry(extra: str = "") -> Mapping[str, Kind]:
         if kind.name in kinds:
             raise RegistryError(f"{entry}: there is a kind {kind.name!r} already")
         kinds[kind.name] = kind
+    if engines is not None:
+        try:
+            kinds = with_engines_of(engines, kinds)
+        except EnginesError as error:
+            raise RegistryError(f"{engines}: {error}") from None
     return MappingProxyType(kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class NotStarted:
+    """A tier whose engine can't run in this process."""
+
+    kind: str
+    tier: str
+    problem: str  # one sentence
+
+
+def prepared(kinds: Mapping[str, Kind], wanted: Collection[str]) -> tuple[Mapping[str, Kind], tuple[NotStarted, ...]]:
+    """The kinds with every engine of the `wanted` ones prepared, and the tiers where that failed.
+
+    A job of such a tier that comes here all the same is left to another worker. Raises `RegistryError` where no
+    tier of a wanted kind is left.
+    """
+    started, problems = dict(kinds), []
+    verdicts: dict[int, str | None] = {}
+    for name in wanted:
+        kind: object = kinds[name]
+        if not isinstance(kind, Tiered):
+            continue
+        engines: dict[str, Engine] = {}
+        for tier, engine in kind.engines.items():
+            problem = verdicts.setdefault(id(engine), _problem_at_start(engine))
+            engines[tier] = engine if problem is None else NotHere(problem)
+            if problem is not None:
+                problems.append(NotStarted(name, tier, problem))
+        if all(isinstance(engine, NotHere) for engine in engines.values()):
+            why = "; ".join(dict.fromkeys(one.problem for one in problems if one.kind == name)) or "all are off"
+            raise RegistryError(f"no tier of {name} can be started here: {why}")
+        started[name] = cast("Kind", kind.with_engines(engines))
+    return MappingProxyType(started), tuple(problems)
+
+
+def _problem_at_start(engine: Engine) -> str | None:
+    try:
+        engine.prepare()
+    except EngineNotReady as error:
+        return str(error)
+    return None
+
+
+async def close_engines(kinds: Mapping[str, Kind]) -> None:
+    """End what engines keep open: connections, processes."""
+    found = {
+        id(engine): engine for kind in kinds.values() if isinstance(kind, Tiered) for engine in kind.engines.values()
+    }
+    for engine in found.values():
+        await engine.close()
 
 
 def _loaded(entry: str) -> Kind:

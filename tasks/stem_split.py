@@ -6,16 +6,21 @@ The four stems of one mix add up to it. All stems come at 44.1 kHz, the rate the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from tasks.engines.child import run_in_child
+from tasks.engines.contract import Engine
+from tasks.engines.embedded.engines import Splitter
 from tasks.formats import Format
-from tasks.kind import AudioInfo, Context, InputFile, InputLimits, Request, RunLimits, Usage
+from tasks.kind import AudioInfo, InputLimits, Request, Usage
+from tasks.tiers import TieredKind
 from tasks.validation import FromList
 
 Stem = Literal["vocals", "drums", "bass", "other"]
+#: standard is the embedded engine; studio is offered where the settings name an engine for it.
+Model = Literal["standard", "studio"]
 #: In the order they are made: vocals are finished before the rest is begun.
 STEMS: tuple[Stem, ...] = ("vocals", "drums", "bass", "other")
 
@@ -24,6 +29,7 @@ class StemSplitRequest(Request):
     """Which stems to make."""
 
     stems: Annotated[tuple[Stem, ...], FromList] = Field(STEMS, min_length=1, max_length=4)
+    model: Model = "standard"
     format: Format = "wav"
 
     @field_validator("stems")
@@ -34,10 +40,14 @@ class StemSplitRequest(Request):
         return tuple(stem for stem in STEMS if stem in stems)
 
 
-class StemSplit:
-    """The kind `stem_split`, by the embedded U-Net and harmonic/percussive separation."""
+@dataclass(frozen=True)
+class StemSplit(TieredKind):
+    """The kind `stem_split`; by default its tier standard only, by the embedded U-Net."""
+
+    engines: Mapping[str, Engine] = field(default_factory=lambda: {"standard": Splitter()})
 
     name: ClassVar[str] = "stem_split"
+    tiers: ClassVar[tuple[str, ...]] = get_args(Model)
     request_model: ClassVar[type[Request]] = StemSplitRequest
     inputs: ClassVar[Mapping[str, InputLimits]] = {"mix": InputLimits()}
 
@@ -46,19 +56,6 @@ class StemSplit:
         seconds = inputs["mix"].seconds
         return (Usage(seconds_in=seconds, seconds_out=seconds),) * len(request.stems)
 
-    async def run(
-        self,
-        request: StemSplitRequest,
-        inputs: Mapping[str, InputFile],
-        context: Context,
-        limits: RunLimits,
-    ) -> None:
-        """Make the stems in the order of `STEMS`, each named as it is; vocals are handed over before the rest."""
-        mix = inputs["mix"]
-        arguments = {
-            "path": mix.path.absolute(),
-            "info": mix.info,
-            "stems": request.stems,
-            "audio_format": request.format,
-        }
-        await run_in_child("tasks.engines.embedded.stems:split", arguments, context, limits)
+    def output_names(self, request: StemSplitRequest) -> tuple[str, ...]:
+        """The stems in the order of `STEMS`, each named as it is."""
+        return request.stems

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from tasks.kind import AudioInfo, InputLimits, Kind, RefusedRequest, Request
+from tasks.tiers import Tiered
 
 #: Characters of a refused value that a message may show.
 SHOWN_MAX = 32
@@ -25,10 +26,13 @@ Parsed = TypeVar("Parsed", bound=Request)
 def parse(kind: Kind, params: object) -> Request:
     """The request that `params` (what JSON gave) asks of `kind`.
 
-    Guarantee: every field is known, of exactly its type and within its bounds. Raises `RefusedRequest` for the
-    first problem, naming the field and the limit.
+    Guarantee: every field is known, of exactly its type and within its bounds, and the engine of its tier can do
+    it. Raises `RefusedRequest` for the first problem, naming the field and the limit.
     """
-    return parse_as(kind.request_model, params)
+    request = parse_as(kind.request_model, params)
+    if isinstance(kind, Tiered):
+        kind.check(request)
+    return request
 
 
 def parse_as(model: type[Parsed], params: object) -> Parsed:

@@ -7,22 +7,16 @@ neural clone of a person.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from tasks.engines.child import run_in_child
+from tasks.engines.contract import Engine
+from tasks.engines.embedded.engines import Vocoder
 from tasks.formats import Format
-from tasks.kind import (
-    AudioInfo,
-    Context,
-    InputFile,
-    InputLimits,
-    RefusedRequest,
-    Request,
-    RunLimits,
-    Usage,
-)
+from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
+from tasks.tiers import TieredKind
 from tasks.validation import Number
 
 #: standard finds the pitch with DIO (0.2 CPU seconds a second of voice), studio with Harvest (0.35, steadier).
@@ -45,10 +39,14 @@ class VocalConversionRequest(Request):
     format: Format = "wav"
 
 
-class VocalConversion:
-    """The kind `vocal_conversion`, by the embedded WORLD vocoder."""
+@dataclass(frozen=True)
+class VocalConversion(TieredKind):
+    """The kind `vocal_conversion`; by default made by the embedded WORLD vocoder."""
+
+    engines: Mapping[str, Engine] = field(default_factory=lambda: dict.fromkeys(VocalConversion.tiers, Vocoder()))
 
     name: ClassVar[str] = "vocal_conversion"
+    tiers: ClassVar[tuple[str, ...]] = get_args(Model)
     request_model: ClassVar[type[Request]] = VocalConversionRequest
     inputs: ClassVar[Mapping[str, InputLimits]] = {"voice": InputLimits(), "reference": InputLimits(required=False)}
 
@@ -59,28 +57,6 @@ class VocalConversion:
         seconds = inputs["voice"].seconds
         return (Usage(seconds_in=seconds, seconds_out=seconds),)
 
-    async def run(
-        self,
-        request: VocalConversionRequest,
-        inputs: Mapping[str, InputFile],
-        context: Context,
-        limits: RunLimits,
-    ) -> None:
-        """Make one output, "voice": as long as the input, with as many channels, at most 48 kHz."""
-        change = {
-            "semitones": request.semitones,
-            "formant": request.formant,
-            "preset": request.preset,
-            "strength": 1.0 if request.strength is None else request.strength,
-            "volume_mix": request.volume_mix,
-            "model": request.model,
-        }
-        reference = inputs.get("reference")
-        arguments = {
-            "path": inputs["voice"].path.absolute(),
-            "info": inputs["voice"].info,
-            "reference": None if reference is None else reference.path.absolute(),
-            "change": change,
-            "audio_format": request.format,
-        }
-        await run_in_child("tasks.engines.embedded.world:convert", arguments, context, limits)
+    def output_names(self, request: VocalConversionRequest) -> tuple[str, ...]:
+        """One, "voice"."""
+        return ("voice",)

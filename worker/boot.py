@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from config.settings import Settings, SettingsError
 from tasks.engines.child import close_children
 from tasks.kind import Kind
-from tasks.registry import registry
+from tasks.registry import close_engines, prepared, registry
 from worker import failpoints
 from worker.artifacts import ArtifactStore
 from worker.client import Client
@@ -133,7 +133,7 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
     async with opened_store(settings, f"fermata-client:{os.getpid()}") as store:
         views = Submits(store.engine, store.price_books, store.plan_books)
         submits: GroupCommit[Any] = GroupCommit(views.apply, batch_max=settings.batch_max)
-        kinds = registry(settings.extra_kinds)
+        kinds = registry(settings.extra_kinds, settings.engines)
         try:
             yield (
                 Client(
@@ -170,12 +170,21 @@ class WorkerServices:
             log.warning("hint marks not cleared", jobs=len(pairs), error=str(error))
 
 
+def kinds_of_worker(settings: Settings, queues: Sequence[str]) -> Mapping[str, Kind]:
+    """The kinds as a worker for these queues runs them. Says which tiers it can't start; `RegistryError` if all."""
+    kinds, not_started = prepared(registry(settings.extra_kinds, settings.engines), queues)
+    for one in not_started:
+        log.error("tier not started", kind=one.kind, tier=one.tier, problem=one.problem)
+    return kinds
+
+
 @asynccontextmanager
-async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots) -> AsyncIterator[WorkerServices]:
+async def opened_worker(
+    settings: Settings, queues: Sequence[str], slots: Slots, kinds: Mapping[str, Kind]
+) -> AsyncIterator[WorkerServices]:
     """A worker process's services, with its keeper and its listener running."""
     arm_failpoints(settings)
     worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuids.uuid7().hex[-8:]}"
-    kinds: Mapping[str, Kind] = registry(settings.extra_kinds)
     artifacts = artifact_store(settings)
     artifacts.prepare()
     async with opened_store(settings, f"fermata-worker:{worker_id}") as store:
@@ -204,6 +213,7 @@ async def opened_worker(settings: Settings, queues: Sequence[str], slots: Slots)
                     yield WorkerServices(slots, runner, dispatching)
             finally:
                 await _say_gone(workers, worker_id)
+                await close_engines(kinds)
                 await close_children()
 
 

@@ -23,19 +23,20 @@ def run_worker(settings: Settings, queues: Sequence[str]) -> int:
     """Take hints of these queues (every kind's, if none are named) until a signal comes."""
     from tasks.registry import registry
     from worker.actors import declare
-    from worker.boot import opened_worker, worker_broker
+    from worker.boot import kinds_of_worker, opened_worker, worker_broker
     from worker.logs import configure
     from worker.queue.process import run_worker_process
     from worker.slots import Slots
 
     configure(settings)
     collector.calm()
-    known = sorted(registry(settings.extra_kinds))
+    known = sorted(registry(settings.extra_kinds, settings.engines))
     served = list(queues) or known
+    kinds = kinds_of_worker(settings, served)
     broker = worker_broker(settings)
     return run_worker_process(
         broker,
-        services=lambda slots: opened_worker(settings, served, slots),
+        services=lambda slots: opened_worker(settings, served, slots, kinds),
         declare=lambda services: declare(broker, served, services),
         slots=Slots(settings.slots),
         threads=min(_THREADS_MAX, max(_THREADS_MIN, settings.slots // _SLOTS_PER_THREAD)),

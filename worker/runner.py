@@ -76,7 +76,13 @@ class Attempt:
     kept: list[Artifact] = field(default_factory=list)
     #: Whether the request asks for outputs at all.
     outputs_due: bool = True
+    #: Set before a run is stopped whose job ends with it.
+    abandoned: bool = False
     _workdir: Path | None = None
+
+    @property
+    def job_id(self) -> UUID:
+        return self.held.job_id
 
     @property
     def workdir(self) -> Path:
@@ -235,10 +241,13 @@ class Runner:
         if work.done():
             return _outcome_of(work)
         if watched.done() and not watched.cancelled():
+            attempt.abandoned = watched.result() is Loss.CANCEL
             await _stopped(work)
             return Outcome(_ENDING_OF_LOSS[watched.result()])
+        past_ends_by = claim.seconds_left <= self.settings.run_seconds
+        attempt.abandoned = past_ends_by
         await _stopped(work)
-        if claim.seconds_left <= self.settings.run_seconds and not attempt.outputs:
+        if past_ends_by and not attempt.outputs:
             # A deadline that the customer chose is no failure of ours, so it makes nothing good either.
             return Outcome(Ending.PAST_ENDS_BY_STARTED)
         return Outcome(Ending.TIME_LIMIT, "the run took longer than its limit")

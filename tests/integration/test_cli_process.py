@@ -108,6 +108,7 @@ def test_a_reader_that_goes_away_is_no_error(environment: dict[str, str]) -> Non
         ({"FERMATA_ARTIFACTS_URL": "ftp://u:CANARY-secret@h/x"}, ["FERMATA_ARTIFACTS_URL"]),
         ({"FERMATA_ARTIFACTS_URL": ""}, ["FERMATA_ARTIFACTS_URL", "not given"]),
         ({"FERMATA_EXTRA_KINDS": "nowhere:kind"}, ["nowhere:kind"]),
+        ({"FERMATA_ENGINES": "/nowhere/engines.toml"}, ["/nowhere/engines.toml", "no such file"]),
         (
             {"FERMATA_FAILPOINTS": "x", "FERMATA_ENVIRONMENT": "development"},
             ["FERMATA_FAILPOINTS", "FERMATA_ENVIRONMENT"],

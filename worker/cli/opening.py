@@ -102,7 +102,7 @@ def reads_of(settings: Settings, store: Store) -> Reads:
     from worker.pricing import quoted_usage_of
     from worker.store.reads import Reads
 
-    return Reads(store.engine, quoted_usage_of(registry(settings.extra_kinds)))
+    return Reads(store.engine, quoted_usage_of(registry(settings.extra_kinds, settings.engines)))
 
 
 def configure_logs(settings: Settings) -> None:

@@ -175,7 +175,7 @@ def _controls(books: Books) -> Controls:
     from tasks.registry import registry
     from worker.store.ops import Controls
 
-    return Controls(books.store.engine, registry(books.settings.extra_kinds))
+    return Controls(books.store.engine, registry(books.settings.extra_kinds, books.settings.engines))
 
 
 def _switch(queue: str | None, kind: str | None, account: str | None) -> tuple[Scope, str]:

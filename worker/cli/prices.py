@@ -81,7 +81,7 @@ def apply_(
         from worker.pricing import request_fields
         from worker.store.price_books import PriceBookShelf
 
-        kinds = registry(books.settings.extra_kinds)
+        kinds = registry(books.settings.extra_kinds, books.settings.engines)
         sold = await books.store.accounts.plans()
         book = parse_price_book(text, kinds=kinds, request_fields=request_fields(kinds), plans=sold.plans)
         return await PriceBookShelf(books.store.engine).apply(book, who, why, time)

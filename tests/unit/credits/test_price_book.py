@@ -29,7 +29,7 @@ MODELS = {"model": ["draft", "standard", "studio"]}
 FIELDS: Mapping[str, Mapping[str, list[str] | None]] = {
     "generation": {**MODELS, "variants": None},
     "vocal_conversion": {"model": ["standard", "studio"]},
-    "stem_split": {},
+    "stem_split": {"model": ["standard", "studio"]},
 }
 PLANS = ["starter", "creator", "label"]
 

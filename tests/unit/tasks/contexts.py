@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from tasks.kind import Output
+
+#: The one job that is run.
+JOB = UUID("01890000-0000-7000-8000-000000000007")
 
 
 @dataclass
@@ -20,6 +24,8 @@ class Recorder:
     told: list[tuple[float, str]] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     first_told: asyncio.Event = field(default_factory=asyncio.Event)
+    job_id: UUID = JOB
+    abandoned: bool = False
 
     def progress(self, fraction: float, stage: str) -> None:
         self.told.append((fraction, stage))
