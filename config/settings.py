@@ -86,6 +86,11 @@ class Settings(BaseSettings):
     job_seconds: float = Field(86_400, ge=1, le=30 * 86_400)  # default of ends_by
     upload_bytes_max: int = Field(200 * 1024**2, ge=1024)
 
+    # Prices: what no book may be above, a slip of the finger and not a policy
+    price_credits_max: int = Field(100_000, ge=1, le=10**12)  # of a base, a tier, one step
+    price_multiplier_max: int = Field(100, ge=1, le=10_000)
+    price_seconds_max: int = Field(86_400, ge=1, le=10**9)  # of a step, the included seconds, a tier
+
     # PostgreSQL sessions
     pool_size: int = Field(6, ge=2, le=100)
     lock_timeout_seconds: float = Field(3, ge=0.05, le=60)

@@ -29,11 +29,13 @@ from worker.duties.sweep import Sweep
 from worker.duties.wake import Wake
 from worker.hold_off import HoldOff
 from worker.keeper import Keeper
+from worker.price_desk import PriceDesk
 from worker.pricing import quoted_usage_of
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.store.accounts import Accounts
 from worker.store.artifacts import Artifacts
+from worker.store.book_shelf import plan_shelf, price_shelf
 from worker.store.books import Books
 from worker.store.database import make_engine
 from worker.store.dispatching import Dispatching
@@ -152,6 +154,13 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
         finally:
             await submits.close()
             await close_children()
+
+
+def price_desk(settings: Settings, store: Store) -> PriceDesk:
+    """What product people do with prices, over an opened store."""
+    return PriceDesk(
+        price_shelf(store.engine), plan_shelf(store.engine), registry(settings.extra_kinds, settings.engines), settings
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,12 @@ TYPED = [
     (("prices", "show", "--book", HUGE), "book: must be a whole number from 1"),
     (("prices", "show", "--at", "2001-01-01T00:00:00Z"), "at: no book yet"),
     (("prices", "show", "--at", "yesterday"), "at: must be a time such as"),
+    (("prices", "show", "--book", "1", "--at", "2199-01-01T00:00:00Z"), "at: give either a book or a time"),
+    (("prices", "diff", "1", "99"), "book: there is no such book"),
+    (("prices", "diff", "0"), "book: must be a whole number from 1"),
+    (("prices", "withdraw", "2", "--note", "x", "--as", "x" * 129), "as: must be 1 to 128 printable characters"),
+    (("prices", "withdraw", "2", "--note", "a\nb", "--as", "mia"), "note: must be 1 to 500 printable characters"),
+    (("prices", "revert", "99", "--note", "x", "--as", "mia"), "book: there is no such book"),
     (("prices", "quote", "generatoin"), "kind: no such kind (known: "),
     (("queues", "--watch", "--json"), "watch: goes with no --json"),
     # fields of a request
@@ -278,11 +284,15 @@ def test_a_document_that_can_not_be_read_is_refused(
 ) -> None:
     """`prices apply` reads plain text files of a sane size."""
     with fermata.nothing_written():
-        assert_refused(fermata("prices", "apply", str(make(tmp_path)), "--note", "x"), f"file: {problem}")
+        assert_refused(
+            fermata("prices", "apply", str(make(tmp_path)), "--note", "x", "--as", "mia"), f"file: {problem}"
+        )
 
 
 def test_a_document_that_is_no_text_is_refused(fermata: Fermata, tmp_path: Path) -> None:
     """Bytes that are no UTF-8 are not guessed at."""
     (path := tmp_path / "prices.toml").write_bytes(b"\xff\xfe")
     with fermata.nothing_written():
-        assert_refused(fermata("prices", "apply", str(path), "--note", "x"), "file: is not text in UTF-8")
+        assert_refused(
+            fermata("prices", "apply", str(path), "--note", "x", "--as", "mia"), "file: is not text in UTF-8"
+        )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.integration.books import opened
 from tests.integration.cli_support import Fermata, silence
 from tests.servers import Database
 from worker.credits.prices import parse_price_book
 from worker.local.waiting import finished
-from worker.store.price_books import PriceBookShelf
+from worker.store.book_shelf import BookDraft, BookShelf, plan_shelf, price_shelf
+from worker.store.errors import Refused
 
 SHIPPED = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
 LATER = "2199-01-01T00:00:00Z"
+WHY = ("--note", "up", "--as", "mia")
 
 
 def written(folder: Path, document: str) -> str:
@@ -61,14 +66,14 @@ def test_an_applied_book_prices_what_is_submitted_from_then_on(fermata: Fermata,
 def test_the_same_file_twice_is_one_book(fermata: Fermata, tmp_path: Path) -> None:
     """A second `apply` answers with the first one's number."""
     file = written(tmp_path, dearer(9))
-    first = fermata.ok("prices", "apply", file, "--note", "up")
-    assert {**first, "replayed": True} == fermata.ok("prices", "apply", file, "--note", "again")
+    first = fermata.ok("prices", "apply", file, *WHY)
+    assert {**first, "replayed": True} == fermata.ok("prices", "apply", file, "--note", "again", "--as", "bob")
     assert [2, 1] == [book["book"] for book in fermata.ok("prices", "history")["books"]]
 
 
 def test_a_book_may_be_planned(fermata: Fermata, tmp_path: Path) -> None:
     """Until its time the old one is in force; --at shows which is when."""
-    applied = fermata.ok("prices", "apply", written(tmp_path, dearer(9)), "--note", "up", "--effective-at", LATER)
+    applied = fermata.ok("prices", "apply", written(tmp_path, dearer(9)), *WHY, "--effective-at", LATER)
     assert (2, LATER) == (applied["book"], applied["effective_at"])
     assert fermata.ok("prices", "show")["book"] == 1
     assert fermata.ok("prices", "show", "--at", "2199-06-01T00:00:00Z")["book"] == 2
@@ -89,11 +94,9 @@ def test_a_book_may_be_planned(fermata: Fermata, tmp_path: Path) -> None:
 )
 def test_a_time_that_can_not_be_is_refused(fermata: Fermata, tmp_path: Path, effective_at: str, complaint: str) -> None:
     """Nothing in the past, and no two books at once."""
-    fermata.ok("prices", "apply", written(tmp_path, dearer(5)), "--note", "up", "--effective-at", LATER)
+    fermata.ok("prices", "apply", written(tmp_path, dearer(5)), *WHY, "--effective-at", LATER)
     with fermata.nothing_written():
-        answer = fermata(
-            "prices", "apply", written(tmp_path, dearer(9)), "--note", "up", "--effective-at", effective_at
-        )
+        answer = fermata("prices", "apply", written(tmp_path, dearer(9)), *WHY, "--effective-at", effective_at)
     assert (2, f"fermata: {complaint}") == (answer.code, answer.complaint)
 
 
@@ -115,10 +118,81 @@ def test_a_time_that_can_not_be_is_refused(fermata: Fermata, tmp_path: Path, eff
 def test_a_bad_book_is_refused_as_a_whole(fermata: Fermata, tmp_path: Path, document: str, complaint: str) -> None:
     """One line a problem, with table, key and reason; the book in force stays."""
     with fermata.nothing_written():
-        answer = fermata("prices", "apply", written(tmp_path, document), "--note", "up")
+        answer = fermata("prices", "apply", written(tmp_path, document), *WHY)
     assert answer.code == 2
     assert complaint.strip("[") in answer.complaint
     assert fermata.ok("prices", "show")["book"] == 1
+
+
+def test_the_author_must_be_named(fermata: Fermata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By --as or FERMATA_ACTOR; a login is not enough for what customers pay."""
+    monkeypatch.delenv("FERMATA_ACTOR", raising=False)
+    file = written(tmp_path, dearer(9))
+    with fermata.nothing_written():
+        for verb in (("apply", file), ("withdraw", "1"), ("revert", "1")):
+            answer = fermata("prices", *verb, "--note", "up")
+            assert (2, "fermata: as: say who does this, for the history: --as NAME, or FERMATA_ACTOR") == (
+                answer.code,
+                answer.complaint,
+            )
+    monkeypatch.setenv("FERMATA_ACTOR", "ben")
+    assert fermata.ok("prices", "apply", file, "--note", "up")["author"] == "ben"
+
+
+def test_a_book_that_is_not_in_force_yet_can_be_withdrawn(fermata: Fermata, tmp_path: Path) -> None:
+    """It never comes into force, its time is free again, and the history says who took it back and why."""
+    planned = ("--effective-at", LATER)
+    fermata.ok("prices", "apply", written(tmp_path, dearer(5)), *WHY, *planned)
+    done = fermata.ok("prices", "withdraw", "2", "--note", "too dear", "--as", "ben")
+    assert {"book": 2, "withdrawn_by": "ben", "withdrawn_note": "too dear", "in_force": False}.items() <= done.items()
+    assert fermata.ok("prices", "show", "--at", "2199-06-01T00:00:00Z")["book"] == 1
+    assert fermata.ok("prices", "apply", written(tmp_path, dearer(6)), *WHY, *planned)["book"] == 3
+    # A second time it is the first answer again.
+    assert done == fermata.ok("prices", "withdraw", "2", "--note", "again", "--as", "eve")
+    assert "withdrawn by ben: too dear" in fermata("prices", "history").out
+
+
+def test_a_book_that_was_in_force_is_not_withdrawn(fermata: Fermata, tmp_path: Path) -> None:
+    """Jobs may have been priced by it, before another followed it too."""
+    fermata.ok("prices", "apply", written(tmp_path, dearer(5)), *WHY)
+    with fermata.nothing_written():
+        for book, problem in (("1", "is in force since"), ("2", "is in force since"), ("9", "there is no such book")):
+            answer = fermata("prices", "withdraw", book, *WHY)
+            assert answer.code == 2
+            assert problem in answer.complaint
+
+
+def test_an_old_book_is_put_in_force_again_as_a_new_one(fermata: Fermata, tmp_path: Path) -> None:
+    """The same document under a new number; the history says whose it is."""
+    fermata.ok("prices", "apply", written(tmp_path, dearer(9)), *WHY)
+    done = fermata.ok("prices", "revert", "1", "--note", "a slip", "--as", "ben")
+    assert {"book": 3, "author": "ben", "reverts_to": 1, "replayed": False}.items() <= done.items()
+    assert fermata("prices", "show").out == SHIPPED
+    assert [3, 2, 1] == [book["book"] for book in fermata.ok("prices", "history")["books"]]
+    assert "the document of book 1" in fermata("prices", "history").out
+    assert fermata.ok("prices", "revert", "1", "--note", "again", "--as", "ben")["replayed"]
+
+
+def test_a_diff_says_what_changes_value_by_value(fermata: Fermata, tmp_path: Path) -> None:
+    """Between two books, or between the one in force and a draft; comments are no change."""
+    draft = written(tmp_path, "# cheaper\n" + dearer(9).replace("multiplier = 2.5", "multiplier = 3"))
+    assert [
+        {"table": "generation.output", "key": "base", "before": "4", "after": "9"},
+        {"table": 'generation.overrides if model = "studio"', "key": "multiplier", "before": "2.5", "after": "3"},
+    ] == fermata.ok("prices", "diff", draft)["changes"]
+    fermata.ok("prices", "apply", draft, *WHY)
+    assert "~ [generation.output] base: 9 -> 4\n" in fermata("prices", "diff", "1").out
+    assert "~ [generation.output] base: 4 -> 9\n" in fermata("prices", "diff", "1", "2").out
+    assert "no difference but comments and layout" in fermata("prices", "diff", "2", "2").out
+    refused = fermata("prices", "diff", written(tmp_path, dearer(-1)))
+    assert (2, "fermata: [generation.output] base: must be between 0 and 100000") == (refused.code, refused.complaint)
+
+
+def test_the_bounds_of_a_price_are_settings(fermata: Fermata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no price may be above is a slip of the finger in one shop and a price in another."""
+    monkeypatch.setenv("FERMATA_PRICE_CREDITS_MAX", "4")
+    refused = fermata("prices", "apply", written(tmp_path, dearer(5)), *WHY)
+    assert "base: must be between 0 and 4" in refused.complaint
 
 
 @pytest.mark.parametrize(("bases", "numbers"), [((5, 6, 7), {2, 3, 4}), ((7, 7, 7), {2})])
@@ -128,11 +202,32 @@ async def test_books_applied_at_once_are_numbered_in_turn(
     """Different files each get a number and none is left out; the same file is one book."""
     drafts = [parse_price_book(dearer(base)) for base in bases]
     async with opened(database) as store:
-        shelf = PriceBookShelf(store.engine)
-        applied = await asyncio.gather(*(shelf.apply(draft, "mia", "up") for draft in drafts))
+        shelf = price_shelf(store.engine)
+        applied = await asyncio.gather(
+            *(shelf.apply(BookDraft(draft.document, draft.digest, "mia", "up")) for draft in drafts)
+        )
         history = await shelf.history()
     assert numbers == {book.book for book in applied}
     assert {1, *numbers} == {book.book for book in history}
+
+
+@pytest.mark.parametrize("shelf_of", [price_shelf, plan_shelf])
+async def test_plans_and_prices_stand_on_shelves_of_one_make(
+    database: Database, shelf_of: Callable[[AsyncEngine], BookShelf]
+) -> None:
+    """Both are applied, planned, withdrawn, compared and shown in the same way."""
+    async with opened(database) as store:
+        shelf = shelf_of(store.engine)
+        first = (await shelf.shown()).document
+        later = datetime(2199, 1, 1, tzinfo=UTC)
+        draft = BookDraft(first + "\nnew = 1\n", "digest", "mia", "up", later)
+        assert 2 == (await shelf.apply(draft)).book
+        assert ["new"] == [change.key.rpartition(".")[2] for change in (await shelf.changes(1, 2)).changes]
+        with pytest.raises(Refused, match="book 2 comes into force at that very time"):
+            await shelf.apply(replace(draft, digest="other"))
+        assert (await shelf.withdraw(2, "mia", "no")).withdrawn_note == "no"
+        assert [(2, False), (1, True)] == [(line.book, line.in_force) for line in await shelf.history()]
+        assert first == (await shelf.shown(at=later)).document
 
 
 def test_a_quote_has_its_lines_and_stores_nothing(fermata: Fermata, tmp_path: Path) -> None:

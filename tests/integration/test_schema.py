@@ -187,6 +187,10 @@ async def test_claims_and_settles_update_in_place(database: Database) -> None:
 
 #: A legal row of each table that has a CHECK.
 LEGAL: dict[str, dict[str, Any]] = {
+    **{
+        table: {"document": "", "digest": "", "effective_at": NOW, "author": "t", "note": "n", "created_at": NOW}
+        for table in ("price_books", "plan_books")
+    },
     "accounts": {"account_id": "bob", "created_at": NOW, "actor": "t"},
     "subscriptions": {"account_id": "ada", "anchor": NOW, "updated_at": NOW},
     "cycles": {
@@ -325,6 +329,8 @@ COMPARED = {
 }
 #: constraint, what is different from the legal row
 ILLEGAL: list[tuple[str, dict[str, Any]]] = [
+    ("price_books_withdrawn", {"withdrawn_by": "eve"}),
+    ("plan_books_withdrawn", {"withdrawn_by": "eve"}),
     ("accounts_account_id", {"account_id": ""}),
     ("accounts_account_id", {"account_id": "a b"}),
     ("accounts_account_id", {"account_id": "-a"}),

@@ -1,35 +1,62 @@
-"""Price and plan books as tables: what was applied, and all that ever were."""
+"""Price and plan books as people read them: what was applied, all that ever were, what one changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from worker.cli.output import facts, table
+from worker.cli.output import facts, table, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from worker.store.price_books import BookApplied, BookLine
+    from worker.store.book_shelf import BookApplied, BookChanges, BookLine
 
 
 def history(books: Sequence[BookLine]) -> Iterator[RenderableType]:
-    """Every book, the newest first."""
+    """Books, one a line."""
     yield table(
-        ["book", "in force from", "now", "author", "note", "applied"],
-        [(b.book, b.effective_at, "in force" if b.in_force else None, b.author, b.note, b.created_at) for b in books],
+        ["book", "in force from", "now", "author", "note", "applied", "remarks"],
+        [(b.book, b.effective_at, _standing(b), b.author, b.note, b.created_at, _remarks(b)) for b in books],
         right=["book"],
     )
 
 
+def _standing(book: BookLine) -> str | None:
+    if book.withdrawn_at is not None:
+        return "withdrawn"
+    return "in force" if book.in_force else None
+
+
+def _remarks(book: BookLine) -> str:
+    said = [
+        book.withdrawn_by and f"withdrawn by {book.withdrawn_by}: {book.withdrawn_note}",
+        book.reverts_to and f"the document of book {book.reverts_to}",
+        book.forced and f"without a rehearsal: {book.forced}",
+    ]
+    return "; ".join(remark for remark in said if remark)
+
+
+def changes(found: BookChanges) -> Iterator[RenderableType]:
+    """What one book says otherwise than another, value by value."""
+    after = f"book {found.after}" if found.after is not None else "the draft"
+    yield f"book {found.before} -> {after}"
+    for change in found.changes:
+        yield visible(str(change))
+    if not found.changes:
+        yield "no difference but comments and layout"
+
+
 def applied(done: BookApplied) -> Iterator[RenderableType]:
-    """The number that a book has now."""
+    """The book that will count."""
     yield facts(
         [
             ("book", done.book),
             ("in force from", done.effective_at),
             ("author", done.author),
             ("note", done.note),
+            ("the document of", done.reverts_to and f"book {done.reverts_to}"),
+            ("without a rehearsal", done.forced),
             ("done before", True if done.replayed else None),
         ]
     )

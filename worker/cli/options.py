@@ -15,6 +15,12 @@ Actor = Annotated[
     str | None,
     Parameter(name="--as", env_var="FERMATA_ACTOR", help="Who does this, for the journal. Default: cli:<your login>."),
 ]
+#: On the verbs that change prices or plans.
+Author = Annotated[
+    str | None,
+    Parameter(name="--as", env_var="FERMATA_ACTOR", help="Who does this, for the history. Must be given."),
+]
+Note = Annotated[str, Parameter(help="Why, for the history.")]
 #: Repeatable: `--param a=1 --param b=2`.
 Params = Annotated[
     tuple[str, ...],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from worker.cli.opening import Books
     from worker.credits.plans import Plan, PlanBook
-    from worker.store.price_books import BookApplied, BookLine, BookShown
+    from worker.store.book_shelf import BookApplied, BookLine, BookShown
 
 app = cyclopts.App(name="plans", help="Plans and packs: what is sold.")
 
@@ -37,9 +37,9 @@ def show(
     time = None if at is None else values.moment("at", at)
 
     async def work(books: Books) -> BookShown:
-        from worker.store.plan_books import PlanBookShelf
+        from worker.store.book_shelf import plan_shelf
 
-        return await PlanBookShelf(books.store.engine).shown(number, time)
+        return await plan_shelf(books.store.engine).shown(number, time)
 
     from worker.credits.plans import parse_plan_book
 
@@ -67,9 +67,9 @@ def history(*, limit: Annotated[str, Parameter(help="1 to 1000.")] = "100", json
     most = values.whole("limit", limit, 1, 1000)
 
     async def work(books: Books) -> tuple[BookLine, ...]:
-        from worker.store.plan_books import PlanBookShelf
+        from worker.store.book_shelf import plan_shelf
 
-        return await PlanBookShelf(books.store.engine).history(most)
+        return await plan_shelf(books.store.engine).history(most)
 
     shown = opening.with_books(work)
     return present({"books": shown}, json, books_shown.history(shown))
@@ -97,10 +97,10 @@ def apply_(
         from tasks.registry import registry
         from worker.credits.plans import parse_plan_book
         from worker.pricing import models_of
-        from worker.store.plan_books import PlanBookShelf
+        from worker.store.book_shelf import BookDraft, plan_shelf
 
         book = parse_plan_book(text, models=models_of(registry(books.settings.extra_kinds)))
-        return await PlanBookShelf(books.store.engine).apply(book, who, why, time)
+        return await plan_shelf(books.store.engine).apply(BookDraft(book.document, book.digest, who, why, time))
 
     done = opening.with_books(work)
     return present(done, json, books_shown.applied(done))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import cyclopts
 from cyclopts import Parameter
 
-from worker.cli import books_shown, opening, values
-from worker.cli.options import Actor, Inputs, Json, Params
-from worker.cli.output import facts, present, table, verbatim, write
+from worker.cli import books_shown, opening, prices_shown, values
+from worker.cli.options import Author, Inputs, Json, Note, Params
+from worker.cli.output import present, verbatim, write
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from worker.cli.opening import Books, Desk
     from worker.client import Quote
-    from worker.store.price_books import BookApplied, BookLine, BookShown
+    from worker.price_desk import PriceDesk
+
+T = TypeVar("T")
 
 app = cyclopts.App(name="prices", help="Price books: what each action costs.")
 
@@ -32,15 +32,9 @@ def show(
     """A price book as it was applied, ready to be redirected into a file."""
     if book is not None and at is not None:
         raise values.Misused("at", "give either a book or a time")
-    number = None if book is None else values.whole("book", book, 1, 2**31 - 1)
+    number = None if book is None else _number(book)
     time = None if at is None else values.moment("at", at)
-
-    async def work(books: Books) -> BookShown:
-        from worker.store.price_books import PriceBookShelf
-
-        return await PriceBookShelf(books.store.engine).shown(number, time)
-
-    shown = opening.with_books(work)
+    shown = _with_prices(lambda prices: prices.shown(number, time))
     if json:
         return present(shown, True, [])
     write(verbatim(shown.document))
@@ -51,14 +45,18 @@ def show(
 def history(*, limit: Annotated[str, Parameter(help="1 to 1000.")] = "100", json: Json = False) -> int:
     """Every price book: who applied it, when and why."""
     most = values.whole("limit", limit, 1, 1000)
-
-    async def work(books: Books) -> tuple[BookLine, ...]:
-        from worker.store.price_books import PriceBookShelf
-
-        return await PriceBookShelf(books.store.engine).history(most)
-
-    shown = opening.with_books(work)
+    shown = _with_prices(lambda prices: prices.history(most))
     return present({"books": shown}, json, books_shown.history(shown))
+
+
+@app.command
+def diff(first: str, second: str | None = None, /, *, json: Json = False) -> int:
+    """What changes: `diff FILE` or `diff 7` against the book in force, `diff 6 7` or `diff 6 FILE` against another."""
+    before = None if second is None else _number(first)
+    named = first if second is None else second
+    after = _number(named) if named.isdigit() else values.document("file", named)
+    found = _with_prices(lambda prices: prices.changes(before, after))
+    return present(found, json, books_shown.changes(found))
 
 
 @app.command(name="apply")
@@ -66,27 +64,45 @@ def apply_(
     file: str,
     /,
     *,
-    note: Annotated[str, Parameter(help="Why, for the history.")],
+    note: Note,
     effective_at: Annotated[str | None, Parameter(help="From this time on, with its zone. Default: now.")] = None,
     json: Json = False,
-    actor: Actor = None,
+    author: Author = None,
 ) -> int:
     """Put a price book in force, for jobs submitted from then on. Refused as a whole if anything in it is wrong."""
-    text, why, who = values.document("file", file), values.line("note", note), values.actor_of(actor)
+    text, why, who = values.document("file", file), values.line("note", note), values.author_of(author)
     time = None if effective_at is None else values.moment("effective_at", effective_at)
+    done = _with_prices(lambda prices: prices.apply(text, who, why, time))
+    return present(done, json, books_shown.applied(done))
 
-    async def work(books: Books) -> BookApplied:
-        from tasks.registry import registry
-        from worker.credits.prices import parse_price_book
-        from worker.pricing import request_fields
-        from worker.store.price_books import PriceBookShelf
 
-        kinds = registry(books.settings.extra_kinds, books.settings.engines)
-        sold = await books.store.accounts.plans()
-        book = parse_price_book(text, kinds=kinds, request_fields=request_fields(kinds), plans=sold.plans)
-        return await PriceBookShelf(books.store.engine).apply(book, who, why, time)
+@app.command
+def withdraw(
+    book: str,
+    /,
+    *,
+    note: Note,
+    json: Json = False,
+    author: Author = None,
+) -> int:
+    """Take back a price book that is not in force yet."""
+    number, why, who = _number(book), values.line("note", note), values.author_of(author)
+    line = _with_prices(lambda prices: prices.withdraw(number, who, why))
+    return present(line, json, books_shown.history([line]))
 
-    done = opening.with_books(work)
+
+@app.command
+def revert(
+    book: str,
+    /,
+    *,
+    note: Note,
+    json: Json = False,
+    author: Author = None,
+) -> int:
+    """Put the document of an old price book in force again, as a new book."""
+    number, why, who = _number(book), values.line("note", note), values.author_of(author)
+    done = _with_prices(lambda prices: prices.revert(number, who, why))
     return present(done, json, books_shown.applied(done))
 
 
@@ -120,13 +136,19 @@ def quote(
 
     quoted = opening.with_desk(work)
     document = {"kind": quoted.kind, "total": quoted.total, "book": quoted.book_id, "lines": quoted.lines}
-    return present(document, json, _quote(quoted))
+    return present(document, json, prices_shown.quote(quoted))
 
 
-def _quote(quoted: Quote) -> Iterator[RenderableType]:
-    yield table(
-        ["rule", "quantity", "rate", "credits"],
-        [(line.rule, line.quantity, line.rate, line.amount) for line in quoted.lines],
-        right=["quantity", "rate", "credits"],
-    )
-    yield facts([("at most", f"{quoted.total:,} credits by book {quoted.book_id}")])
+def _number(text: str) -> int:
+    return values.whole("book", text, 1, 2**31 - 1)
+
+
+def _with_prices(work: Callable[[PriceDesk], Awaitable[T]]) -> T:
+    """Do one thing at the desk of prices."""
+
+    async def opened(books: Books) -> T:
+        from worker.boot import price_desk
+
+        return await work(price_desk(books.settings, books.store))
+
+    return opening.with_books(opened)

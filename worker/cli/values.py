@@ -105,6 +105,13 @@ def actor_of(given: str | None) -> str:
     return line("as", given, ACTOR_LENGTH_MAX) if given else f"cli:{_login()}"[:ACTOR_LENGTH_MAX]
 
 
+def author_of(given: str | None) -> str:
+    """Who does this, as named: what a customer pays is never changed by nobody in particular."""
+    if not given:
+        raise Misused("as", "say who does this, for the history: --as NAME, or FERMATA_ACTOR")
+    return line("as", given, ACTOR_LENGTH_MAX)
+
+
 def _login() -> str:
     try:
         return pwd.getpwuid(os.geteuid()).pw_name

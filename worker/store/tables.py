@@ -301,8 +301,13 @@ def _book(name: str) -> Table:
         _text("note"),
         _time("created_at"),
         _time("withdrawn_at", null=True),
+        _text("withdrawn_by", null=True),
+        _text("withdrawn_note", null=True),
+        Column("reverts_to", Integer, comment="the book whose document this one repeats"),
+        Column("forced", Text, comment="why it was applied without a rehearsal"),
         PrimaryKeyConstraint("book_id"),
-        UniqueConstraint("effective_at"),
+        CheckConstraint("withdrawn_by IS NULL OR withdrawn_at IS NOT NULL", name="withdrawn"),
+        Index(f"{name}_standing", "effective_at", unique=True, postgresql_where=text("withdrawn_at IS NULL")),
     )
 
 

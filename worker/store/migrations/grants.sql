@@ -22,7 +22,7 @@ GRANT UPDATE (state, charged, settled_at, reason) ON reservations TO fermata_app
 
 GRANT UPDATE (charged_back_at) ON purchases TO fermata_app;
 
-GRANT UPDATE (withdrawn_at) ON price_books, plan_books TO fermata_app;
+GRANT UPDATE (withdrawn_at, withdrawn_by, withdrawn_note) ON price_books, plan_books TO fermata_app;
 
 GRANT UPDATE (state, attempt, failures, started_at, ended_at, reason, message, charged, partial, outputs) ON jobs
 TO fermata_app;

@@ -1,0 +1,81 @@
+"""What product people do with prices: each verb of `fermata prices` and each route under /prices is one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+
+from config.settings import Settings
+from tasks.kind import Kind
+from worker.credits.plans import parse_plan_book
+from worker.credits.prices import Bounds, PriceBook, parse_price_book
+from worker.pricing import request_fields
+from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown
+
+
+class PriceDesk:
+    """Price books, as people write, try out, apply and take them back."""
+
+    def __init__(self, shelf: BookShelf, plans: BookShelf, kinds: Mapping[str, Kind], settings: Settings) -> None:
+        self._shelf = shelf
+        self._plans = plans
+        self._kinds = kinds
+        self._bounds = bounds_of(settings)
+
+    async def read(self, document: str, at: datetime | None = None) -> PriceBook:
+        """The book that a document describes, for our kinds and the plans that are sold at that time.
+
+        Raises `PriceBookError` with all that is wrong, each with table, key and reason.
+        """
+        sold = await self._plans.shown()
+        if at is not None and at > sold.effective_at:
+            sold = await self._plans.shown(at=at)
+        return parse_price_book(
+            document,
+            kinds=self._kinds,
+            request_fields=request_fields(self._kinds),
+            plans=parse_plan_book(sold.document).plans,
+            bounds=self._bounds,
+        )
+
+    async def apply(self, document: str, author: str, note: str, effective_at: datetime | None = None) -> BookApplied:
+        """Put a book in force, now or later, for jobs submitted from then on.
+
+        Raises as `read` and as `BookShelf.apply`.
+        """
+        book = await self.read(document, effective_at)
+        return await self._shelf.apply(BookDraft(book.document, book.digest, author, note, effective_at))
+
+    async def revert(self, book_id: int, author: str, note: str) -> BookApplied:
+        """Put the document of an old book in force again, now, as a new book. Raises as `apply` does."""
+        book = await self.read((await self._shelf.shown(book_id)).document)
+        return await self._shelf.apply(BookDraft(book.document, book.digest, author, note, reverts_to=book_id))
+
+    async def withdraw(self, book_id: int, author: str, note: str) -> BookLine:
+        """Take back a book that is not in force yet."""
+        return await self._shelf.withdraw(book_id, author, note)
+
+    async def shown(self, book_id: int | None = None, at: datetime | None = None) -> BookShown:
+        """A book by its number, or the one in force at a time, by default now."""
+        return await self._shelf.shown(book_id, at)
+
+    async def history(self, limit: int = 100) -> tuple[BookLine, ...]:
+        """Every book, the newest first."""
+        return await self._shelf.history(limit)
+
+    async def changes(self, before: int | None, after: int | str) -> BookChanges:
+        """What a book or a draft says otherwise than another one, by default the one in force."""
+        old = before if before is not None else (await self._shelf.shown()).book
+        if isinstance(after, int):
+            return await self._shelf.changes(old, after)
+        return await self._shelf.changes(old, document=(await self.read(after)).document)
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """What no price may be above, by the settings."""
+    return Bounds(
+        Decimal(settings.price_credits_max),
+        Decimal(settings.price_multiplier_max),
+        Decimal(settings.price_seconds_max),
+    )

@@ -1,0 +1,254 @@
+"""The shelves of price books and of plan books: numbered, in force from a time on, never changed.
+
+Both tables are alike, and so is what is done with them. Whoever errs withdraws a book that is not in force yet, or
+applies another one; the history keeps all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, DateTime, Table, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker.credits.document_changes import Change, changes_between
+from worker.store import tables
+from worker.store.database import transaction
+from worker.store.errors import Refused
+from worker.store.instants import problem_of_instant
+from worker.store.reads_accounts import check_limit
+from worker.store.snapshots import snapshot
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
+
+#: One at a time changes a shelf, so that numbers follow each other and the same file twice is one book.
+_SHELF_LOCK = 4_607_182_419
+
+
+@dataclass(frozen=True, slots=True)
+class BookDraft:
+    """A document that was read and found right, and who applies it, why, from when on. None: from now on.
+
+    `forced`: why a change that wants a rehearsal goes without one. `reverts_to`: the book that it repeats.
+    """
+
+    document: str
+    digest: str
+    author: str
+    note: str
+    effective_at: datetime | None = None
+    forced: str | None = None
+    reverts_to: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BookApplied:
+    """A book that is in force from `effective_at` on. `replayed`: it was there already."""
+
+    book: int
+    effective_at: datetime
+    author: str
+    note: str
+    digest: str
+    replayed: bool
+    forced: str | None = None
+    reverts_to: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BookLine:
+    """One book of the history. `in_force`: it is the one that counts now."""
+
+    book: int
+    effective_at: datetime
+    author: str
+    note: str
+    digest: str
+    created_at: datetime
+    withdrawn_at: datetime | None
+    withdrawn_by: str | None
+    withdrawn_note: str | None
+    reverts_to: int | None
+    forced: str | None
+    in_force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BookShown:
+    """One book with its document, as it was applied."""
+
+    book: int
+    effective_at: datetime
+    author: str
+    note: str
+    digest: str
+    created_at: datetime
+    withdrawn_at: datetime | None
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class BookChanges:
+    """What one book says otherwise than another. A draft that is no book yet has no number."""
+
+    before: int
+    after: int | None
+    changes: tuple[Change, ...]
+
+
+#: Asked under the shelf's lock, with the book that the draft would follow: may it be applied? Raises if not.
+Approval = Callable[[AsyncConnection, BookShown], Awaitable[None]]
+
+
+class BookShelf:
+    """Every book of one table there ever was."""
+
+    def __init__(self, engine: AsyncEngine, table: Table, never_back: str) -> None:
+        self._engine = engine
+        self._table = table
+        self._never_back = never_back
+
+    async def apply(self, draft: BookDraft, approval: Approval | None = None) -> BookApplied:
+        """Number the draft and put it in force, now or at a time to come, by the database's clock.
+
+        The very document that is in force already (or planned for that very time) is not applied again: its number
+        is the answer. Raises `Refused` for an author or a note out of bounds, for a time that is past or taken by
+        another book, and whatever `approval` raises. Then nothing is written.
+        """
+        _check_draft(draft)
+        async with transaction(self._engine) as connection:
+            now = await self._locked(connection)
+            at = draft.effective_at or now
+            if draft.effective_at is not None and at <= now:
+                raise Refused("effective_at", f"must not be in the past: {self._never_back}")
+            before = await self._book(connection, self._standing_at(at))
+            same = before is not None and before.digest == draft.digest
+            if before is not None and same and draft.effective_at in (None, before.effective_at):
+                return BookApplied(
+                    before.book, before.effective_at, before.author, before.note, before.digest, replayed=True
+                )
+            if before is not None and before.effective_at == at:
+                raise Refused("effective_at", f"book {before.book} comes into force at that very time")
+            if before is not None and approval is not None:
+                await approval(connection, before)
+            book = await self._written(connection, draft, at, now)
+        return BookApplied(book, at, draft.author, draft.note, draft.digest, False, draft.forced, draft.reverts_to)
+
+    async def withdraw(self, book_id: int, author: str, note: str) -> BookLine:
+        """Take back a book that is not in force yet: it never will be. Withdrawn before: the same answer again.
+
+        Raises `Refused` for a book that is or was in force: jobs may have been priced by it.
+        """
+        _check_words(author, note)
+        books = self._table.c
+        async with transaction(self._engine) as connection:
+            now = await self._locked(connection)
+            row = await self._book(connection, books.book_id == book_id)
+            if row is None:
+                raise Refused("book", "there is no such book")
+            if row.withdrawn_at is None:
+                if row.effective_at <= now:
+                    raise Refused("book", f"book {book_id} is in force since {row.effective_at:%Y-%m-%d}: revert it")
+                withdrawn = {"withdrawn_at": now, "withdrawn_by": author, "withdrawn_note": note}
+                await connection.execute(self._table.update().where(books.book_id == book_id).values(withdrawn))
+            return await self._line(connection, book_id)
+
+    async def shown(self, book_id: int | None = None, at: datetime | None = None) -> BookShown:
+        """A book by its number, or the one in force at a time (now, if none is given). Raises `Refused`."""
+        books = self._table.c
+        async with snapshot(self._engine) as connection:
+            if book_id is not None:
+                row = await self._book(connection, books.book_id == book_id)
+            else:
+                row = await self._book(connection, self._standing_at(at or func.fermata_now()))
+        if row is None and book_id is not None:
+            raise Refused("book", "there is no such book")
+        if row is None:
+            raise Refused("at", "no book yet")
+        return row
+
+    async def changes(self, before: int, after: int | None = None, document: str = "") -> BookChanges:
+        """What book `after` (or a draft of a `document`) says otherwise than book `before`. Raises `Refused`."""
+        old = await self.shown(before)
+        new = document if after is None else (await self.shown(after)).document
+        return BookChanges(before, after, changes_between(old.document, new))
+
+    async def history(self, limit: int = 100) -> tuple[BookLine, ...]:
+        """The newest books first, by when they come into force."""
+        check_limit(limit)
+        async with snapshot(self._engine) as connection:
+            statement = self._lines().order_by(self._table.c.effective_at.desc(), self._table.c.book_id.desc())
+            return tuple(BookLine(*row) for row in await connection.execute(statement.limit(limit)))
+
+    async def _locked(self, connection: AsyncConnection) -> datetime:
+        """The clock, read once nobody else changes the shelf."""
+        await connection.execute(select(func.pg_advisory_xact_lock(_SHELF_LOCK)))
+        now: datetime = (await connection.execute(select(func.fermata_now(type_=DateTime(timezone=True))))).scalar_one()
+        return now
+
+    def _standing_at(self, time: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+        return and_(self._table.c.effective_at <= time, self._table.c.withdrawn_at.is_(None))
+
+    async def _book(self, connection: AsyncConnection, which: ColumnElement[bool]) -> BookShown | None:
+        """The latest of these books."""
+        books = self._table.c
+        statement = select(
+            *(books.book_id, books.effective_at, books.author, books.note, books.digest, books.created_at),
+            *(books.withdrawn_at, books.document),
+        )
+        statement = statement.where(which).order_by(books.effective_at.desc()).limit(1)
+        row = (await connection.execute(statement)).one_or_none()
+        return None if row is None else BookShown(*row)
+
+    def _lines(self) -> Any:
+        """The history, each row as `BookLine` has it."""
+        books = self._table.c
+        in_force = select(func.max(books.effective_at)).where(self._standing_at(func.fermata_now())).scalar_subquery()
+        return select(
+            *(books.book_id, books.effective_at, books.author, books.note, books.digest, books.created_at),
+            *(books.withdrawn_at, books.withdrawn_by, books.withdrawn_note, books.reverts_to, books.forced),
+            func.coalesce((books.effective_at == in_force) & books.withdrawn_at.is_(None), False),
+        )
+
+    async def _line(self, connection: AsyncConnection, book_id: int) -> BookLine:
+        return BookLine(*(await connection.execute(self._lines().where(self._table.c.book_id == book_id))).one())
+
+    async def _written(self, connection: AsyncConnection, draft: BookDraft, at: datetime, now: datetime) -> int:
+        values = {
+            "document": draft.document,
+            "digest": draft.digest,
+            "effective_at": at,
+            "author": draft.author,
+            "note": draft.note,
+            "created_at": now,
+            "forced": draft.forced,
+            "reverts_to": draft.reverts_to,
+        }
+        statement = self._table.insert().values(values).returning(self._table.c.book_id)
+        return int((await connection.execute(statement)).scalar_one())
+
+
+def price_shelf(engine: AsyncEngine) -> BookShelf:
+    """The price books."""
+    return BookShelf(engine, tables.price_books, "a price never changes after the fact")
+
+
+def plan_shelf(engine: AsyncEngine) -> BookShelf:
+    """The plan books."""
+    return BookShelf(engine, tables.plan_books, "what was sold then was sold")
+
+
+def _check_draft(draft: BookDraft) -> None:
+    _check_words(draft.author, draft.note)
+    if draft.forced is not None and (not is_line(draft.forced, NOTE_LENGTH_MAX) or not draft.forced.strip()):
+        raise Refused("force", f"must be 1 to {NOTE_LENGTH_MAX} printable characters on one line: why")
+    if draft.effective_at is not None and (problem := problem_of_instant(draft.effective_at)) is not None:
+        raise Refused("effective_at", problem)
+
+
+def _check_words(author: str, note: str) -> None:
+    for field, words, most in (("as", author, ACTOR_LENGTH_MAX), ("note", note, NOTE_LENGTH_MAX)):
+        if not is_line(words, most) or not words.strip():
+            raise Refused(field, f"must be 1 to {most} printable characters on one line")
