@@ -59,7 +59,7 @@ def test_the_same_reference_is_one_purchase(fermata: Fermata) -> None:
         first, second = fermata.ok("accounts", *step), fermata.ok("accounts", *step)
         assert second == {**first, "replayed": True}
         assert first["replayed"] is False
-    assert fermata.ok("accounts", "balance", "ada")["spendable"] == 355
+    assert fermata.ok("accounts", "balance", "ada")["spendable"] == 205
 
 
 def test_a_reference_is_made_and_told_before_anything_is_done(fermata: Fermata) -> None:
