@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     hints_per_message: int = Field(16, ge=1, le=16)
     #: Jobs admitted to Redis per free slot: enough that no slot waits, few enough that order stays in SQL.
     admit_per_slot: int = Field(4, ge=1, le=64)
+    #: Seconds of waiting that are worth one point of a plan's priority.
+    priority_point_seconds: float = Field(60, ge=0, le=86_400)
 
     # Requests
     job_seconds: float = Field(86_400, ge=1, le=30 * 86_400)  # default of ends_by

@@ -48,6 +48,7 @@ from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
 from worker.store.retries import Retries
 from worker.store.submits import Submits
+from worker.store.turns import Turns
 from worker.store.upkeep import Upkeep
 from worker.store.workers import WorkerCard, Workers
 from worker.watchdog import watched
@@ -257,7 +258,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
                 Sweep(artifacts, Artifacts(store.engine), settings),
-                Prune(upkeep, Workers(store.engine), settings),
+                Prune(upkeep, Workers(store.engine), Turns(store.engine), settings),
                 Alive(upkeep, dispatch, scheduler_id, settings),
             ]
         )

@@ -298,6 +298,7 @@ class _Submission:
             quoted=quoted,
             book_id=view.book_id,
             plan=view.plan,
+            priority=view.priority,
             on_insufficient=asked.on_insufficient,
             max_credits=asked.max_credits,
             run_at=asked.run_at,

@@ -22,7 +22,6 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
     The account's younger jobs queue behind it.
     """
     await stage.account("eve", 10)
-    await stage.value("UPDATE accounts SET plan = 'creator' WHERE account_id = 'eve'")  # or top-ups were frozen
     stage.scheduler(hint_repeat_seconds=60)
     stage.worker()
     blocker = await stage.submit("gated", "eve", gate=str(stage.gate()))
@@ -31,6 +30,8 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
     await stage.becomes(older, "waiting")
     younger = await stage.submit("null", "eve", on_insufficient="wait")
     await stage.becomes(younger, "waiting")
+    # Or top-ups were frozen; from now on, as no plan has the kinds of tests.
+    await stage.value("UPDATE accounts SET plan = 'creator' WHERE account_id = 'eve'")
     match how:
         case "topup":
             await stage.store.accounts.topup("eve", "bought", "test", amount=10)
@@ -84,6 +85,24 @@ async def test_an_account_runs_no_more_than_its_limit(stage: Stage) -> None:
         "WHERE a.account_id = 'eve' AND b.account_id = 'eve'"
     )
     assert 0 == overlaps
+
+
+async def test_killed_workers_keep_no_room_of_their_accounts(stage: Stage) -> None:
+    """Given a limit, filled again and again by workers that die, then the account's jobs still run."""
+    await stage.account("eve", 100)
+    await stage.value("UPDATE accounts SET running_max = 1 WHERE account_id = 'eve'")
+    stage.scheduler()
+    first = await stage.submit("gated", "eve", gate=str(stage.gate()))
+    others = [await stage.submit("null", "eve") for _ in range(3)]
+    for _ in range(2):
+        worker = stage.worker(slots=4)
+        await stage.becomes(first, "running")
+        worker.kill()
+        await stage.becomes(first, "queued")
+    stage.gate().touch()
+    stage.worker(slots=4)
+    assert ["succeeded"] * 4 == [job.state for job in await stage.all_ended([first, *others])]
+    assert ["lost_worker", "lost_worker", "succeeded"] == (await stage.job(first)).endings
 
 
 async def test_a_queue_runs_no_more_than_its_limit(stage: Stage) -> None:

@@ -186,6 +186,7 @@ class ASubmission:
             quoted=self.quoted,
             book_id=view.book_id,
             plan=view.plan,
+            priority=self.more.get("priority", view.priority),
             on_insufficient=self.more.get("on_insufficient", "refuse"),
             max_credits=None,
             run_at=self.more.get("run_at"),

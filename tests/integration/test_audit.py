@@ -331,8 +331,8 @@ TAMPERINGS = [
     ("queued_is_due", "DELETE FROM due"),
     (
         "queued_is_due",
-        "INSERT INTO due (account_id, job_id, queue, kind, priority, not_before, ends_by) "
-        f"SELECT account_id, job_id, queue, kind, 0, now(), ends_by FROM jobs WHERE job_id = {SUCCEEDED}",
+        "INSERT INTO due (account_id, job_id, queue, kind, priority, since, not_before, ends_by) "
+        f"SELECT account_id, job_id, queue, kind, 0, now(), now(), ends_by FROM jobs WHERE job_id = {SUCCEEDED}",
     ),
     ("waiting_is_parked", "DELETE FROM parked"),
     (
@@ -340,7 +340,7 @@ TAMPERINGS = [
         "INSERT INTO parked (account_id, job_id, queue, kind, parked_at, needed, ends_by) "
         "SELECT account_id, job_id, queue, kind, now(), 5, ends_by FROM due",
     ),
-    ("place_without_job", "UPDATE due SET job_id = gen_random_uuid() WHERE priority = 0"),
+    ("place_without_job", "UPDATE due SET job_id = gen_random_uuid()"),
     ("place_without_job", "UPDATE parked SET job_id = gen_random_uuid()"),
     ("place_without_job", "UPDATE live SET job_id = gen_random_uuid()"),
     ("stale_lease", "UPDATE live SET lease_until = fermata_now() - interval '46 seconds'"),

@@ -22,6 +22,7 @@ QUEUE = "generation"
 
 async def marked(store: Store, room: int = 100, queue: str = QUEUE) -> list[UUID]:
     """The jobs that a look hints, in their order."""
+    await store.dispatching.ripen()
     return [job for _, job in (await store.dispatching.mark(queue, room, 15)).pairs]
 
 
@@ -50,13 +51,13 @@ async def limited(store: Store, running_max: int, account: str = "ada") -> str:
 
 
 async def test_the_order_is_priority_turn_and_age(database: Database) -> None:
-    """Smaller goes first in each; a job's age is its id."""
+    """The higher priority first, of that the smaller turn, of that the older job; a job's age is its id."""
     async with opened(database) as store, database.connection() as connection:
         account = await store.account("ada")
         jobs = [await store.queued(account) for _ in range(6)]
         for job, priority, turn in zip(jobs, (1, 0, 0, 0, -5, 0), (0, 2, 1, 1, 9, 0), strict=True):
             await connection.execute("UPDATE due SET priority = $1, turn = $2 WHERE job_id = $3", priority, turn, job)
-        assert [jobs[n] for n in (4, 5, 2, 3, 1, 0)] == await marked(store)
+        assert [jobs[n] for n in (0, 5, 2, 3, 1, 4)] == await marked(store)
 
 
 async def test_a_job_is_hinted_once_and_as_many_as_there_is_room_for(database: Database) -> None:

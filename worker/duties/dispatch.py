@@ -57,6 +57,8 @@ class Dispatch:
             demands = await self.dispatching.demand(
                 self.settings.renew_seconds * _ALIVE_RENEWALS, self.settings.hint_repeat_seconds
             )
+            if any(demand.ripe for demand in demands):
+                await self.dispatching.ripen()
             waits = [await self._dispatch(demand) for demand in demands]
         except QueueUnavailable as error:
             log.warning("Redis is out of reach, hints wait", error=str(error))
@@ -77,7 +79,9 @@ class Dispatch:
 
     async def _dispatch(self, demand: QueueDemand) -> float:
         room = demand.free + self._ahead(demand)
-        marked = await self.dispatching.mark(demand.queue, max(0, room), self.settings.hint_repeat_seconds)
+        marked = await self.dispatching.mark(
+            demand.queue, max(0, room), self.settings.hint_repeat_seconds, self.settings.priority_point_seconds
+        )
         self._note_rate(demand.queue, len(marked.pairs))
         if not marked.pairs:
             return _FULL_WAIT_SECONDS if demand.ready and demand.workers else self.tick_seconds

@@ -1,10 +1,11 @@
-"""Prune: make partitions ahead of time, forget workers that ended long ago."""
+"""Prune: make partitions ahead of time, forget workers that ended long ago and turns that decide nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from config.settings import Settings
+from worker.store.turns import Turns
 from worker.store.upkeep import Upkeep
 from worker.store.workers import Workers
 
@@ -20,6 +21,7 @@ class Prune:
 
     upkeep: Upkeep
     workers: Workers
+    turns: Turns
     settings: Settings
 
     name = "prune"
@@ -29,7 +31,8 @@ class Prune:
         return self.settings.prune_tick_seconds
 
     async def run(self) -> float:
-        """Partitions and workers."""
+        """Partitions, workers and turns."""
         await self.upkeep.make_partitions(MONTHS_AHEAD)
         await self.workers.forget(_WORKER_KEPT_SECONDS)
+        await self.turns.forget()
         return self.tick_seconds

@@ -333,13 +333,32 @@ _DELETE_PARKED = text("""
       AND p.job_id = ANY(ARRAY[u.job_id])
 """)
 
+#: A job that comes back (a retry, a woken one) comes at its queue's turn, ahead of what was submitted since; several
+#: of one account woken at once take the turns from there on.
 _INSERT_DUE = text("""
-    INSERT INTO due (account_id, job_id, queue, kind, priority, not_before, ends_by)
-    SELECT u.account_id, u.job_id, u.queue, u.kind, u.priority, u.not_before, u.ends_by
+    INSERT INTO due (account_id, job_id, queue, kind, priority, turn, since, not_before, ends_by, waits_for)
+    SELECT u.account_id, u.job_id, u.queue, u.kind, u.priority,
+           COALESCE(q.turn, 0) - 1
+               + row_number() OVER (PARTITION BY u.account_id, u.queue, u.priority ORDER BY u.job_id),
+           j.since, u.not_before, u.ends_by, CASE WHEN u.not_before > :now THEN 'backoff' END
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:queues AS text[]),
                 CAST(:kinds AS text[]), CAST(:priorities AS smallint[]), CAST(:not_before AS timestamptz[]),
                 CAST(:ends_by AS timestamptz[]))
          AS u (account_id, job_id, queue, kind, priority, not_before, ends_by)
+    CROSS JOIN LATERAL (
+        SELECT GREATEST(run_at, created_at) AS since
+        FROM jobs
+        WHERE account_id = u.account_id
+          AND job_id = u.job_id
+        OFFSET 0
+    ) AS j
+    LEFT JOIN LATERAL (
+        SELECT turn
+        FROM queue_turns
+        WHERE queue = u.queue
+          AND priority = u.priority
+        OFFSET 0
+    ) AS q ON true
 """)
 
 _INSERT_LIVE = text("""
@@ -424,7 +443,7 @@ _MAKE_ROOM = text("""
         FROM due AS w
         WHERE w.account_id = a.account_id
           AND w.waits_for = 'account_limit'
-        ORDER BY w.priority, w.turn, w.job_id
+        ORDER BY w.priority DESC, w.turn, w.job_id
         LIMIT a.running_max
         FOR UPDATE SKIP LOCKED
     ) AS next
@@ -488,7 +507,7 @@ _WRITES = (
         _jobs,
         exactly=True,
     ),
-    _Write(_INSERT_DUE, (*_KEYS, "queues", "kinds", "priorities", "not_before", "ends_by"), _due),
+    _Write(_INSERT_DUE, (*_KEYS, "queues", "kinds", "priorities", "not_before", "ends_by"), _due, timed=True),
     _Write(
         _INSERT_LIVE,
         (*_KEYS, "tokens", "queues", "kinds", "workers", "leases", "ends_by", "attempts", "states"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.store.database import transaction
+from worker.store.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class QueueDemand:
     hinted: int  # jobs whose hint may be under way
     ready: bool  # whether there are due jobs without a hint
     running_max: int | None  # jobs at a time, by a person's word; soft: only dispatch keeps it
+    ripe: bool = False  # whether the time of jobs has come that were for later, of whatever queue
 
     @property
     def free(self) -> int:
@@ -45,6 +49,11 @@ class Dispatching:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._turns = Turns(engine)
+
+    async def ripen(self) -> int:
+        """Let jobs go whose time has come; before a look that is to find them. Returns how many."""
+        return await self._turns.ripen()
 
     async def demand(self, alive_seconds: float, fresh_seconds: float) -> list[QueueDemand]:
         """Each queue that is served and not paused.
@@ -56,16 +65,22 @@ class Dispatching:
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds, "fresh": fresh_seconds})
             return [QueueDemand(*row) for row in rows]
 
-    async def mark(self, queue: str, room: int, repeat_seconds: float) -> Hinted:
+    async def mark(self, queue: str, room: int, repeat_seconds: float, point_seconds: float = 60.0) -> Hinted:
         """Mark up to `room` due jobs of a queue and those whose hint is to be repeated; commits before it returns.
 
-        Order: priority, turn, age. Jobs of paused queues and kinds stay where they are.
+        Repeated ones come first. Order of the others: by turn and age among those of one priority; between two
+        priorities the one whose next job has the higher, where `point_seconds` of age are worth one point. Jobs of
+        paused queues and kinds stay where they are.
         """
-        values = {"queue": queue, "room": room, "repeat": repeat_seconds}
+        values = {"queue": queue, "repeat": repeat_seconds}
         async with transaction(self._engine) as connection:
             again = (await connection.execute(_MARK_AGAIN, values)).all()
-            fresh = (await connection.execute(_MARK, values)).all() if room > 0 else []
-        rows = sorted([*again, *fresh], key=lambda row: (row.priority, row.turn, row.job_id))
+            fresh: Sequence[Any] = ()
+            if room > 0:
+                values |= {"room": room, "point": point_seconds}
+                fresh = (await connection.execute(_MARK, values)).all()
+                await self._turns.note(connection, queue, ((row.priority, row.turn) for row in fresh))
+        rows = [*again, *sorted(fresh, key=attrgetter("position"))]
         return Hinted(queue, [(row.account_id, row.job_id) for row in rows], more=len(fresh) >= room)
 
     async def forget_marks(self) -> int:
@@ -98,7 +113,9 @@ class Dispatching:
 
 
 _DEMAND = text("""
-    WITH served AS (
+    WITH clock AS MATERIALIZED (
+        SELECT fermata_now() AS now
+    ), served AS (
         SELECT q.queue, sum(w.slots) AS slots, count(*) AS workers
         FROM workers AS w
         CROSS JOIN LATERAL unnest(w.queues) AS q (queue)
@@ -123,10 +140,16 @@ _DEMAND = text("""
                WHERE d.queue = served.queue
                  AND d.hinted_at IS NULL
                  AND d.waits_for IS NULL
-                 AND d.not_before <= fermata_now()
+                 AND d.not_before <= clock.now
            ) AS ready,
-           c.running_max
+           c.running_max,
+           EXISTS (
+               SELECT FROM due AS d
+               WHERE d.waits_for IN ('run_at', 'backoff')
+                 AND d.not_before <= clock.now
+           ) AS ripe
     FROM served
+    CROSS JOIN clock
     LEFT JOIN hinted USING (queue)
     LEFT JOIN running USING (queue)
     LEFT JOIN controls AS c ON c.scope = 'queue' AND c.name = served.queue
@@ -134,24 +157,61 @@ _DEMAND = text("""
     ORDER BY served.queue
 """)
 
+#: Of each priority the next `room`, so few rows are read however many are queued. `rank_at` of a job is when it could
+#: run, moved ahead by its priority; within a priority nobody overtakes, so a job's rank is no better than those before.
 _MARK = text("""
-    WITH clock AS MATERIALIZED (
+    WITH RECURSIVE clock AS MATERIALIZED (
         SELECT fermata_now() AS now
-    ), next AS (
-        SELECT d.account_id, d.job_id
-        FROM due AS d
+    ), priorities AS (
+        SELECT (
+            SELECT d.priority
+            FROM due AS d
+            WHERE d.queue = :queue AND d.hinted_at IS NULL AND d.waits_for IS NULL
+            ORDER BY d.priority DESC
+            LIMIT 1
+        ) AS priority
+        UNION ALL
+        SELECT (
+            SELECT d.priority
+            FROM due AS d
+            WHERE d.queue = :queue AND d.hinted_at IS NULL AND d.waits_for IS NULL
+              AND d.priority < priorities.priority
+            ORDER BY d.priority DESC
+            LIMIT 1
+        )
+        FROM priorities
+        WHERE priorities.priority IS NOT NULL
+    ), found AS MATERIALIZED (
+        SELECT d.account_id, d.job_id, priorities.priority, d.turn, d.since
+        FROM priorities
         CROSS JOIN clock
-        WHERE d.queue = :queue
-          AND d.hinted_at IS NULL
-          AND d.waits_for IS NULL
-          AND d.not_before <= clock.now
-          AND NOT EXISTS (
-              SELECT FROM controls AS c
-              WHERE c.scope = 'kind' AND c.name = d.kind AND c.paused
-          )
-        ORDER BY d.priority, d.turn, d.job_id
+        CROSS JOIN LATERAL (
+            SELECT account_id, job_id, turn, since
+            FROM due
+            WHERE queue = :queue
+              AND priority = priorities.priority
+              AND hinted_at IS NULL
+              AND waits_for IS NULL
+              AND not_before <= clock.now
+              AND NOT EXISTS (
+                  SELECT FROM controls AS c
+                  WHERE c.scope = 'kind' AND c.name = due.kind AND c.paused
+              )
+            ORDER BY turn, job_id
+            LIMIT :room
+            FOR UPDATE OF due SKIP LOCKED
+        ) AS d
+    ), ranked AS (
+        SELECT account_id, job_id, priority, turn,
+               max(since - make_interval(secs => :point * priority)) OVER (
+                   PARTITION BY priority ORDER BY turn, job_id
+               ) AS rank_at
+        FROM found
+    ), next AS (
+        SELECT account_id, job_id, row_number() OVER (ORDER BY rank_at, priority DESC, turn, job_id) AS position
+        FROM ranked
+        ORDER BY position
         LIMIT :room
-        FOR UPDATE OF d SKIP LOCKED
     )
     UPDATE due AS d
     SET hinted_at = clock.now, hint_again_at = clock.now + make_interval(secs => :repeat), hints = d.hints + 1
@@ -159,7 +219,7 @@ _MARK = text("""
     CROSS JOIN clock
     WHERE d.account_id = next.account_id
       AND d.job_id = next.job_id
-    RETURNING d.account_id, d.job_id, d.priority, d.turn
+    RETURNING d.account_id, d.job_id, d.priority, d.turn, next.position
 """)
 
 #: Back-off 15 s, 30 s, 60 s … up to 16 times the first: a hint that keeps being lost must not fill Redis.
@@ -245,7 +305,7 @@ _RECHECK = text("""
         SELECT w.account_id, w.job_id
         FROM due AS w
         JOIN accounts AS a USING (account_id)
-        WHERE w.waits_for IS NOT NULL
+        WHERE w.waits_for IN ('paused', 'account_limit')
           AND NOT a.paused
           AND (
               a.running_max IS NULL

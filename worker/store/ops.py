@@ -86,6 +86,8 @@ class Controls:
             # finds what it leaves.
             values = {one.value: name if one is scope else None for one in Scope}
             freed = (await connection.execute(_FREE, values)).rowcount
+            if scope is Scope.ACCOUNT and changed:
+                await connection.execute(_PLACE, values)
             await connection.execute(_NOTIFY_DUE)
         return Switched(scope, name, False, changed, int(freed))
 
@@ -228,6 +230,33 @@ _FREE = text("""
     FROM freed
     WHERE d.account_id = freed.account_id
       AND d.job_id = freed.job_id
+""")
+
+#: What waited through the pause has saved up no turns: it goes one a round from where its queue has come to.
+_PLACE = text("""
+    WITH forgotten AS (
+        DELETE FROM turns
+        WHERE account_id = :account
+    ), mine AS MATERIALIZED (
+        SELECT d.account_id, d.job_id, d.queue, d.priority, d.turn
+        FROM due AS d
+        WHERE d.account_id = :account
+        ORDER BY d.job_id
+        FOR UPDATE SKIP LOCKED
+    ), placed AS (
+        SELECT mine.account_id, mine.job_id,
+               COALESCE(q.turn, 0) - 1 + row_number() OVER (
+                   PARTITION BY mine.queue, mine.priority ORDER BY mine.turn, mine.job_id
+               ) AS turn
+        FROM mine
+        LEFT JOIN queue_turns AS q USING (queue, priority)
+    )
+    UPDATE due AS d
+    SET turn = placed.turn
+    FROM placed
+    WHERE d.account_id = placed.account_id
+      AND d.job_id = placed.job_id
+      AND d.turn < placed.turn
 """)
 
 _NOTIFY_DUE = text("SELECT pg_notify('fermata_due', '')")

@@ -92,12 +92,13 @@ _QUEUES = text("""
         SELECT fermata_now() AS now
     ), queued AS (
         SELECT d.queue,
-               count(*) FILTER (WHERE d.not_before <= clock.now AND d.waits_for IS NULL) AS ready,
+               count(*) FILTER (WHERE d.not_before <= clock.now AND NOT blocked.so) AS ready,
                count(*) FILTER (WHERE d.not_before > clock.now) AS later,
-               count(*) FILTER (WHERE d.not_before <= clock.now AND d.waits_for IS NOT NULL) AS blocked,
-               min(d.not_before) FILTER (WHERE d.not_before <= clock.now AND d.waits_for IS NULL) AS oldest
+               count(*) FILTER (WHERE d.not_before <= clock.now AND blocked.so) AS blocked,
+               min(d.not_before) FILTER (WHERE d.not_before <= clock.now AND NOT blocked.so) AS oldest
         FROM due AS d
         CROSS JOIN clock
+        CROSS JOIN LATERAL (SELECT COALESCE(d.waits_for IN ('paused', 'account_limit'), false) AS so) AS blocked
         GROUP BY d.queue
     ), running AS (
         SELECT queue, count(*) AS running

@@ -21,6 +21,7 @@ from worker.store.database import transaction
 from worker.store.errors import Conflict, UnknownAccount
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
+from worker.store.turns import each_at_once, take_turns
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,6 +55,11 @@ class SubmitView:
     now: datetime
     terms: Plan | None = None
 
+    @property
+    def priority(self) -> int:
+        """Of the account's plan; higher goes first."""
+        return 0 if self.terms is None else self.terms.priority
+
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
@@ -77,7 +83,7 @@ class NewJob:
     actor: str
     retry_of: UUID | None = None
     traceparent: str | None = None
-    priority: int = 0
+    priority: int = 0  # higher goes first
 
 
 class Submission(Protocol):
@@ -122,7 +128,8 @@ class Submits:
     async def apply(self, submissions: Sequence[Submission], wait: bool) -> list[Any]:
         """One answer a submission: `Submitted`, or the exception that turned it down (nothing stored of it)."""
         del wait  # a submit takes no account lock
-        async with transaction(self._engine) as connection:
+        # One statement a transaction: until the INSERT nobody could wait for us, whatever becomes of this process.
+        async with transaction(each_at_once(self._engine)) as connection:
             before = await _read_replayed(connection, submissions)
             views = await self._views(connection, submissions)
             decided = [
@@ -130,12 +137,15 @@ class Submits:
                 for submission in submissions
             ]
             new = [(s, job) for s, job in zip(submissions, decided, strict=True) if isinstance(job, NewJob)]
-            stored = await _insert(connection, new) if new else set()
-            # Whoever lost a race for a key reads the winner's row.
-            lost = [s for s, job in new if job.job_id not in stored]
-            after = await _read_replayed(connection, lost) if lost else {}
-            if stored:
-                await connection.execute(_NOTIFY_DUE)
+            turns = await _turns(connection, new, views) if new else {}
+        stored: set[UUID] = set()
+        after: Mapping[Any, Any] = {}
+        if new:
+            async with transaction(self._engine) as connection:
+                stored = await _insert(connection, new, turns)
+                # Whoever lost a race for a key reads the winner's row.
+                lost = [s for s, job in new if job.job_id not in stored]
+                after = await _read_replayed(connection, lost) if lost else {}
         return [
             _answer(submission, job, stored, after) if isinstance(job, NewJob) else job
             for submission, job in zip(submissions, decided, strict=True)
@@ -222,7 +232,18 @@ async def _read_replayed(connection: AsyncConnection, submissions: Sequence[Subm
     return {(row.account_id, row.idempotency_key): row for row in await connection.execute(_READ_BY_KEY, keys)}
 
 
-async def _insert(connection: AsyncConnection, new: Sequence[tuple[Submission, NewJob]]) -> set[UUID]:
+async def _turns(
+    connection: AsyncConnection, new: Sequence[tuple[Submission, NewJob]], views: Mapping[str, SubmitView]
+) -> dict[UUID, int]:
+    """The turn of each job that may run now. One for later takes its turn when its time has come."""
+    now = [(s, job) for s, job in new if job.run_at is None or job.run_at <= views[s.account_id].now]
+    taken = await take_turns(connection, [(s.account_id, job.queue, job.priority) for s, job in now]) if now else []
+    return {job.job_id: turn for (_, job), turn in zip(now, taken, strict=True)}
+
+
+async def _insert(
+    connection: AsyncConnection, new: Sequence[tuple[Submission, NewJob]], turns: Mapping[UUID, int]
+) -> set[UUID]:
     # In (account, key) order: two batches that share keys must meet them in the same order.
     new = sorted(new, key=lambda pair: (pair[0].account_id, pair[0].idempotency_key))
     columns = {
@@ -239,6 +260,7 @@ async def _insert(connection: AsyncConnection, new: Sequence[tuple[Submission, N
         "books": [job.book_id for _, job in new],
         "plans": [job.plan for _, job in new],
         "priorities": [job.priority for _, job in new],
+        "turns": [turns.get(job.job_id) for _, job in new],
         "on_insufficient": [job.on_insufficient for _, job in new],
         "max_credits": [job.max_credits for _, job in new],
         "run_at": [job.run_at for _, job in new],
@@ -289,6 +311,21 @@ _READ_BY_KEY = text("""
 _INSERT_JOBS = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
+    ), asked AS MATERIALIZED (
+        SELECT u.*
+        FROM unnest(CAST(:accounts AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
+                    CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:queues AS text[]),
+                    CAST(:requests AS jsonb[]), CAST(:inputs AS jsonb[]), CAST(:metadata AS jsonb[]),
+                    CAST(:quoted AS bigint[]), CAST(:books AS integer[]), CAST(:plans AS text[]),
+                    CAST(:priorities AS smallint[]), CAST(:on_insufficient AS text[]),
+                    CAST(:max_credits AS bigint[]), CAST(:run_at AS timestamptz[]),
+                    CAST(:ends_by AS timestamptz[]), CAST(:seconds AS double precision[]),
+                    CAST(:retry_of AS uuid[]), CAST(:actors AS text[]), CAST(:traces AS text[]),
+                    CAST(:failures_max AS smallint[]), CAST(:turns AS bigint[]))
+             WITH ORDINALITY
+             AS u (account_id, idempotency_key, body_hash, job_id, kind, queue, request, inputs, metadata, quoted,
+                   book_id, plan, priority, on_insufficient, max_credits, run_at, ends_by, seconds, retry_of,
+                   actor, traceparent, failures_max, turn, position)
     ), stored AS (
         INSERT INTO jobs (account_id, idempotency_key, body_hash, job_id, kind, queue, state, request, inputs,
                           metadata, quoted, book_id, plan, priority, on_insufficient, max_credits, run_at, ends_by,
@@ -298,30 +335,25 @@ _INSERT_JOBS = text("""
                u.run_at,
                COALESCE(u.ends_by, GREATEST(u.run_at, clock.now) + make_interval(secs => u.seconds)),
                u.retry_of, u.actor, u.traceparent, clock.now, u.failures_max
-        FROM unnest(CAST(:accounts AS text[]), CAST(:keys AS text[]), CAST(:hashes AS bytea[]),
-                    CAST(:jobs AS uuid[]), CAST(:kinds AS text[]), CAST(:queues AS text[]),
-                    CAST(:requests AS jsonb[]), CAST(:inputs AS jsonb[]), CAST(:metadata AS jsonb[]),
-                    CAST(:quoted AS bigint[]), CAST(:books AS integer[]), CAST(:plans AS text[]),
-                    CAST(:priorities AS smallint[]), CAST(:on_insufficient AS text[]),
-                    CAST(:max_credits AS bigint[]), CAST(:run_at AS timestamptz[]),
-                    CAST(:ends_by AS timestamptz[]), CAST(:seconds AS double precision[]),
-                    CAST(:retry_of AS uuid[]), CAST(:actors AS text[]), CAST(:traces AS text[]),
-                    CAST(:failures_max AS smallint[]))
-             WITH ORDINALITY
-             AS u (account_id, idempotency_key, body_hash, job_id, kind, queue, request, inputs, metadata, quoted,
-                   book_id, plan, priority, on_insufficient, max_credits, run_at, ends_by, seconds, retry_of,
-                   actor, traceparent, failures_max, position)
+        FROM asked AS u
         CROSS JOIN clock
         ORDER BY u.position
         ON CONFLICT DO NOTHING
-        RETURNING account_id, job_id, queue, kind, priority, run_at, ends_by, created_at
+        RETURNING job_id
     ), queued AS (
-        INSERT INTO due (account_id, job_id, queue, kind, priority, not_before, ends_by)
-        SELECT account_id, job_id, queue, kind, priority, GREATEST(run_at, created_at), ends_by
-        FROM stored
+        INSERT INTO due (account_id, job_id, queue, kind, priority, turn, since, not_before, ends_by, waits_for)
+        SELECT u.account_id, u.job_id, u.queue, u.kind, u.priority, COALESCE(u.turn, 0),
+               GREATEST(u.run_at, clock.now), GREATEST(u.run_at, clock.now),
+               COALESCE(u.ends_by, GREATEST(u.run_at, clock.now) + make_interval(secs => u.seconds)),
+               CASE WHEN u.turn IS NULL THEN 'run_at' END
+        FROM asked AS u
+        CROSS JOIN clock
+        WHERE (u.job_id IN (SELECT job_id FROM stored)) IS TRUE  -- hashed; as a join it would be each with each
+    ), told AS MATERIALIZED (
+        SELECT pg_notify('fermata_due', '')
+        WHERE EXISTS (SELECT FROM stored)
     )
-    SELECT job_id
+    SELECT stored.job_id
     FROM stored
+    LEFT JOIN told ON true
 """)
-
-_NOTIFY_DUE = text("SELECT pg_notify('fermata_due', '')")

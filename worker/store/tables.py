@@ -332,7 +332,7 @@ jobs = Table(
     _credits("quoted"),
     Column("book_id", Integer, nullable=False),
     _text("plan", null=True),
-    Column("priority", SmallInteger, nullable=False, server_default=text("0")),
+    Column("priority", SmallInteger, nullable=False, server_default=text("0"), comment="higher goes first"),
     _text("on_insufficient"),
     _credits("max_credits", null=True),
     _time("run_at", null=True),
@@ -386,14 +386,24 @@ due = Table(
     _job(),
     _text("queue"),
     _text("kind"),
-    Column("priority", SmallInteger, nullable=False, comment="smaller goes first"),
+    Column("priority", SmallInteger, nullable=False, comment="higher goes first"),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),
     _time("not_before"),
     _time("ends_by"),
     Column("hinted_at", DateTime(timezone=True), comment="the hint mark: since when a hint may be under way"),
     _time("hint_again_at", null=True),
     Column("hints", Integer, nullable=False, server_default=text("0")),
-    Column("waits_for", Text, comment="why the last claim dropped it; cleared by what makes room"),
+    Column(
+        "waits_for",
+        Text,
+        comment="its time, or why the last claim dropped it; cleared by the time or by what makes room",
+    ),
+    Column(
+        "since",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="when it could first run: from here on its priority rises",
+    ),
     PrimaryKeyConstraint("account_id", "job_id"),
     CheckConstraint("(hinted_at IS NULL) = (hint_again_at IS NULL)", name="hint_mark"),
     _finite("not_before", "ends_by"),
@@ -402,14 +412,47 @@ due = Table(
 Index(
     "due_unhinted",
     due.c.queue,
-    due.c.priority,
+    due.c.priority.desc(),
     due.c.turn,
     due.c.job_id,
     postgresql_where=text("hinted_at IS NULL AND waits_for IS NULL"),
 )
 Index("due_hinted", due.c.queue, due.c.hint_again_at, postgresql_where=text("hinted_at IS NOT NULL"))
-Index("due_waiting", due.c.account_id, postgresql_where=text("waits_for IS NOT NULL"))
+Index(
+    "due_waiting",
+    due.c.waits_for,
+    due.c.account_id,
+    due.c.priority.desc(),
+    due.c.turn,
+    due.c.job_id,
+    postgresql_where=text("waits_for IN ('paused', 'account_limit')"),
+)
+Index("due_later", due.c.not_before, postgresql_where=text("waits_for IN ('run_at', 'backoff')"))
 Index("due_ends_by", due.c.ends_by)
+
+queue_turns = Table(
+    "queue_turns",
+    metadata,
+    _text("queue"),
+    Column("priority", SmallInteger, nullable=False),
+    Column("turn", BigInteger, nullable=False, comment="the highest that was dispatched"),
+    PrimaryKeyConstraint("queue", "priority"),
+    postgresql_with={"fillfactor": "50"},
+)
+
+#: Unlogged: written by every submit, and worth no flush. After a crash it is empty, and `due` tells the last turns.
+turns = Table(
+    "turns",
+    metadata,
+    _account(),
+    _text("queue"),
+    Column("priority", SmallInteger, nullable=False),
+    Column("turn", BigInteger, nullable=False, comment="the last that was given"),
+    Column("taken", Integer, nullable=False, comment="how many were given with it"),
+    PrimaryKeyConstraint("account_id", "queue", "priority"),
+    prefixes=["UNLOGGED"],
+    postgresql_with={"fillfactor": "50"},
+)
 
 live = Table(
     "live",

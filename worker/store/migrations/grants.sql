@@ -7,12 +7,13 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO fermata_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_app;
 
 GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, reservations, journal, purchases, debts,
-    price_books, plan_books, jobs, due, live, parked, attempts, artifacts, events, workers, controls, duty_runs
+    price_books, plan_books, jobs, due, live, parked, attempts, artifacts, events, workers, controls, duty_runs,
+    turns, queue_turns
 TO fermata_app;
 
 GRANT UPDATE (plan, active_until, cycle_ends_at, running_max, paused) ON accounts TO fermata_app;
 
-GRANT UPDATE ON subscriptions, due, live, parked, workers, controls, duty_runs TO fermata_app;
+GRANT UPDATE ON subscriptions, due, live, parked, workers, controls, duty_runs, turns, queue_turns TO fermata_app;
 
 GRANT UPDATE (granted_total) ON cycles TO fermata_app;
 
@@ -27,6 +28,6 @@ GRANT UPDATE (withdrawn_at, withdrawn_by, withdrawn_note) ON price_books, plan_b
 GRANT UPDATE (state, attempt, failures, started_at, ended_at, reason, message, charged, partial, outputs) ON jobs
 TO fermata_app;
 
-GRANT DELETE ON due, live, parked, workers, controls TO fermata_app;
+GRANT DELETE ON due, live, parked, workers, controls, turns TO fermata_app;
 
 GRANT EXECUTE ON FUNCTION fermata_make_partitions(integer) TO fermata_app;
