@@ -8,7 +8,7 @@ models all fit behind `run`: it is plain async, and whatever burns CPU goes thro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -76,6 +76,8 @@ class Output:
     bytes: int
     sha256: str  # hex
     usage: Usage
+    #: What else was measured, for the receipt: a name and a number with its unit in the name.
+    measures: Mapping[str, str] = field(default_factory=dict)
 
 
 class Context(Protocol):
@@ -152,6 +154,7 @@ class EngineError(Exception):
     └── EngineFailure       our side or the provider's
         ├── EngineCrashed   the child process died (segfault, killed): retryable
         ├── OutOfMemory     over its memory limit: retryable once elsewhere
+        ├── QualityGate     the result is not good enough to be sold: retryable once
         └── EngineUnavailable  a provider is away or busy: retryable
     """
 
@@ -178,6 +181,10 @@ class EngineCrashed(EngineFailure):
 
 class OutOfMemory(EngineFailure):
     code = "out_of_memory"
+
+
+class QualityGate(EngineFailure):
+    code = "quality_gate"
 
 
 class EngineUnavailable(EngineFailure):

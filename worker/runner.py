@@ -315,7 +315,7 @@ class Runner:
             outputs=tuple(attempt.kept),
             outputs_due=attempt.outputs_due,
             usage=[
-                {"output": o.name, "seconds_in": str(u.seconds_in), "seconds_out": str(u.seconds_out)}
+                {**o.measures, "output": o.name, "seconds_in": str(u.seconds_in), "seconds_out": str(u.seconds_out)}
                 for o, u in zip(attempt.outputs, usage, strict=True)
             ],
             message=outcome.message,

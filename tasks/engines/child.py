@@ -314,7 +314,7 @@ def _output_within(workdir: Path, sent: Mapping[str, Any]) -> Output:
     """A finished output as the child told of it. Its file must lie in the attempt's own folder."""
     try:
         output = output_from_json(sent)
-    except (KeyError, TypeError, ValueError, ArithmeticError):
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise EngineFailure("the engine told of an output that makes no sense") from None
     if output.path.is_symlink() or output.path.resolve().parent != workdir.resolve():
         raise EngineFailure("the engine told of an output outside its folder")

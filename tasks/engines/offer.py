@@ -25,7 +25,10 @@ from tasks.tiers import Tiered
 from tasks.validation import parse_as
 
 #: The types of engine that we ship, and where each is. Loaded only where a document names them.
-TYPES: Mapping[str, str] = {}
+TYPES: Mapping[str, str] = {
+    "cog": "tasks.engines.remote.cog:Cog",
+    "ace_step_server": "tasks.engines.remote.ace_step:AceStepServer",
+}
 #: The engine that we ship for a tier, and no engine at all.
 EMBEDDED, OFF = "embedded", "off"
 #: Bytes that the document may have.

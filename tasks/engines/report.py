@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 from tasks.kind import AudioInfo, Output, Usage
 
+#: Characters of a measure's name, and of its value.
+MEASURE_MAX = 40
+
 
 class Report(Protocol):
     """What an engine's function gets as its first argument."""
@@ -40,7 +43,8 @@ def output_to_json(output: Output) -> dict[str, Any]:
 
 
 def output_from_json(sent: Mapping[str, Any]) -> Output:
-    """The output that `output_to_json` wrote. Raises `KeyError`, `TypeError`, `ValueError` on anything else."""
+    """The output that `output_to_json` wrote. Raises `LookupError`, `TypeError`, `ValueError`, `AttributeError` on
+    anything else."""
     usage = {name: Decimal(str(sent["usage"][name])) for name in ("seconds_in", "seconds_out")}
     info = {name: int(sent["info"][name]) for name in ("frames", "sample_rate", "channels")}
     return Output(
@@ -51,4 +55,5 @@ def output_from_json(sent: Mapping[str, Any]) -> Output:
         bytes=int(sent["bytes"]),
         sha256=str(sent["sha256"]),
         usage=Usage(**usage),
+        measures={str(name)[:MEASURE_MAX]: str(value)[:MEASURE_MAX] for name, value in sent["measures"].items()},
     )

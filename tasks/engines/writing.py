@@ -66,7 +66,7 @@ class OutputFile:
         write_blocks(self._file, sound)
         self._frames += len(sound)
 
-    def finish(self, seconds_in: Decimal = Decimal(0)) -> Output:
+    def finish(self, seconds_in: Decimal = Decimal(0), measures: Mapping[str, str] = {}) -> Output:
         """Make it durable under its name, and say what was written. Nothing may be written after."""
         info = AudioInfo(self._frames, self._file.samplerate, self._file.channels)
         self._file.close()
@@ -79,7 +79,7 @@ class OutputFile:
         self._part.rename(self._path)
         _sync_folder(self._path.parent)
         usage = Usage(seconds_in=seconds_in, seconds_out=info.seconds)
-        return Output(self.name, self._path, self._media_type, info, size, digest, usage)
+        return Output(self.name, self._path, self._media_type, info, size, digest, usage, measures)
 
 
 def write_blocks(file: soundfile.SoundFile, sound: Sound) -> None:

@@ -1,0 +1,158 @@
+"""Models behind Cog's HTTP interface, and services that speak it (Replicate's own among them).
+
+`PUT /predictions/ID` with an id of ours: asked twice while it runs, it is one prediction. Cog, docs/http.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import httpx
+import structlog
+from pydantic import Field
+
+from tasks.engines.contract import Commission
+from tasks.engines.offer import Options
+from tasks.engines.remote.engine import Failed, Made, Remote, round_of
+from tasks.engines.remote.failures import Away, Busy
+from tasks.engines.remote.provider import Gone, ProviderOptions
+from tasks.kind import Context, EngineError, EngineFailure, RefusedRequest
+
+log = structlog.get_logger(__name__)
+
+#: Fields of a request that say how the result is written, which is our doing, or which tier it is.
+OURS = frozenset({"model", "format", "seconds_max"})
+#: What /health-check says of a model that will answer soon, and of one that will.
+STARTING, WELL = frozenset({"STARTING"}), frozenset({"READY", "BUSY"})
+#: Seconds that a held request may take beyond all patience; the job's own limits end it before.
+HOLD_SECONDS = 86_400.0
+
+
+class CogOptions(ProviderOptions):
+    """What the document says of a model behind Cog."""
+
+    #: poll: `Prefer: respond-async`, then `GET /predictions/ID`. hold: plain Cog knows no GET, so the PUT is held
+    #: until the prediction is done, and asked again with the same id if the connection breaks.
+    wait: Literal["poll", "hold"] = "poll"
+    #: The model's input names, each with the request field or input that it is given; all by their own names if empty.
+    fields: dict[str, str] = Field(default_factory=dict)
+    #: Further inputs of the model that are always the same.
+    constants: dict[str, Any] = Field(default_factory=dict)
+    #: Whether the model sings lyrics.
+    sings: bool = False
+    #: Bytes of audio that may go along as `data:` URLs.
+    upload_bytes_max: int = Field(64 * 1024**2, ge=1024)
+
+
+class Cog(Remote):
+    """A model behind Cog's HTTP interface."""
+
+    Options: ClassVar[type[Options]] = CogOptions
+    kinds: ClassVar[frozenset[str]] = frozenset({"generation", "vocal_conversion", "stem_split"})
+
+    options: CogOptions
+
+    def __init__(self, name: str, options: CogOptions) -> None:
+        super().__init__(name, options)
+        self.provider.probe = self._probe
+
+    def check(self, kind: str, request: Any) -> None:
+        if not self.options.sings and getattr(request, "lyrics", None) is not None:
+            raise RefusedRequest("lyrics", "are not sung by this engine. Leave the field out")
+
+    async def order(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "prediction" not in state:
+            rounds = round_of(state)
+            prediction = str(context.job_id) + (f"-{rounds}" if rounds else "")
+            state = {"engine": self.name, "round": rounds, "prediction": prediction}
+            # Before it is asked for: the id is ours, so whoever comes next finds it in any case.
+            await context.remember(state)
+            if self.options.wait == "poll":
+                await self._put(commission, state)
+        context.progress(0.05, "ordered")
+        return state
+
+    async def look(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> Made | None:
+        if self.options.wait == "hold":
+            answer = await self._put(commission, state)
+        else:
+            try:
+                answer = await self.provider.ask("GET", f"/predictions/{state['prediction']}")
+            except Gone:  # it never came there, or a restart lost it
+                answer = await self._put(commission, state)
+        found = _object(answer)
+        status = found.get("status")
+        if status in ("starting", "processing"):
+            context.progress(0.1 if status == "starting" else 0.3, status)
+            return None
+        if status == "succeeded":
+            return Made(_urls(found.get("output"), commission.names), _measures(found))
+        log.error("prediction_failed", provider=self.name, status=status, error=str(found.get("error"))[:500])
+        raise Failed(EngineFailure(f"{self.name} could not make it"))
+
+    async def call_off(self, state: Mapping[str, Any]) -> None:
+        await self.provider.ask_once("POST", f"/predictions/{state['prediction']}/cancel")
+
+    async def _put(self, commission: Commission, state: Mapping[str, Any]) -> httpx.Response:
+        body = {"input": await asyncio.to_thread(self._input, commission)}
+        headers = {"Prefer": "respond-async"} if self.options.wait == "poll" else {}
+        hold = HOLD_SECONDS if self.options.wait == "hold" else None
+        return await self.provider.ask(
+            "PUT", f"/predictions/{state['prediction']}", body=body, headers=headers, timeout_seconds=hold
+        )
+
+    def _input(self, commission: Commission) -> dict[str, Any]:
+        """The model's input: the request's fields, and audio as `data:` URLs."""
+        request = commission.request.model_dump(mode="json", exclude_none=True)
+        given = {name: value for name, value in request.items() if name not in OURS}
+        given["seconds"] = float(commission.asked[0].seconds_out)
+        size = sum(file.path.stat().st_size for file in commission.inputs.values())
+        if size > self.options.upload_bytes_max:
+            raise EngineError(f"{self.name} takes at most {self.options.upload_bytes_max} bytes of audio; it is {size}")
+        for name, file in commission.inputs.items():
+            given[name] = "data:application/octet-stream;base64," + base64.b64encode(file.path.read_bytes()).decode()
+        if self.options.fields:
+            given = {theirs: given[ours] for theirs, ours in self.options.fields.items() if ours in given}
+        return {**given, **self.options.constants}
+
+    async def _probe(self) -> None:
+        """Whether it is well again, before a job's request goes there."""
+        try:
+            status = _object(await self.provider.ask_once("GET", "/health-check")).get("status")
+        except Gone:
+            return  # a service that speaks Cog but has no such thing
+        except Failed:
+            raise Away("says nothing of its health") from None
+        if status in STARTING:
+            raise Busy("is starting")
+        if status not in WELL:
+            raise Away(f"is {str(status)[:40]}")
+
+
+def _object(answer: httpx.Response) -> Mapping[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Failed(EngineFailure("the provider answered with something that is no object"))
+    return found
+
+
+def _urls(output: object, names: tuple[str, ...]) -> list[str]:
+    """Where the outputs lie: one URL, a list in the order of the names, or an object by names."""
+    if isinstance(output, str):
+        return [output]
+    if isinstance(output, dict):
+        return [str(output[name]) for name in names if output.get(name)]
+    return [str(url) for url in output] if isinstance(output, list) else []
+
+
+def _measures(prediction: Mapping[str, Any]) -> dict[str, str]:
+    """What the provider measured of its own work."""
+    metrics = prediction.get("metrics")
+    seconds = metrics.get("predict_time") if isinstance(metrics, dict) else None
+    return {"predict_seconds": f"{seconds:.3f}"} if isinstance(seconds, int | float) else {}
