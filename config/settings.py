@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     # The scheduler
     dispatch_tick_seconds: float = Field(1, ge=0.01, le=60)
     reap_tick_seconds: float = Field(2, ge=0.05, le=60)
+    cycles_tick_seconds: float = Field(5, ge=0.05, le=3600)
     expire_tick_seconds: float = Field(30, ge=0.05, le=3600)
     sweep_tick_seconds: float = Field(300, ge=0.05, le=86_400)
     prune_tick_seconds: float = Field(3600, ge=0.05, le=86_400)

@@ -22,6 +22,7 @@ from tasks.registry import close_engines, prepared, registry
 from worker import failpoints
 from worker.artifacts import ArtifactStore
 from worker.client import Client
+from worker.duties.cycles import Cycles
 from worker.duties.expire import Expire
 from worker.duties.prune import Prune
 from worker.duties.reap import Reap
@@ -95,7 +96,7 @@ async def opened_store(settings: Settings, name: str) -> AsyncIterator[Store]:
     """A pool and what works on it, on the running loop. Connects on first use."""
     engine = make_engine(settings, name=name)
     price_books, plan_books = PriceBooks(), PlanBooks()
-    books = Books(engine, price_books)
+    books = Books(engine, price_books, plan_books)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
         batch_max=settings.batch_max,
@@ -255,6 +256,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
             [
                 dispatch,
                 Reap(Leases(store.engine), store.operations, settings),
+                Cycles(upkeep, store.operations, settings),
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
                 Sweep(artifacts, Artifacts(store.engine), settings),

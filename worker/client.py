@@ -30,7 +30,6 @@ from worker.credits.operations import Cancel
 from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usage, price
 from worker.credits.states import ENDED
 from worker.failpoints import failpoint
-from worker.store.accounts import check_account_id
 from worker.store.artifacts import Artifacts
 from worker.store.errors import LedgerUnavailable, NotInPlan, OutcomeUnknown, Refused, StoreError
 from worker.store.group_commit import GroupCommit
@@ -38,6 +37,7 @@ from worker.store.instants import problem_of_instant
 from worker.store.json_values import problem_of_json
 from worker.store.reads import Reads
 from worker.store.reads_jobs import JobShown
+from worker.store.references import check_account_id
 from worker.store.retries import Retries
 from worker.store.submits import ArtifactFacts, NewJob, Submits, Submitted, SubmitView
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line

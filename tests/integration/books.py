@@ -205,3 +205,9 @@ def an_output(seconds: int = 10, name: str = "song") -> Artifact:
 def at(text: str) -> datetime:
     """A literal instant."""
     return datetime.fromisoformat(text)
+
+
+async def set_clock(store: Store, text: str) -> None:
+    """Set the database's clock to that instant; from there it runs on."""
+    async with store.database.connection(as_owner=True) as connection:
+        await connection.execute("UPDATE test_clock SET ahead = $1::timestamptz - clock_timestamp()", at(text))

@@ -105,10 +105,9 @@ async def test_top_ups_freeze_with_the_subscription_and_are_gone_after_the_grace
         account = await store.account("ada")
         await store.accounts.subscribe(account, "starter", "s-1", ACTOR)
         await store.accounts.topup(account, "t-1", ACTOR, amount=200)
-        lapse = in_(HOUR)
-        await execute(store, "UPDATE accounts SET active_until = $1", lapse)
-        await execute(store, "UPDATE lots SET expires_at = $1 WHERE source = 'subscription'", lapse)
-        await database.advance(2 * HOUR)
+        lapse = (await store.accounts.cancel(account, "c-1", ACTOR)).active_until
+        assert lapse is not None
+        await database.advance(timedelta(days=32))
         frozen = await Reads(store.engine).balance(account)
         await database.advance(timedelta(days=30))
         gone = await Reads(store.engine).balance(account)
@@ -126,7 +125,7 @@ async def test_the_grace_counts_from_a_purchase_after_the_lapse(database: Databa
     async with opened(database) as store:
         account = await store.account("ada")
         await store.accounts.subscribe(account, "starter", "s-1", ACTOR)
-        await execute(store, "UPDATE accounts SET active_until = fermata_now()")
+        await store.accounts.cancel(account, "c-1", ACTOR, at_once=True)
         await database.advance(timedelta(days=29))
         await store.accounts.topup(account, "t-1", ACTOR, amount=200)
         bought_at = await store.value("SELECT created_at FROM lots WHERE source = 'topup'")
@@ -153,7 +152,7 @@ async def test_no_refill_follows_a_subscription_that_ends_with_its_cycle(databas
     async with opened(database) as store:
         account = await store.account("ada")
         subscribed = await store.accounts.subscribe(account, "starter", "s-1", ACTOR)
-        await execute(store, "UPDATE accounts SET active_until = cycle_ends_at")
+        await store.accounts.cancel(account, "c-1", ACTOR)
         balance = await Reads(store.engine).balance(account)
     assert (subscribed.credits, None) == (balance.spendable, balance.next_refill_at)
 

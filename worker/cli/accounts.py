@@ -16,8 +16,9 @@ from worker.cli.output import facts, present, say, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from worker.store.accounts import Credited, Subscribed
+    from worker.store.purchases import Credited
     from worker.store.reads_accounts import Balance, JournalPage
+    from worker.store.subscriptions import Subscribed
 
 app = cyclopts.App(name="accounts", help="Accounts, their subscriptions and their credits.")
 
@@ -47,7 +48,15 @@ def create(account: str, /, *, json: Json = False, actor: Actor = None) -> int:
 
 @app.command
 def subscribe(
-    account: str, plan: str, /, *, reference: Reference = None, json: Json = False, actor: Actor = None
+    account: str,
+    plan: str,
+    /,
+    *,
+    renewal: Annotated[str, Parameter(help="automatic, or external: each cycle waits for `renewed`.")] = "automatic",
+    grace_days: Annotated[str, Parameter(help="0 to 27 days that an external renewal may be late.")] = "0",
+    reference: Reference = None,
+    json: Json = False,
+    actor: Actor = None,
 ) -> int:
     """Begin a subscription now: its first month's credits are there at once.
 
@@ -57,7 +66,61 @@ def subscribe(
         One of `fermata plans show`.
     """
     account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
-    done = opening.with_books(lambda books: books.store.accounts.subscribe(account, plan, step, who))
+    grace = values.whole("grace_days", grace_days, 0, 27)
+    done = opening.with_books(
+        lambda books: books.store.accounts.subscribe(account, plan, step, who, renewal=renewal, grace_days=grace)
+    )
+    return present(_document(done), json, _subscribed(done))
+
+
+@app.command
+def change(account: str, plan: str, /, *, reference: Reference = None, json: Json = False, actor: Actor = None) -> int:
+    """Another plan: a larger one at once, a smaller one from the next cycle on.
+
+    A larger one adds what it brings more to the running cycle. The plan it has takes back a change that was to come.
+    """
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    done = opening.with_books(lambda books: books.store.accounts.change(account, plan, step, who))
+    return present(_document(done), json, _subscribed(done))
+
+
+@app.command
+def cancel(
+    account: str,
+    /,
+    *,
+    now: Annotated[bool, Parameter(negative="", help="End it at once, not at the end of what is paid for.")] = False,
+    reference: Reference = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """No further month: it runs to the end of its cycle. Credits of the cycle stay until then; top-ups freeze after."""
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    done = opening.with_books(lambda books: books.store.accounts.cancel(account, step, who, at_once=now))
+    return present(_document(done), json, _subscribed(done))
+
+
+@app.command
+def resume(
+    account: str,
+    /,
+    *,
+    plan: Annotated[str | None, Parameter(help="Another one of `fermata plans show`.")] = None,
+    reference: Reference = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Go on after a cancel or a lapse. Top-ups that are still in their grace thaw."""
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    done = opening.with_books(lambda books: books.store.accounts.resume(account, step, who, plan=plan))
+    return present(_document(done), json, _subscribed(done))
+
+
+@app.command
+def renewed(account: str, /, *, reference: Reference = None, json: Json = False, actor: Actor = None) -> int:
+    """One more month was paid for, says an external billing: granted now if it is due, else in its time."""
+    account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
+    done = opening.with_books(lambda books: books.store.accounts.renewed(account, step, who))
     return present(_document(done), json, _subscribed(done))
 
 
@@ -156,6 +219,9 @@ def _subscribed(done: Subscribed) -> Iterator[RenderableType]:
             ("plan", done.plan),
             ("credits", done.credits),
             ("this cycle ends", done.cycle_ends_at),
+            ("next refill", done.next_refill_at or "none"),
+            ("plan from then on", done.next_plan),
+            ("active until", done.active_until),
             ("reference", done.reference),
             ("done before", True if done.replayed else None),
         ]

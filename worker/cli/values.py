@@ -66,7 +66,7 @@ def line(field: str, text: str, most: int = NOTE_LENGTH_MAX) -> str:
 
 def account_id(text: str) -> str:
     """What an account may be called. Says nothing about whether it is there."""
-    from worker.store.accounts import check_account_id
+    from worker.store.references import check_account_id
 
     check_account_id(text)
     return text

@@ -14,7 +14,9 @@ from uuid import UUID
 
 from worker.credits.account_ledger import AccountLedger
 from worker.credits.outcomes import HasOutcomes
+from worker.credits.plans import Plan
 from worker.credits.states import JobState
+from worker.credits.subscriptions import CycleRow, Subscription
 from worker.credits.values import value
 
 
@@ -123,6 +125,14 @@ class EventRow:
     body: Mapping[str, Any] | None = None
 
 
+@value
+class SubscriptionRow:
+    """A subscription after a step, with what the account's row repeats of it."""
+
+    after: Subscription
+    plan: Plan
+
+
 @dataclass(slots=True)
 class Writes:
     """What a page is going to write beside its ledger."""
@@ -140,6 +150,10 @@ class Writes:
     attempts: list[AttemptRow] = field(default_factory=list)
     artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
+    #: What seldom changes: written only for pages that have a `subscription`.
+    subscription: SubscriptionRow | None = None
+    cycles: list[CycleRow] = field(default_factory=list)
+    cycles_raised: list[tuple[datetime, int]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -157,4 +171,7 @@ class Page:
     paused_names: frozenset[tuple[str, str]] = frozenset()
     running_max: int | None = None
     running: int = 0
+    #: Read only where a cycle has ended or somebody is about to change the subscription; with the plans it names.
+    subscription: Subscription | None = None
+    terms: Mapping[str, Plan] = field(default_factory=dict)
     writes: Writes = field(default_factory=Writes)

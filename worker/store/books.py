@@ -8,7 +8,7 @@ The order is fixed and is what the promises rest on:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,12 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.operations import Claim, Settle, TryAgain, wake_parked
 from worker.credits.page import Page
+from worker.credits.subscribing import turn
 from worker.failpoints import failpoint
 from worker.store.apply import write
 from worker.store.database import transaction
 from worker.store.errors import UnknownAccount
-from worker.store.gather import PageOperation, gather_pages, known_accounts, lock_accounts, parked_jobs
+from worker.store.gather import Facts, PageOperation, gather_pages, known_accounts, lock_accounts, parked_jobs
 from worker.store.group_commit import Busy
+from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 
 #: Seconds that a transaction of its own waits for a lock, at a time: a claim gives up after one such wait, whoever
@@ -33,9 +35,10 @@ LOCK_WAIT_SECONDS = 0.6
 class Books:
     """Runs batches of operations, each batch one transaction."""
 
-    def __init__(self, engine: AsyncEngine, price_books: PriceBooks) -> None:
+    def __init__(self, engine: AsyncEngine, price_books: PriceBooks, plan_books: PlanBooks | None = None) -> None:
         self._engine = engine
         self._price_books = price_books
+        self.plan_books = plan_books or PlanBooks()
 
     async def apply(self, operations: Sequence[PageOperation], wait: bool) -> list[Any]:
         """One answer an operation: its result, the exception it raised, or `Busy.BUSY`.
@@ -51,7 +54,7 @@ class Books:
             missing = [account_id for account_id in account_ids if account_id not in accounts]
             busy = await known_accounts(connection, missing) if missing else set()
             ready = [operation for operation in operations if operation.account_id in accounts]
-            pages = await gather_pages(connection, accounts, ready, self._price_books, wait=wait) if ready else {}
+            pages = await self._gather(connection, accounts, ready, wait=wait) if ready else {}
             decided = iter(_decide(pages, ready))
             await self._finish(connection, pages)
             _pass_failpoints("locked", ready)
@@ -63,18 +66,25 @@ class Books:
 
     @asynccontextmanager
     async def page(self, account_id: str) -> AsyncIterator[tuple[AsyncConnection, Page]]:
-        """One account's page in a transaction of its own, for whoever moves lots by hand.
+        """One account's page in a transaction of its own, for whoever moves lots by hand, with its subscription.
 
-        Waits for the account's lock (bounded by lock_timeout). What is left on the page is written, and waiting
-        jobs that fit now are queued, when the block ends without an error. Raises `UnknownAccount`.
+        Cycles that are due have begun on it. Waits for the account's lock (bounded by lock_timeout). What is left on
+        the page is written, and waiting jobs that fit now are queued, when the block ends without an error. Raises
+        `UnknownAccount`.
         """
         async with transaction(self._engine) as connection:
             accounts = await lock_accounts(connection, [account_id], wait=True)
             if not accounts:
                 raise UnknownAccount(account_id)
-            pages = await gather_pages(connection, accounts, (), self._price_books, wait=True)
+            pages = await self._gather(connection, accounts, (), wait=True, subscribed=True)
+            turn(pages[account_id])
             yield connection, pages[account_id]
             await self._finish(connection, pages)
+
+    async def _gather(
+        self, connection: AsyncConnection, accounts: Mapping[str, Facts], ready: Sequence[PageOperation], **how: bool
+    ) -> dict[str, Page]:
+        return await gather_pages(connection, accounts, ready, self._price_books, self.plan_books, **how)
 
     async def _finish(self, connection: AsyncConnection, pages: dict[str, Page]) -> None:
         raised = [account_id for account_id, page in pages.items() if page.ledger.raised]
@@ -100,6 +110,10 @@ def _decide(pages: dict[str, Page], operations: Sequence[PageOperation]) -> list
     """Let each operation decide. A page on which one raised is dropped whole."""
     answers: list[Any] = [Busy.BUSY] * len(operations)
     broken: set[str] = set()
+    # A cycle that has ended is turned by whoever meets it first: nobody waits for a duty.
+    for page in pages.values():
+        if page.subscription is not None:
+            turn(page)
     # Claims last: what a neighbour gives back may pay for them.
     for place in sorted(range(len(operations)), key=lambda place: isinstance(operations[place], Claim)):
         operation = operations[place]

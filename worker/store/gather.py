@@ -19,7 +19,9 @@ from worker.credits.lots import Lot, LotSource
 from worker.credits.operations import Claim
 from worker.credits.page import Job, Lease, Page
 from worker.credits.states import JobState, ReservationState
+from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
+from worker.store.standing import read_standings
 
 
 class PageOperation(Protocol):
@@ -61,13 +63,16 @@ async def gather_pages(
     accounts: Mapping[str, Facts],
     operations: Sequence[PageOperation],
     price_books: PriceBooks,
+    plan_books: PlanBooks,
     *,
     wait: bool,
+    subscribed: bool = False,
 ) -> dict[str, Page]:
     """A page for each locked account, with the jobs that the operations name.
 
-    Rows of `due` and `live` that somebody holds without the account (a dispatch, a renewal) are passed over, so
-    that a frozen one delays nobody else; with `wait` they are waited for.
+    Its subscription is read where a cycle has ended, or with `subscribed`. Rows of `due` and `live` that somebody
+    holds without the account (a dispatch, a renewal) are passed over, so that a frozen one delays nobody else; with
+    `wait` they are waited for.
     """
     claims = [o for o in operations if isinstance(o, Claim)]
     others = [o for o in operations if o.job_id is not None and not isinstance(o, Claim)]
@@ -92,6 +97,9 @@ async def gather_pages(
     paused_names = frozenset((row.scope, row.name) for row in await connection.execute(_READ_PAUSED))
     limited = [account_id for account_id, (*_, running_max, _) in accounts.items() if running_max is not None]
     running = await _read_running(connection, limited) if limited and claims else {}
+    # An ended cycle is seen from the row that was locked: a batch without one reads nothing of subscriptions.
+    ended = [a for a, (_, _, ends_at, *_) in accounts.items() if subscribed or (ends_at is not None and ends_at <= now)]
+    standings = await read_standings(connection, ended, plan_books) if ended else {}
     books = await price_books.load(connection, {job.book_id for of_one in jobs.values() for job in of_one.values()})
     pages = {}
     for account_id, (plan, active_until, cycle_ends_at, running_max, paused) in accounts.items():
@@ -115,6 +123,8 @@ async def gather_pages(
             running_max,
             running.get(account_id, 0),
         )
+    for account_id, standing in standings.items():
+        pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms
     return pages
 
 

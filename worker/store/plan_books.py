@@ -61,5 +61,5 @@ _NEWEST_FIRST = text("""
     SELECT book_id
     FROM plan_books
     WHERE effective_at <= fermata_now()
-    ORDER BY effective_at DESC
+    ORDER BY withdrawn_at NULLS FIRST, effective_at DESC
 """)

@@ -183,14 +183,13 @@ def _frozen(rows: Iterable[Any], now: datetime, lapsed_at: datetime | None) -> t
 
 
 def _next_refill(account: Any) -> datetime | None:
-    """The end of the cycle, if another one follows it."""
+    """The end of the cycle, if another one follows it that is paid for."""
     ends: datetime | None = account.cycle_ends_at
-    follows = ends is not None and (account.active_until is None or account.active_until > ends)
-    return ends if follows else None
+    return ends if account.look_at == ends else None
 
 
 _ACCOUNT = text("""
-    SELECT a.account_id, a.plan, a.active_until, a.cycle_ends_at, fermata_now() AS now,
+    SELECT a.account_id, a.plan, a.active_until, a.cycle_ends_at, a.look_at, fermata_now() AS now,
            (SELECT CAST(COALESCE(sum(d.amount), 0) AS bigint) FROM debts AS d WHERE d.account_id = a.account_id) AS debt
     FROM accounts AS a
     WHERE a.account_id = :account

@@ -103,6 +103,7 @@ accounts = Table(
     _text("plan", null=True),
     Column("active_until", DateTime(timezone=True), comment="null: open-ended; lapsed and frozen derive from it"),
     Column("cycle_ends_at", DateTime(timezone=True), comment="of the cycle granted last"),
+    Column("look_at", DateTime(timezone=True), comment="when time next changes something; null: it does not"),
     Column("running_max", Integer, comment="jobs at a time; null: no limit"),
     _flag("paused"),
     _text("actor"),
@@ -110,9 +111,11 @@ accounts = Table(
     CheckConstraint("account_id ~ '^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'", name="account_id"),
     CheckConstraint("running_max > 0", name="running_max"),
     CheckConstraint("plan IS NOT NULL OR (active_until IS NULL AND cycle_ends_at IS NULL)", name="subscription"),
-    _finite("active_until", "cycle_ends_at"),
+    _finite("active_until", "cycle_ends_at", "look_at"),
     postgresql_with={"fillfactor": "70"},
 )
+
+Index("accounts_look_at", accounts.c.look_at, postgresql_where=text("look_at IS NOT NULL"))
 
 subscriptions = Table(
     "subscriptions",
@@ -127,6 +130,7 @@ subscriptions = Table(
     PrimaryKeyConstraint("account_id"),
     _of_account(),
     CheckConstraint("renewal IN ('automatic', 'external')", name="renewal"),
+    CheckConstraint("grace_seconds >= 0 AND (renewal = 'external' OR grace_seconds = 0)", name="grace"),
 )
 
 subscription_changes = Table(
@@ -156,6 +160,7 @@ cycles = Table(
     _of_account(),
     CheckConstraint("starts_at < ends_at", name="order"),
     CheckConstraint(f"granted_total {CREDITS}", name="granted_total"),
+    CheckConstraint("NOT skipped OR granted_total = 0", name="skipped_is_not_granted"),
 )
 
 # --- the ledger ------------------------------------------------------------------------------------------------

@@ -13,10 +13,15 @@ from worker.store.database import transaction
 
 
 class Upkeep:
-    """Reads for the expire, wake and prune duties."""
+    """Reads for the cycles, expire, wake and prune duties."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+
+    async def accounts_to_turn(self, limit: int) -> list[str]:
+        """Accounts with a cycle that has ended and another one that is paid for, the longest due first."""
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(_TO_TURN, {"limit": limit})).scalars())
 
     async def accounts_to_expire(self, limit: int) -> list[str]:
         """Accounts with an open lot that has expired, or that is empty for good."""
@@ -39,6 +44,16 @@ class Upkeep:
         async with transaction(self._engine) as connection:
             return int((await connection.execute(_MAKE_PARTITIONS, {"months": months_ahead})).scalar_one())
 
+
+#: A scheduler may have been away for so long that the subscription has lapsed meanwhile: then the expire duty looks.
+_TO_TURN = text("""
+    SELECT account_id
+    FROM accounts
+    WHERE look_at <= fermata_now()
+      AND (active_until IS NULL OR active_until > fermata_now())
+    ORDER BY look_at
+    LIMIT :limit
+""")
 
 _TO_EXPIRE = text("""
     SELECT DISTINCT account_id

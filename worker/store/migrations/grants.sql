@@ -11,7 +11,7 @@ GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, res
     turns, queue_turns
 TO fermata_app;
 
-GRANT UPDATE (plan, active_until, cycle_ends_at, running_max, paused) ON accounts TO fermata_app;
+GRANT UPDATE (plan, active_until, cycle_ends_at, look_at, running_max, paused) ON accounts TO fermata_app;
 
 GRANT UPDATE ON subscriptions, due, live, parked, workers, controls, duty_runs, turns, queue_turns TO fermata_app;
 

@@ -1,0 +1,243 @@
+"""The life of a subscription: begin, turn, change, cancel, resume, renew. Each a pure step from one state to the next.
+
+A cycle is granted once, when it begins, and only if it is paid for. Whoever renews by itself (`automatic`) has paid
+until it is cancelled; where billing stands outside (`external`) each cycle is paid for by a `renewed` of its own, and
+until that comes the subscription goes on for its grace, without credits. Lapsed is what `active_until` says, never
+written down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from worker.credits.cycles import cycle_bounds, cycle_start
+from worker.credits.lots import BrokenInvariant
+from worker.credits.plans import Plan
+from worker.credits.values import value
+
+#: Shorter than any month: a late payment always pays the cycle that is running.
+GRACE_MAX = timedelta(days=27)
+
+#: How long top-ups stay frozen after a lapse, or a purchase after it, before they expire.
+FROZEN_LIFE = timedelta(days=30)
+
+
+class Renewal(StrEnum):
+    """Who says that the next cycle is paid for."""
+
+    AUTOMATIC = "automatic"
+    EXTERNAL = "external"
+
+
+@value
+class Subscription:
+    """A subscription as it stands, with the cycle that was begun last and what that one was granted in all."""
+
+    plan: str
+    anchor: datetime
+    cycle_starts_at: datetime
+    cycle_ends_at: datetime
+    granted: int
+    active_until: datetime | None = None  # None: open-ended
+    next_plan: str | None = None
+    renewal: Renewal = Renewal.AUTOMATIC
+    grace: timedelta = timedelta(0)
+    cancelled_at: datetime | None = None
+
+    @property
+    def paid_until(self) -> datetime | None:
+        """Cycles that begin before this are paid for; None: all."""
+        if self.active_until is None:
+            return None
+        return self.active_until if self.cancelled_at else self.active_until - self.grace
+
+    @property
+    def turns_at(self) -> datetime | None:
+        """When the next cycle begins; None if none is paid for."""
+        paid = self.paid_until
+        return self.cycle_ends_at if paid is None or paid > self.cycle_ends_at else None
+
+    def lapsed_by(self, now: datetime) -> bool:
+        """Whether it is over at `now`: top-ups are frozen from that very instant."""
+        return self.active_until is not None and self.active_until <= now
+
+    @property
+    def look_at(self) -> datetime:
+        """When time next changes something: a cycle begins, or what was frozen at its end expires."""
+        if (turns_at := self.turns_at) is not None:
+            return turns_at
+        assert self.active_until is not None
+        return self.active_until + FROZEN_LIFE
+
+
+@value
+class CycleRow:
+    """A cycle that begins. A skipped one had ended before anybody looked: it is on record, and granted nothing."""
+
+    starts_at: datetime
+    ends_at: datetime
+    plan: str
+    granted: int
+    skipped: bool = False
+
+
+@value
+class Step:
+    """What one step changes: the subscription after it, cycles that begin, credits to be granted to the last cycle.
+
+    `plan` is the one that holds from here on.
+    """
+
+    after: Subscription
+    plan: Plan
+    opened: tuple[CycleRow, ...] = ()
+    credits: int = 0
+
+    @property
+    def raised(self) -> bool:
+        """Whether a cycle that began before is granted more."""
+        return self.credits > 0 and not self.opened
+
+
+class NotPossible(ValueError):
+    """The subscription is not in a state for this step. The message says why."""
+
+
+def frozen_until(lapsed_at: datetime, bought_at: datetime) -> datetime:
+    """When a top-up of a lapsed account expires: the grace counts from the later of lapse and purchase."""
+    return max(lapsed_at, bought_at) + FROZEN_LIFE
+
+
+def begun(plan: Plan, now: datetime, renewal: Renewal = Renewal.AUTOMATIC, grace: timedelta = timedelta(0)) -> Step:
+    """A subscription that begins now, anchored at this instant, its first cycle paid for and granted."""
+    if renewal is Renewal.AUTOMATIC and grace:
+        raise NotPossible("a grace is for external renewals: an automatic one is never late")
+    if not timedelta(0) <= grace <= GRACE_MAX:
+        raise NotPossible(f"the grace must be from 0 to {GRACE_MAX.days} days")
+    bounds = cycle_bounds(now, now)
+    fresh = Subscription(plan.name, now, bounds.starts_at, bounds.ends_at, 0, renewal=renewal, grace=grace)
+    return _opened(_paid_for(fresh, bounds.ends_at), plan, now)
+
+
+def turned(subscription: Subscription, plan: Plan, now: datetime) -> Step | None:
+    """The cycles that begin between the last one's end and now, if any: the running one granted, others skipped.
+
+    `plan` is the subscription's next one. However late, each cycle is on record once, and only one is granted.
+    """
+    if subscription.turns_at is None or subscription.cycle_ends_at > now:
+        return None
+    paid, opened = subscription.paid_until, []
+    number = cycle_bounds(subscription.anchor, subscription.cycle_ends_at).number
+    starts_at = subscription.cycle_ends_at
+    while starts_at <= now and (paid is None or starts_at < paid):
+        ends_at = cycle_start(subscription.anchor, number + 1)
+        skipped = ends_at <= now
+        opened.append(CycleRow(starts_at, ends_at, plan.name, 0 if skipped else plan.monthly_credits, skipped))
+        number, starts_at = number + 1, ends_at
+    last = opened[-1]
+    after = replace(
+        subscription,
+        plan=plan.name,
+        next_plan=None,
+        cycle_starts_at=last.starts_at,
+        cycle_ends_at=last.ends_at,
+        granted=last.granted,
+    )
+    return Step(after, plan, tuple(opened), last.granted)
+
+
+def changed(subscription: Subscription, current: Plan, wanted: Plan, now: datetime) -> Step:
+    """Another plan: at once if it brings as many credits or more, else from the next cycle.
+
+    At once means max(0, new allotment - what this cycle already got) further credits for the running cycle: up and
+    down again mints nothing. The plan that one has cancels a change that was to come.
+    """
+    if subscription.lapsed_by(now):
+        raise NotPossible("the subscription has lapsed; resume it first")
+    if wanted.name == subscription.plan:
+        if subscription.next_plan is None:
+            raise NotPossible(f"the plan is {wanted.name} already")
+        return Step(replace(subscription, next_plan=None), current)
+    if wanted.monthly_credits < current.monthly_credits:
+        return Step(replace(subscription, next_plan=wanted.name), current)
+    return _raised(replace(subscription, plan=wanted.name, next_plan=None), wanted, now)
+
+
+def cancelled(subscription: Subscription, plan: Plan, now: datetime, *, at_once: bool = False) -> Step:
+    """No further cycle: it runs to the end of what is paid for, or ends `at_once`.
+
+    What the running cycle was granted stays spendable until that cycle's end either way; top-ups freeze when the
+    subscription ends.
+    """
+    if subscription.lapsed_by(now):
+        raise NotPossible("the subscription has lapsed already")
+    if subscription.cancelled_at is not None and not at_once:
+        raise NotPossible("it is cancelled already")
+    # In the grace of an external renewal the last cycle is over: it ends now, never in the past.
+    ends_at = now if at_once else max(subscription.paid_until or subscription.cycle_ends_at, now)
+    return Step(replace(subscription, active_until=ends_at, cancelled_at=now), plan)
+
+
+def resumed(subscription: Subscription, plan: Plan, now: datetime) -> Step:
+    """Goes on, with `plan`. While its last cycle runs it keeps its anchor, and that cycle is not granted again.
+
+    After that a new first cycle begins now.
+    """
+    if subscription.cancelled_at is None and not subscription.lapsed_by(now):
+        raise NotPossible("the subscription is active; there is nothing to resume")
+    open_ended = replace(subscription, active_until=None, cancelled_at=None)
+    if subscription.cycle_ends_at > now:
+        paid_until = subscription.cycle_ends_at
+        if subscription.paid_until is not None and not subscription.lapsed_by(now):
+            paid_until = max(paid_until, subscription.paid_until)  # paid ahead, then cancelled
+        to_come = subscription.next_plan if plan.name == subscription.plan else None
+        return _raised(replace(_paid_for(open_ended, paid_until), plan=plan.name, next_plan=to_come), plan, now)
+    bounds = cycle_bounds(now, now)
+    fresh = replace(
+        open_ended,
+        anchor=now,
+        cycle_starts_at=bounds.starts_at,
+        cycle_ends_at=bounds.ends_at,
+        granted=0,
+        next_plan=None,
+    )
+    return _opened(_paid_for(fresh, bounds.ends_at), plan, now)
+
+
+def renewed(subscription: Subscription, current: Plan, upcoming: Plan, now: datetime) -> Step:
+    """One more cycle is paid for, from outside. A payment that comes after the lapse resumes the subscription.
+
+    A cycle that is paid for ahead begins in its time.
+    """
+    if subscription.renewal is not Renewal.EXTERNAL:
+        raise NotPossible("it renews by itself; only external renewals are reported")
+    if subscription.lapsed_by(now):
+        return resumed(subscription, upcoming, now)
+    paid = subscription.paid_until
+    if paid is None:
+        raise BrokenInvariant("an external renewal without an end")
+    until = cycle_bounds(subscription.anchor, max(paid, subscription.cycle_ends_at)).ends_at
+    after = _paid_for(replace(subscription, cancelled_at=None), until)
+    return turned(after, upcoming, now) or Step(after, current)
+
+
+def _paid_for(subscription: Subscription, until: datetime) -> Subscription:
+    """Paid until then by an external billing; an automatic renewal has no end."""
+    if subscription.renewal is Renewal.AUTOMATIC:
+        return subscription
+    return replace(subscription, active_until=until + subscription.grace)
+
+
+def _opened(fresh: Subscription, plan: Plan, now: datetime) -> Step:
+    """Its first cycle, beginning now."""
+    assert fresh.cycle_starts_at == now
+    row = CycleRow(now, fresh.cycle_ends_at, plan.name, plan.monthly_credits)
+    return Step(replace(fresh, plan=plan.name, granted=row.granted), plan, (row,), row.granted)
+
+
+def _raised(subscription: Subscription, plan: Plan, now: datetime) -> Step:
+    """The running cycle topped up to the plan's allotment; a cycle that is over gets nothing any more."""
+    more = max(0, plan.monthly_credits - subscription.granted) if subscription.cycle_ends_at > now else 0
+    return Step(replace(subscription, granted=subscription.granted + more), plan, (), more)

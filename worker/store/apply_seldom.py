@@ -1,0 +1,95 @@
+"""Apply, the part that most batches have nothing of: subscriptions, their cycles, and the account's share of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.credits.lots import BrokenInvariant
+from worker.credits.page import Page
+
+Row = tuple[Any, ...]
+
+
+async def write_seldom(connection: AsyncConnection, pages: Sequence[Page], now: datetime) -> None:
+    """Write what the pages decided of subscriptions. Raises `BrokenInvariant` where a row was not as they had it."""
+    subscriptions, accounts = [], []
+    for page in pages:
+        row = page.writes.subscription
+        if row is not None:
+            after = row.after
+            accounts.append(
+                (page.account_id, after.plan, after.active_until, after.cycle_ends_at, row.plan.jobs_at_a_time)
+                + (after.look_at,)
+            )
+            subscriptions.append(
+                (page.account_id, after.anchor, after.next_plan, str(after.renewal), after.grace.total_seconds())
+                + (after.cancelled_at,)
+            )
+    await _run(connection, _SET_ACCOUNTS, ("accounts", "plans", "until", "cycles", "running", "looks"), accounts)
+    names = ("accounts", "anchors", "next_plans", "renewals", "graces", "cancelled")
+    await _run(connection, _SET_SUBSCRIPTIONS, names, subscriptions, now=now)
+    # A cycle that is there already stops the whole transaction: it would be granted twice.
+    begun = [
+        (page.account_id, row.starts_at, row.ends_at, row.plan, row.granted, row.skipped)
+        for page in pages
+        for row in page.writes.cycles
+    ]
+    names = ("accounts", "starts", "ends", "plans", "granted", "skipped")
+    await _run(connection, _INSERT_CYCLES, names, begun, now=now)
+    raised = [(page.account_id, *row) for page in pages for row in page.writes.cycles_raised]
+    await _run(connection, _RAISE_CYCLES, ("accounts", "starts", "granted"), raised)
+
+
+async def _run(
+    connection: AsyncConnection, statement: TextClause, names: Sequence[str], rows: Sequence[Row], **more: Any
+) -> None:
+    if not rows:
+        return
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    result = await connection.execute(statement, {**columns, **more})
+    if result.rowcount != len(rows):
+        raise BrokenInvariant(f"{result.rowcount} rows changed where {len(rows)} were meant")
+
+
+_SET_ACCOUNTS = text("""
+    UPDATE accounts AS a
+    SET plan = u.plan, active_until = u.active_until, cycle_ends_at = u.cycle_ends_at, running_max = u.running_max,
+        look_at = u.look_at
+    FROM unnest(CAST(:accounts AS text[]), CAST(:plans AS text[]), CAST(:until AS timestamptz[]),
+                CAST(:cycles AS timestamptz[]), CAST(:running AS integer[]), CAST(:looks AS timestamptz[]))
+         AS u (account_id, plan, active_until, cycle_ends_at, running_max, look_at)
+    WHERE a.account_id = ANY(ARRAY[u.account_id])
+""")
+
+_SET_SUBSCRIPTIONS = text("""
+    INSERT INTO subscriptions (account_id, anchor, next_plan, renewal, grace_seconds, cancelled_at, updated_at)
+    SELECT u.account_id, u.anchor, u.next_plan, u.renewal, u.grace_seconds, u.cancelled_at, :now
+    FROM unnest(CAST(:accounts AS text[]), CAST(:anchors AS timestamptz[]), CAST(:next_plans AS text[]),
+                CAST(:renewals AS text[]), CAST(:graces AS double precision[]), CAST(:cancelled AS timestamptz[]))
+         AS u (account_id, anchor, next_plan, renewal, grace_seconds, cancelled_at)
+    ON CONFLICT (account_id) DO UPDATE
+    SET anchor = excluded.anchor, next_plan = excluded.next_plan, renewal = excluded.renewal,
+        grace_seconds = excluded.grace_seconds, cancelled_at = excluded.cancelled_at, updated_at = excluded.updated_at
+""")
+
+_INSERT_CYCLES = text("""
+    INSERT INTO cycles (account_id, starts_at, ends_at, plan, granted_total, skipped, at)
+    SELECT u.account_id, u.starts_at, u.ends_at, u.plan, u.granted, u.skipped, :now
+    FROM unnest(CAST(:accounts AS text[]), CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]),
+                CAST(:plans AS text[]), CAST(:granted AS bigint[]), CAST(:skipped AS boolean[]))
+         AS u (account_id, starts_at, ends_at, plan, granted, skipped)
+""")
+
+_RAISE_CYCLES = text("""
+    UPDATE cycles AS c
+    SET granted_total = u.granted
+    FROM unnest(CAST(:accounts AS text[]), CAST(:starts AS timestamptz[]), CAST(:granted AS bigint[]))
+         AS u (account_id, starts_at, granted)
+    WHERE c.account_id = ANY(ARRAY[u.account_id])
+      AND c.starts_at = ANY(ARRAY[u.starts_at])
+""")

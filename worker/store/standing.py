@@ -1,0 +1,69 @@
+"""Where an account stands with what time does to it: its subscription, read only where a cycle has ended or somebody
+is about to change it. Under the account's lock, like everything that is gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from worker.credits.plans import Plan
+from worker.credits.subscriptions import Renewal, Subscription
+from worker.store.plan_books import PlanBooks
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An account's subscription and the terms of the plans that it names."""
+
+    subscription: Subscription
+    terms: Mapping[str, Plan]
+
+
+async def read_standings(
+    connection: AsyncConnection, account_ids: Sequence[str], plan_books: PlanBooks
+) -> dict[str, Standing]:
+    """By account; those that never subscribed are missing."""
+    found: dict[str, Subscription] = {}
+    for row in await connection.execute(_READ_SUBSCRIPTIONS, {"accounts": account_ids}):
+        found[row.account_id] = Subscription(
+            plan=row.plan,
+            anchor=row.anchor,
+            cycle_starts_at=row.starts_at,
+            cycle_ends_at=row.ends_at,
+            granted=row.granted_total,
+            active_until=row.active_until,
+            next_plan=row.next_plan,
+            renewal=Renewal(row.renewal),
+            grace=timedelta(seconds=row.grace_seconds),
+            cancelled_at=row.cancelled_at,
+        )
+    if not found:
+        return {}
+    names = {name for one in found.values() for name in (one.plan, one.next_plan) if name}
+    terms = await plan_books.terms(connection, names, await plan_books.current(connection))
+    return {account_id: Standing(one, terms) for account_id, one in found.items()}
+
+
+_READ_SUBSCRIPTIONS = text("""
+    SELECT a.account_id, a.plan, s.anchor, c.starts_at, c.ends_at, c.granted_total, a.active_until, s.next_plan,
+           s.renewal, s.grace_seconds, s.cancelled_at
+    FROM accounts AS a
+    CROSS JOIN LATERAL (
+        SELECT anchor, next_plan, renewal, grace_seconds, cancelled_at
+        FROM subscriptions
+        WHERE account_id = a.account_id
+        OFFSET 0
+    ) AS s
+    CROSS JOIN LATERAL (
+        SELECT starts_at, ends_at, granted_total
+        FROM cycles
+        WHERE account_id = a.account_id
+        ORDER BY starts_at DESC
+        LIMIT 1
+    ) AS c
+    WHERE a.account_id = ANY(CAST(:accounts AS text[]))
+""")
