@@ -43,7 +43,13 @@ class Settings(BaseSettings):
     #: Used by `migrate` only: the owner of the tables, so that the app's own role can't change them.
     owner_database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
-    artifacts_url: str | None = None  # file:///folder; a plain path is taken as one
+    #: file:///folder, a plain path, or s3://bucket/prefix?endpoint=https://host:port&region=name
+    artifacts_url: str | None = None
+    #: A key for the bucket. Without it, as AWS's own tools find one: role, profile, AWS_ACCESS_KEY_ID.
+    artifacts_key_id: SecretStr | None = None
+    artifacts_secret: SecretStr | None = None
+    #: Where attempts work when audio lies in a bucket. Default: a folder of ours in the system's one for such.
+    scratch_dir: Path | None = None
     #: Where embedded servers, artifacts and run files live when no URL is given.
     data_dir: Path | None = None
 
@@ -200,7 +206,11 @@ def contradictions(settings: Settings) -> list[str]:
         ),
         (
             settings.environment != "production" or settings.artifacts_url is not None,
-            "FERMATA_ENVIRONMENT is production: FERMATA_ARTIFACTS_URL must be given, a folder that all machines share",
+            "FERMATA_ENVIRONMENT is production: FERMATA_ARTIFACTS_URL must be given, a folder or bucket that all share",
+        ),
+        (
+            (settings.artifacts_key_id is None) == (settings.artifacts_secret is None),
+            "FERMATA_ARTIFACTS_KEY_ID and FERMATA_ARTIFACTS_SECRET go together: give both or neither",
         ),
     ]
     return [message for holds, message in rules if not holds]

@@ -20,7 +20,8 @@ from tasks.engines.child import close_children
 from tasks.kind import Kind
 from tasks.registry import close_engines, prepared, registry
 from worker import failpoints
-from worker.artifacts import ArtifactStore
+from worker.artifacts.places import store_at
+from worker.artifacts.store import ArtifactStore
 from worker.client import Client
 from worker.duties.cycles import Cycles
 from worker.duties.expire import Expire
@@ -124,17 +125,26 @@ async def refuse_other_clocks(store: Store, settings: Settings) -> None:
             await asyncio.sleep(1)
 
 
-def artifact_store(settings: Settings) -> ArtifactStore:
-    """Where audio lies, by the settings."""
-    assert settings.artifacts_url is not None
-    return ArtifactStore.at(settings.artifacts_url)
+@asynccontextmanager
+async def opened_artifacts(settings: Settings, *, prepared: bool = True) -> AsyncIterator[ArtifactStore]:
+    """Where audio lies, by the settings. Prepared, it was seen to take, give back and delete something."""
+    artifacts = store_at(settings)
+    try:
+        if prepared:
+            await artifacts.prepare()
+        yield artifacts
+    finally:
+        await artifacts.close()
 
 
 @asynccontextmanager
 async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store]]:
     """What the CLI and the API submit through."""
     arm_failpoints(settings)
-    async with opened_store(settings, f"fermata-client:{os.getpid()}") as store:
+    async with (
+        opened_artifacts(settings, prepared=False) as artifacts,
+        opened_store(settings, f"fermata-client:{os.getpid()}") as store,
+    ):
         views = Submits(store.engine, store.price_books, store.plan_books)
         submits: GroupCommit[Any] = GroupCommit(views.apply, batch_max=settings.batch_max)
         kinds = registry(settings.extra_kinds, settings.engines)
@@ -148,7 +158,7 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
                     stored=Artifacts(store.engine),
                     reads=Reads(store.engine, quoted_usage_of(kinds)),
                     retries=Retries(store.engine),
-                    artifacts=artifact_store(settings),
+                    artifacts=artifacts,
                     settings=settings,
                 ),
                 store,
@@ -196,9 +206,10 @@ async def opened_worker(
     """A worker process's services, with its keeper and its listener running."""
     arm_failpoints(settings)
     worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuids.uuid7().hex[-8:]}"
-    artifacts = artifact_store(settings)
-    artifacts.prepare()
-    async with opened_store(settings, f"fermata-worker:{worker_id}") as store:
+    async with (
+        opened_artifacts(settings) as artifacts,
+        opened_store(settings, f"fermata-worker:{worker_id}") as store,
+    ):
         await refuse_other_clocks(store, settings)
         leases, workers = Leases(store.engine), Workers(store.engine)
         card = WorkerCard(worker_id, socket.gethostname(), os.getpid(), our_version(), queues, slots.count)
@@ -218,7 +229,10 @@ async def opened_worker(
         )
         listening = listen(database_url(settings), {"fermata_cancel": keeper.look_now})
         loop = asyncio.get_running_loop()
-        async with background(keeper.run(), keeper.report_progress(), listening):
+        # What a killed worker left on a disk of this machine alone, nobody else can see.
+        sweep = Sweep(artifacts, Artifacts(store.engine), settings, artifacts.work_leftovers)
+        sweeping = [] if artifacts.work_is_shared else [Scheduler([sweep]).run()]
+        async with background(keeper.run(), keeper.report_progress(), listening, *sweeping):
             try:
                 with watched(loop, settings.lease_seconds):
                     yield WorkerServices(slots, runner, dispatching)
@@ -244,9 +258,10 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
 
     arm_failpoints(settings)
     assert settings.redis_url is not None
-    artifacts = artifact_store(settings)
-    artifacts.prepare()
-    async with opened_store(settings, f"fermata-scheduler:{os.getpid()}") as store:
+    async with (
+        opened_artifacts(settings) as artifacts,
+        opened_store(settings, f"fermata-scheduler:{os.getpid()}") as store,
+    ):
         await refuse_other_clocks(store, settings)
         sender = HintSender(settings.redis_url.get_secret_value(), settings.namespace)
         dispatching, upkeep = Dispatching(store.engine), Upkeep(store.engine)
@@ -259,7 +274,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 Cycles(upkeep, store.operations, settings),
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
-                Sweep(artifacts, Artifacts(store.engine), settings),
+                Sweep(artifacts, Artifacts(store.engine), settings, artifacts.leftovers),
                 Prune(upkeep, Workers(store.engine), Turns(store.engine), settings),
                 Alive(upkeep, dispatch, scheduler_id, settings),
             ]

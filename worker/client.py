@@ -24,7 +24,7 @@ from config.settings import Settings
 from tasks.audio import ProbeLimits, probe
 from tasks.kind import AudioInfo, Kind, RefusedRequest, Request
 from tasks.validation import check_inputs, parse
-from worker.artifacts import ArtifactError, ArtifactStore, StoreUnwritable
+from worker.artifacts.store import ArtifactError, ArtifactStore, Draft, StoreUnwritable
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import Cancel
 from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usage, price
@@ -191,39 +191,42 @@ class Client:
         artifact_id = uuids.uuid7()
         check_source(path, self.settings.upload_bytes_max)
         try:
-            key, copied = await self.artifacts.put_input(path, account_id, artifact_id)
+            draft = await self.artifacts.draft(path, artifact_id)
         except StoreUnwritable:
             raise
         except (OSError, ArtifactError) as error:
             raise RefusedRequest("file", _why_unreadable(error)) from None
         try:
-            probed = await probe(self.artifacts.path(key), limits=ProbeLimits(bytes_max=self.settings.upload_bytes_max))
-            facts = ArtifactFacts(
-                artifact_id=artifact_id,
-                name=_shown_name(name or path.name),
-                media_type=probed.media_type,
-                storage_key=key,
-                sha256=bytes.fromhex(copied),
-                frames=probed.info.frames,
-                sample_rate=probed.info.sample_rate,
-                channels=probed.info.channels,
-                bytes=probed.bytes,
-            )
-        except BaseException:
-            await self._remove(key)
-            raise
+            facts = await self._kept(draft, account_id, _shown_name(name or path.name))
+        finally:
+            await self.artifacts.drop(draft)
         # From here on a row may name the file, also if we are cancelled or the answer of its COMMIT is lost.
         try:
             await self.stored.add(account_id, facts, actor)
         except OutcomeUnknown:
             raise
         except StoreError:
-            await self._remove(key)
+            await self._remove(facts.storage_key)
             raise
         return facts
 
+    async def _kept(self, draft: Draft, account_id: str, name: str) -> ArtifactFacts:
+        """Measure a draft, then keep it: nobody ever sees a file that we don't take."""
+        probed = await probe(draft.path, limits=ProbeLimits(bytes_max=self.settings.upload_bytes_max))
+        return ArtifactFacts(
+            artifact_id=draft.artifact_id,
+            name=name,
+            media_type=probed.media_type,
+            storage_key=await self.artifacts.keep(draft, account_id),
+            sha256=bytes.fromhex(draft.sha256),
+            frames=probed.info.frames,
+            sample_rate=probed.info.sample_rate,
+            channels=probed.info.channels,
+            bytes=probed.bytes,
+        )
+
     async def _remove(self, key: str) -> None:
-        with suppress(OSError):  # what went wrong before is what the caller must hear of
+        with suppress(OSError, ArtifactError):  # what went wrong before is what the caller must hear of
             await self.artifacts.remove(key)
 
     def _submission(self, asked: JobRequest, actor: str) -> _Submission:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from config.settings import Settings
-from worker.artifacts import ArtifactError, ArtifactStore
+from worker.artifacts.places import store_at
+from worker.artifacts.store import ArtifactError, ArtifactStore, StoreUnavailable
 from worker.queue.connection import QueueUnavailable
 from worker.queue.inspection import QueueInspector, RedisServer, problems_of
 from worker.store.database import make_engine
@@ -99,7 +100,7 @@ async def examine(settings: Settings) -> Diagnosis:
             case SchemaFacts():
                 checks += schema_checks(found, settings)
     checks += [redis] if isinstance(redis, Check) else redis_checks(redis)
-    checks += artifact_checks(settings, hosts)
+    checks += await artifact_checks(settings, hosts)
     return diagnosis_of(checks)
 
 
@@ -286,32 +287,50 @@ def redis_checks(server: RedisServer) -> Iterator[Check]:
         yield Check("Redis", status, what, todo or None)
 
 
-def artifact_checks(settings: Settings, hosts: Sequence[str]) -> Iterator[Check]:
-    """Whether audio can be written, and whether every machine sees the same."""
+async def artifact_checks(settings: Settings, hosts: Sequence[str]) -> list[Check]:
+    """Whether audio can be written, read and deleted, and whether every machine sees the same."""
     if settings.artifacts_url is None:
-        yield Check("artifacts", Status.BAD, "FERMATA_ARTIFACTS_URL is not given", _START)
-        return
+        return [Check("artifacts", Status.BAD, "FERMATA_ARTIFACTS_URL is not given", _START)]
     try:
-        store = ArtifactStore.at(settings.artifacts_url)
-        store.prepare()
+        store = store_at(settings)
     except ArtifactError as error:
-        yield Check("artifacts", Status.BAD, str(error), "name a folder that this user may write")
-        return
-    yield Check("artifacts", Status.OK, f"{store.root} is writable")
-    free = shutil.disk_usage(store.root).free
-    yield _verdict(
+        return [Check("artifacts", Status.BAD, str(error), "correct it")]
+    try:
+        await store.prepare()
+    except StoreUnavailable as error:
+        return [Check("artifacts", Status.AWAY, str(error), "mend what it says, and look again")]
+    except ArtifactError as error:
+        return [Check("artifacts", Status.BAD, str(error), "name a place that this user may write")]
+    finally:
+        await store.close()
+    return [
+        Check("artifacts", Status.OK, f"{store.described}: can be written, read and deleted"),
+        _room_check(store),
+        *_sharing_checks(store, settings.artifacts_url, hosts),
+    ]
+
+
+def _room_check(store: ArtifactStore) -> Check:
+    free = shutil.disk_usage(store.work).free
+    return _verdict(
         "artifacts' room",
         free >= FREE_BYTES_MIN,
-        f"{free / 1e9:.1f} GB free",
+        f"{free / 1e9:.1f} GB free in {store.work}",
         "make room, or the next outputs can't be kept",
         otherwise=Status.WARN,
     )
+
+
+def _sharing_checks(store: ArtifactStore, url: str, hosts: Sequence[str]) -> Iterator[Check]:
     others = [host for host in hosts if host != socket.gethostname()[:40] and host != socket.gethostname()]
-    if others:
+    if others and store.work_is_shared:
         yield Check(
             *("artifacts shared", Status.WARN, f"workers run on {', '.join(others)} too"),
             "make sure that this folder is the same storage there",
         )
+    endpoint = urlsplit(dict(parse_qsl(urlsplit(url).query)).get("endpoint", ""))
+    if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
+        yield Check("artifacts' wire", Status.WARN, "audio and requests travel unencrypted", "give an https endpoint")
 
 
 def _scheduler_check(facts: SchemaFacts, settings: Settings) -> Check:

@@ -22,7 +22,7 @@ import uuid_utils.compat as uuids
 
 from config.settings import Settings
 from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, RunLimits
-from worker.artifacts import ArtifactError, ArtifactStore, DamagedArtifact
+from worker.artifacts.store import ArtifactError, ArtifactStore, DamagedArtifact
 from worker.credits.operations import Claim, Claimed, Ended, Fenced, Requeued, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Artifact
@@ -401,7 +401,7 @@ def _outcome_of(work: asyncio.Future[None]) -> Outcome:
             return Outcome(Ending.INPUT_DAMAGED, str(error))
         case ArtifactError() | OSError():
             log.error("storage failed", error=str(error))
-            return Outcome(Ending.STORAGE_FAILURE, "the artifact store could not be written")
+            return Outcome(Ending.STORAGE_FAILURE, "the artifact store could not be used")
         case Lost():
             return Outcome(Ending.LOST_WORKER)
         case _:

@@ -26,6 +26,7 @@ import asyncpg
 from config.settings import Settings, load
 from tests import kinds
 from tests.servers import Database
+from worker.artifacts.folder import FolderStore
 from worker.boot import Store, opened_client
 from worker.client import Client, JobRequest
 from worker.local.processes import is_alive, spawn, stop
@@ -268,6 +269,7 @@ class Stage:
     @property
     def artifacts(self) -> Path:
         """Where audio lies."""
+        assert isinstance(self.client.artifacts, FolderStore)
         return self.client.artifacts.root
 
     def outputs(self, job_id: UUID) -> list[Path]:

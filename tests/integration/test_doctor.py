@@ -169,13 +169,13 @@ def test_unwise_settings_are_warned_of() -> None:
     assert unwell(settings_checks(load({}, redis_url="redis://127.0.0.1:6379/0"))) == {}
 
 
-def test_a_store_that_can_not_be_written_is_bad(tmp_path: Path) -> None:
+async def test_a_store_that_can_not_be_written_is_bad(tmp_path: Path) -> None:
     """And one that other machines need is a warning to share it."""
     (file := tmp_path / "file").touch()
-    assert unwell(artifact_checks(load({}, artifacts_url=f"{file}/x"), [])) == {"artifacts": Status.BAD}
-    assert unwell(artifact_checks(load({}), [])) == {"artifacts": Status.BAD}
+    assert unwell(await artifact_checks(load({}, artifacts_url=f"{file}/x"), [])) == {"artifacts": Status.BAD}
+    assert unwell(await artifact_checks(load({}), [])) == {"artifacts": Status.BAD}
     good = load({}, artifacts_url=str(tmp_path / "store"))
-    shared = unwell(artifact_checks(good, ["elsewhere"]))
+    shared = unwell(await artifact_checks(good, ["elsewhere"]))
     assert shared["artifacts shared"] is Status.WARN
 
 

@@ -11,20 +11,21 @@ from uuid import UUID
 
 import pytest
 
-from worker.artifacts import ArtifactStore, DamagedArtifact, StoreUnwritable, UnreadableSource
+from worker.artifacts.folder import FolderStore
+from worker.artifacts.store import DamagedArtifact, StoreUnwritable, UnreadableSource
 
 CONTENT = b"half a second of silence"
 DIGEST = hashlib.sha256(CONTENT).digest()
 
 
 @pytest.fixture
-async def stored(tmp_path: Path) -> tuple[ArtifactStore, str]:
+async def stored(tmp_path: Path) -> tuple[FolderStore, str]:
     """A store with one input in it."""
-    store = ArtifactStore(tmp_path / "store")
-    store.prepare()
+    store = FolderStore(tmp_path / "store")
+    await store.prepare()
     source = tmp_path / "source"
     source.write_bytes(CONTENT)
-    key, _ = await store.put_input(source, "ada", UUID(int=1))
+    key = await store.keep(await store.draft(source, UUID(int=1)), "ada")
     return store, key
 
 
@@ -53,7 +54,7 @@ def _as_a_pipe(path: Path) -> None:
     ids=["gone", "changed", "a folder", "a link", "a pipe"],
 )
 async def test_a_damaged_input_is_called_one(
-    stored: tuple[ArtifactStore, str], tmp_path: Path, damage: Callable[[Path], object]
+    stored: tuple[FolderStore, str], tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     """Whatever became of the file, no other attempt can help."""
     store, key = stored
@@ -62,7 +63,7 @@ async def test_a_damaged_input_is_called_one(
         await store.fetch(key, DIGEST, tmp_path / "copy")
 
 
-async def test_a_damaged_input_takes_nobodys_place(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
+async def test_a_damaged_input_takes_nobodys_place(stored: tuple[FolderStore, str], tmp_path: Path) -> None:
     """What was at the target stays, and no half copy lies beside it."""
     store, key = stored
     store.path(key).write_bytes(b"other")
@@ -73,7 +74,7 @@ async def test_a_damaged_input_takes_nobodys_place(stored: tuple[ArtifactStore, 
     assert [] == _parts(tmp_path)
 
 
-async def test_a_disk_that_takes_nothing_is_no_damage(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
+async def test_a_disk_that_takes_nothing_is_no_damage(stored: tuple[FolderStore, str], tmp_path: Path) -> None:
     """Where the copy can't be written, the input may be fine: another attempt may help."""
     store, key = stored
     (tmp_path / "no folder").touch()
@@ -81,7 +82,7 @@ async def test_a_disk_that_takes_nothing_is_no_damage(stored: tuple[ArtifactStor
         await store.fetch(key, DIGEST, tmp_path / "no folder" / "copy")
 
 
-async def test_a_sound_input_is_copied(stored: tuple[ArtifactStore, str], tmp_path: Path) -> None:
+async def test_a_sound_input_is_copied(stored: tuple[FolderStore, str], tmp_path: Path) -> None:
     """The copy has the same bytes."""
     store, key = stored
     await store.fetch(key, DIGEST, tmp_path / "copy")
@@ -90,7 +91,7 @@ async def test_a_sound_input_is_copied(stored: tuple[ArtifactStore, str], tmp_pa
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 async def test_a_store_that_takes_no_more_is_our_failure(
-    stored: tuple[ArtifactStore, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    stored: tuple[FolderStore, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """A full, read-only or broken disk of ours says nothing against the file, and keeps nothing of it."""
     store, _ = stored
@@ -100,14 +101,12 @@ async def test_a_store_that_takes_no_more_is_our_failure(
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(StoreUnwritable, match=os.strerror(code).lower()):
-        await store.put_input(tmp_path / "source", "ada", UUID(int=2))
+        await store.draft(tmp_path / "source", UUID(int=2))
     assert ["00000000-0000-0000-0000-000000000001"] == [path.name for path in store.root.glob("inputs/*/*")]
 
 
-async def test_a_file_that_can_not_be_read_is_the_files_fault(
-    stored: tuple[ArtifactStore, str], tmp_path: Path
-) -> None:
+async def test_a_file_that_can_not_be_read_is_the_files_fault(stored: tuple[FolderStore, str], tmp_path: Path) -> None:
     """It was taken away between the look at it and the copy."""
     store, _ = stored
     with pytest.raises(UnreadableSource):
-        await store.put_input(tmp_path / "gone", "ada", UUID(int=2))
+        await store.draft(tmp_path / "gone", UUID(int=2))

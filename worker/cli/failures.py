@@ -37,7 +37,7 @@ def exit_code_of(error: BaseException) -> int:
     from config.settings import SettingsError
     from tasks.kind import RefusedRequest
     from tasks.registry import RegistryError
-    from worker.artifacts import ArtifactError, DamagedArtifact, StoreUnwritable
+    from worker.artifacts.store import ArtifactError, DamagedArtifact, StoreUnavailable
     from worker.cli.values import Misused
     from worker.credits.documents import DocumentError
     from worker.local.processes import ProcessError
@@ -54,10 +54,10 @@ def exit_code_of(error: BaseException) -> int:
 
     codes: dict[int, tuple[type[BaseException], ...]] = {
         NO: (DamagedArtifact,),
-        # Before those that are the caller's: a store that takes no more is an artifact error too.
+        # Before those that are the caller's: a store that is away is an artifact error too.
         AWAY: (
             *(LedgerUnavailable, OutcomeUnknown, Transient, QueueUnavailable, ProcessError),
-            StoreUnwritable,
+            StoreUnavailable,
         ),
         BAD: (
             *(cyclopts.CycloptsError, Misused, SettingsError, RegistryError, ArtifactError, DocumentError),

@@ -22,6 +22,7 @@ from uuid import UUID
 import uuid_utils.compat as uuids
 
 from config.settings import Settings, load
+from worker.artifacts.folder import FolderStore
 from worker.boot import opened_client
 from worker.client import Client, JobRequest
 from worker.credits.states import ENDED, JobState
@@ -166,14 +167,16 @@ async def _play(
     logs = servers.data_dir / "logs"
     folder = servers.data_dir / "files" / time.strftime("%Y%m%d-%H%M%S")
     async with opened_client(ours) as (client, store):
-        client.artifacts.prepare()
+        await client.artifacts.prepare()
+        if not isinstance(client.artifacts, FolderStore):
+            raise DemoError("it damages a file to show what happens, so it wants a folder: unset FERMATA_ARTIFACTS_URL")
         account = f"demo-{uuids.uuid7().hex[-12:]}"
         await store.accounts.create(account, ACTOR)
         await store.accounts.subscribe(account, PLAN, "demo-subscription", ACTOR)
         await store.accounts.topup(account, "demo-topup", ACTOR, pack=PACK)
         reads = client.reads
         before = await reads.balance(account)
-        stage = _Stage(client, reads, account, watch)
+        stage = _Stage(client, client.artifacts, reads, account, watch)
         # Damaged before anybody runs, so that nobody is quicker.
         await stage.submit_damaged()
         say("starting a scheduler and two workers")
@@ -188,8 +191,9 @@ async def _play(
 class _Stage:
     """The account's jobs, submitted and followed."""
 
-    def __init__(self, client: Client, reads: Reads, account: str, watch: Watch) -> None:
+    def __init__(self, client: Client, folder: FolderStore, reads: Reads, account: str, watch: Watch) -> None:
         self._client = client
+        self._folder = folder
         self._reads = reads
         self._account = account
         self._watch = watch
@@ -203,7 +207,7 @@ class _Stage:
             Expected(JobState.FAILED, quoted=5, reserved=5, charged=0, outputs=0),
             JobRequest(self._account, "vocal_conversion", {"semitones": 2}, {"voice": str(voice.artifact_id)}),
         )
-        with self._client.artifacts.path(voice.storage_key).open("r+b") as stored:
+        with self._folder.path(voice.storage_key).open("r+b") as stored:
             stored.seek(-1000, os.SEEK_END)
             stored.write(bytes(1000))
 
@@ -246,7 +250,7 @@ class _Stage:
         if song.shown is None or not song.shown.outputs:
             raise DemoError(f"the song to be split was not made: {song.shown and song.shown.message}")
         outputs = await self._client.stored.read(self._account, [song.shown.outputs[0].artifact])
-        path = self._client.artifacts.path(next(iter(outputs.values())).storage_key)
+        path = self._folder.path(next(iter(outputs.values())).storage_key)
         mix = path.with_name("demo-mix.wav")
         await asyncio.to_thread(mix_voice_over, path, VOICE, mix)
         stored = await self._client.put(self._account, mix, ACTOR)
@@ -294,7 +298,7 @@ class _Stage:
                 suffix = stored.media_type.rpartition("/")[2].replace("mpeg", "mp3")
                 kind = job.shown.kind if job.shown else "job"
                 target = folder / f"{kind}-{output.name}.{suffix}"
-                await asyncio.to_thread(_copy, self._client.artifacts.path(stored.storage_key), target)
+                await asyncio.to_thread(_copy, self._folder.path(stored.storage_key), target)
                 job.files.append(target)
 
 
