@@ -33,7 +33,17 @@ def path(rounds: int) -> list[Figure]:
         return measured(servers, rounds)
 
 
-SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {"ledger": ledger, "path": path}
+def prices(rounds: int) -> list[Figure]:
+    """A draft price book on a million past jobs: one round, for it is long."""
+    from benchmarks.rehearsing import measured
+    from benchmarks.server import measured_servers
+
+    del rounds
+    with measured_servers() as servers:
+        return measured(servers)
+
+
+SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {"ledger": ledger, "path": path, "prices": prices}
 
 
 def main(arguments: list[str]) -> int:

@@ -45,9 +45,11 @@ from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, clock_is_ours
 from worker.store.listening import listen
+from worker.store.past_jobs import PastJobs
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
+from worker.store.rehearsals import Rehearsals
 from worker.store.retries import Retries
 from worker.store.submits import Submits
 from worker.store.turns import Turns
@@ -168,10 +170,16 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
             await close_children()
 
 
-def price_desk(settings: Settings, store: Store) -> PriceDesk:
-    """What product people do with prices, over an opened store."""
+def price_desk(settings: Settings, engine: AsyncEngine) -> PriceDesk:
+    """What product people do with prices, over one database."""
+    kinds = registry(settings.extra_kinds, settings.engines)
     return PriceDesk(
-        price_shelf(store.engine), plan_shelf(store.engine), registry(settings.extra_kinds, settings.engines), settings
+        shelf=price_shelf(engine),
+        plans=plan_shelf(engine),
+        past=PastJobs(engine, quoted_usage_of(kinds)),
+        rehearsals=Rehearsals(engine),
+        kinds=kinds,
+        settings=settings,
     )
 
 

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from config.settings import Settings
 from tasks.kind import Kind
 from worker.credits.plans import parse_plan_book
 from worker.credits.prices import Bounds, PriceBook, parse_price_book
+from worker.credits.rehearsal import Rehearsal, endings_by_hold
 from worker.pricing import request_fields
 from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown
+from worker.store.past_jobs import PastJobs
+from worker.store.rehearsals import Rehearsals, Rehearsed, rehearsed_or_forced
 
 
 class PriceDesk:
     """Price books, as people write, try out, apply and take them back."""
 
-    def __init__(self, shelf: BookShelf, plans: BookShelf, kinds: Mapping[str, Kind], settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        shelf: BookShelf,
+        plans: BookShelf,
+        past: PastJobs,
+        rehearsals: Rehearsals,
+        kinds: Mapping[str, Kind],
+        settings: Settings,
+    ) -> None:
         self._shelf = shelf
         self._plans = plans
+        self._past = past
+        self._rehearsals = rehearsals
         self._kinds = kinds
         self._bounds = bounds_of(settings)
+        self._percent_max = settings.price_change_percent_max
 
     async def read(self, document: str, at: datetime | None = None) -> PriceBook:
         """The book that a document describes, for our kinds and the plans that are sold at that time.
@@ -39,16 +55,37 @@ class PriceDesk:
             bounds=self._bounds,
         )
 
-    async def apply(self, document: str, author: str, note: str, effective_at: datetime | None = None) -> BookApplied:
+    async def apply(
+        self, document: str, author: str, note: str, effective_at: datetime | None = None, force: str | None = None
+    ) -> BookApplied:
         """Put a book in force, now or later, for jobs submitted from then on.
 
-        Raises as `read` and as `BookShelf.apply`.
+        One that changes what some request costs by more than `price_change_percent_max` must have been rehearsed,
+        exactly this document, unless `force` says why not. Raises as `read` and as `BookShelf.apply`.
         """
         book = await self.read(document, effective_at)
-        return await self._shelf.apply(BookDraft(book.document, book.digest, author, note, effective_at))
+        draft = BookDraft(book.document, book.digest, author, note, effective_at, force)
+        return await self._shelf.apply(draft, rehearsed_or_forced(book, self._percent_max, force))
+
+    async def rehearse(self, document: str, length: timedelta, actor: str) -> Rehearsed:
+        """What the jobs that ended in the time until now would have cost under a draft, and whom that would hurt.
+
+        Prices nothing and nobody anew; the rehearsal itself is kept, as `apply` asks for it. Raises as `read`.
+        """
+        book = await self.read(document)
+        against, sold = await self._shelf.shown(), parse_plan_book((await self._plans.shown()).document)
+        period = await self._past.period(length)
+        rehearsal = Rehearsal(book)
+        async for page in self._past.pages(period, endings_by_hold(book)):
+            # In a thread: whoever serves others from this loop goes on meanwhile.
+            await asyncio.to_thread(rehearsal.take_all, page.jobs, page.lots)
+        return await self._rehearsals.keep(book.digest, against.book, period, rehearsal.outcome(sold), actor)
 
     async def revert(self, book_id: int, author: str, note: str) -> BookApplied:
-        """Put the document of an old book in force again, now, as a new book. Raises as `apply` does."""
+        """Put the document of an old book in force again, now, as a new book.
+
+        Needs no rehearsal: it is how a wrong book is mended at once. Raises as `read` and as `BookShelf.apply`.
+        """
         book = await self.read((await self._shelf.shown(book_id)).document)
         return await self._shelf.apply(BookDraft(book.document, book.digest, author, note, reverts_to=book_id))
 

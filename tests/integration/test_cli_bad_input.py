@@ -74,6 +74,9 @@ TYPED = [
     (("prices", "withdraw", "2", "--note", "x", "--as", "x" * 129), "as: must be 1 to 128 printable characters"),
     (("prices", "withdraw", "2", "--note", "a\nb", "--as", "mia"), "note: must be 1 to 500 printable characters"),
     (("prices", "revert", "99", "--note", "x", "--as", "mia"), "book: there is no such book"),
+    (("prices", "rehearse", "pyproject.toml", "--since", "1y"), "since: must be a length of time such as 90m, 12h"),
+    (("prices", "rehearse", "pyproject.toml", "--since", "0d"), "since: must be a length of time such as 90m, 12h"),
+    (("prices", "rehearse", "pyproject.toml", "--since", "999999w"), "since: must be a length of time such as 90m"),
     (("prices", "quote", "generatoin"), "kind: no such kind (known: "),
     (("queues", "--watch", "--json"), "watch: goes with no --json"),
     # fields of a request

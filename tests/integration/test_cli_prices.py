@@ -22,7 +22,9 @@ from worker.store.errors import Refused
 
 SHIPPED = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
 LATER = "2199-01-01T00:00:00Z"
-WHY = ("--note", "up", "--as", "mia")
+#: Without a rehearsal: what asks for one has its own tests.
+MIA = ("--note", "up", "--as", "mia")
+WHY = (*MIA, "--force", "a test")
 
 
 def written(folder: Path, document: str) -> str:
@@ -56,7 +58,7 @@ def test_an_applied_book_prices_what_is_submitted_from_then_on(fermata: Fermata,
     fermata.account("ada", 100)
     song = ("generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=20")
     before = fermata.ok("jobs", "submit", *song)
-    applied = fermata.ok("prices", "apply", written(tmp_path, dearer(9)), "--note", "songs up", "--as", "mia")
+    applied = fermata.ok("prices", "apply", written(tmp_path, dearer(9)), "--note", "songs up", *WHY[2:])
     assert {"book": 2, "author": "mia", "note": "songs up", "replayed": False}.items() <= applied.items()
     after = fermata.ok("jobs", "submit", *song)
     assert [(1, 8), (2, 13)] == [(job["book"], job["quoted"]) for job in (before, after)]
@@ -136,7 +138,7 @@ def test_the_author_must_be_named(fermata: Fermata, tmp_path: Path, monkeypatch:
                 answer.complaint,
             )
     monkeypatch.setenv("FERMATA_ACTOR", "ben")
-    assert fermata.ok("prices", "apply", file, "--note", "up")["author"] == "ben"
+    assert fermata.ok("prices", "apply", file, "--note", "up", "--force", "x")["author"] == "ben"
 
 
 def test_a_book_that_is_not_in_force_yet_can_be_withdrawn(fermata: Fermata, tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_book_that_was_in_force_is_not_withdrawn(fermata: Fermata, tmp_path: P
     fermata.ok("prices", "apply", written(tmp_path, dearer(5)), *WHY)
     with fermata.nothing_written():
         for book, problem in (("1", "is in force since"), ("2", "is in force since"), ("9", "there is no such book")):
-            answer = fermata("prices", "withdraw", book, *WHY)
+            answer = fermata("prices", "withdraw", book, *MIA)
             assert answer.code == 2
             assert problem in answer.complaint
 

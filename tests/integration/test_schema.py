@@ -127,7 +127,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 # --- what every key and index may hold -------------------------------------------------------------------------
 
 #: These say nothing of an account.
-MACHINERY = {"queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books"}
+MACHINERY = {"queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"}
 
 
 def test_the_account_stands_in_every_key() -> None:

@@ -9,7 +9,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from worker.cli import books_shown, opening, prices_shown, values
-from worker.cli.options import Author, Inputs, Json, Note, Params
+from worker.cli.options import Actor, Author, Inputs, Json, Note, Params
 from worker.cli.output import present, verbatim, write
 
 if TYPE_CHECKING:
@@ -66,14 +66,34 @@ def apply_(
     *,
     note: Note,
     effective_at: Annotated[str | None, Parameter(help="From this time on, with its zone. Default: now.")] = None,
+    force: Annotated[str | None, Parameter(help="Why a large change goes without a rehearsal; kept.")] = None,
     json: Json = False,
     author: Author = None,
 ) -> int:
-    """Put a price book in force, for jobs submitted from then on. Refused as a whole if anything in it is wrong."""
+    """Put a price book in force, for jobs submitted from then on. Refused as a whole if anything in it is wrong.
+
+    One that changes what some request costs by much must have been rehearsed as it is.
+    """
     text, why, who = values.document("file", file), values.line("note", note), values.author_of(author)
     time = None if effective_at is None else values.moment("effective_at", effective_at)
-    done = _with_prices(lambda prices: prices.apply(text, who, why, time))
+    reason = None if force is None else values.line("force", force)
+    done = _with_prices(lambda prices: prices.apply(text, who, why, time, reason))
     return present(done, json, books_shown.applied(done))
+
+
+@app.command
+def rehearse(
+    file: str,
+    /,
+    *,
+    since: Annotated[str, Parameter(help="How far back: 12h, 30d, 8w.")] = "30d",
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Try a draft out on past jobs: what they would have cost, what a month buys, who would have run out."""
+    text, length, who = values.document("file", file), values.span("since", since), values.actor_of(actor)
+    found = _with_prices(lambda prices: prices.rehearse(text, length, who))
+    return present(found, json, prices_shown.rehearsal(found))
 
 
 @app.command
@@ -149,6 +169,6 @@ def _with_prices(work: Callable[[PriceDesk], Awaitable[T]]) -> T:
     async def opened(books: Books) -> T:
         from worker.boot import price_desk
 
-        return await work(price_desk(books.settings, books.store))
+        return await work(price_desk(books.settings, books.store.engine))
 
     return opening.with_books(opened)

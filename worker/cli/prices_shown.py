@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from worker.cli.output import facts, table
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from worker.client import Quote
+    from worker.credits.rehearsal import Outcome, Row
+    from worker.store.rehearsals import Rehearsed
+
+#: Signs of the longest bar.
+_BAR = 32
 
 
 def quote(quoted: Quote) -> Iterator[RenderableType]:
@@ -21,3 +26,72 @@ def quote(quoted: Quote) -> Iterator[RenderableType]:
         right=["quantity", "rate", "credits"],
     )
     yield facts([("at most", f"{quoted.total:,} credits by book {quoted.book_id}")])
+
+
+def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
+    """What past jobs would have cost, the largest first, with bars."""
+    outcome = found.outcome
+    yield facts(
+        [
+            ("rehearsal", found.rehearsal),
+            ("ended from", found.since),
+            ("until", found.until),
+            ("jobs", f"{outcome.jobs:,} of {outcome.accounts:,} accounts"),
+            ("against", f"book {found.against} and what was charged"),
+            ("without a price", outcome.unpriced or None),
+            ("credits", f"{outcome.before:,} -> {outcome.after:,} ({_percent(outcome.before, outcome.after)})"),
+        ]
+    )
+    longest = max((max(row.before, row.after) for row in outcome.kinds), default=0)
+    for title, rows in (("kind", outcome.kinds), ("model", outcome.models), ("plan", outcome.plans)):
+        yield from _rows(title, rows, longest)
+    if outcome.kinds:
+        yield "\n█ before and after  ▒ more  ░ less"
+    yield from _people(outcome)
+
+
+def _rows(title: str, rows: Sequence[Row], longest: int) -> Iterator[RenderableType]:
+    if rows:
+        yield ""
+        yield table(
+            [title, "jobs", "before", "after", "change", ""],
+            [(r.name, r.jobs, r.before, r.after, _percent(r.before, r.after), _bar(r, longest)) for r in rows],
+            right=["jobs", "before", "after", "change"],
+        )
+
+
+def _bar(row: Row, longest: int) -> str:
+    """What stays the same in full, and then what is added or gone."""
+    if not longest:
+        return ""
+    low, high = (round(_BAR * part / longest) for part in sorted((row.before, row.after)))
+    return "█" * low + ("▒" if row.after > row.before else "░") * (high - low)
+
+
+def _people(outcome: Outcome) -> Iterator[RenderableType]:
+    """What a month buys, who pays more or less, who would have run out."""
+    if outcome.months:
+        yield "\nwhat one month's credits buy, in jobs as they were"
+        yield table(
+            ["plan", "kind", "credits", "before", "after"],
+            [(m.plan, m.kind, m.credits, m.jobs_before, m.jobs_after) for m in outcome.months],
+            right=["credits", "before", "after"],
+        )
+    if outcome.movers:
+        yield f"\n{outcome.accounts_dearer:,} accounts pay more, {outcome.accounts_cheaper:,} less; most of all"
+        yield table(
+            ["account", "jobs", "before", "after", "change"],
+            [(m.account, m.jobs, m.before, m.after, _percent(m.before, m.after)) for m in outcome.movers],
+            right=["jobs", "before", "after", "change"],
+        )
+    yield f"\n{outcome.accounts_run_out:,} accounts would have run out"
+    if outcome.run_out:
+        yield table(
+            ["account", "jobs unpaid", "from"],
+            [(r.account, r.jobs, r.first_at) for r in outcome.run_out],
+            right=["jobs unpaid"],
+        )
+
+
+def _percent(before: int, after: int) -> str:
+    return f"{100 * (after - before) / before:+.1f} %" if before else "new" if after else ""

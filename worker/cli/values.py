@@ -6,7 +6,7 @@ import os
 import pwd
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -45,6 +45,17 @@ def moment(field: str, text: str) -> datetime:
     if (problem := problem_of_instant(time)) is not None:
         raise Misused(field, problem)
     return time
+
+
+def span(field: str, text: str) -> timedelta:
+    """A length of time: 90m, 12h, 30d, 8w; at most ten years."""
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([mhdw])", text, re.ASCII)
+    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    if found and (length := timedelta(**{units[found[2]]: int(found[1])})) <= timedelta(days=3660):
+        return length
+    raise Misused(
+        field, f"must be a length of time such as 90m, 12h, 30d or 8w, at most ten years (given {_short(text)})"
+    )
 
 
 def identifier(field: str, text: str) -> UUID:

@@ -235,6 +235,11 @@ class Charge:
     basis: Basis
     percent: int = 0
 
+    @property
+    def words(self) -> str:
+        """As a book has it: `measured`, `nothing`, `25%`."""
+        return f"{self.percent}%" if self.basis is Basis.HOLD else self.basis.value
+
     def amount(self, *, held: int, measured: int) -> int:
         """The whole credits to commit, never above `held`; a percentage is rounded up."""
         match self.basis:

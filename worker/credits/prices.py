@@ -169,21 +169,26 @@ def _tier(tiers: Sequence[Tier], seconds: Decimal) -> Tier:
 
 def _steps(rules: SecondsPrice, seconds: Decimal) -> Exact:
     """How many steps lie beyond the included seconds."""
-    beyond = max(0, _exact(seconds) - _exact(rules.included_seconds))
-    steps = Fraction(beyond) / _exact(rules.step_seconds)
+    # In whole numbers over one denominator: a fraction object for each would take most of a price's time.
+    ends, ends_over = seconds.as_integer_ratio()
+    starts, starts_over = rules.included_seconds.as_integer_ratio()
+    step, step_over = rules.step_seconds.as_integer_ratio()
+    beyond = max(0, ends * starts_over - starts * ends_over) * step_over
+    step_length = ends_over * starts_over * step
     match rules.rounding:
         case Rounding.UP:
-            return math.ceil(steps)
+            return -(-beyond // step_length)
         case Rounding.DOWN:
-            return math.floor(steps)
+            return beyond // step_length
         case Rounding.NONE:
-            return steps
+            return Fraction(beyond, step_length)
         case _:
             assert_never(rules.rounding)
 
 
 def _exact(number: Decimal) -> Exact:
-    return int(number) if number == int(number) else Fraction(number)
+    whole = int(number)
+    return whole if number == whole else Fraction(number)
 
 
 # Overrides, minimum, maximum

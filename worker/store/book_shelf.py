@@ -126,9 +126,7 @@ class BookShelf:
             before = await self._book(connection, self._standing_at(at))
             same = before is not None and before.digest == draft.digest
             if before is not None and same and draft.effective_at in (None, before.effective_at):
-                return BookApplied(
-                    before.book, before.effective_at, before.author, before.note, before.digest, replayed=True
-                )
+                return _replayed(await self._line(connection, before.book))
             if before is not None and before.effective_at == at:
                 raise Refused("effective_at", f"book {before.book} comes into force at that very time")
             if before is not None and approval is not None:
@@ -238,6 +236,15 @@ def price_shelf(engine: AsyncEngine) -> BookShelf:
 def plan_shelf(engine: AsyncEngine) -> BookShelf:
     """The plan books."""
     return BookShelf(engine, tables.plan_books, "what was sold then was sold")
+
+
+def _replayed(line: BookLine) -> BookApplied:
+    return BookApplied(
+        *(line.book, line.effective_at, line.author, line.note, line.digest),
+        replayed=True,
+        forced=line.forced,
+        reverts_to=line.reverts_to,
+    )
 
 
 def _check_draft(draft: BookDraft) -> None:

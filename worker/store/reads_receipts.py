@@ -137,7 +137,7 @@ class ReceiptReads:
             reserved=job.reserved or 0,
             charged=job.charged or 0,
             refunded=refunded,
-            outcome=_outcome(charge) if charge else None,
+            outcome=charge.words if charge else None,
             quote_lines=self._quote_lines(gathered),
             charge_lines=_charge_lines(gathered, charge) if charge else (),
             lots=_lots_paid(job, gathered.draws),
@@ -216,10 +216,6 @@ def _summing_to(total: int, lines: tuple[Line, ...], rule: str) -> tuple[Line, .
     if before == total:
         return lines
     return (*lines, Line(rule, before, Decimal(1), total - before))
-
-
-def _outcome(charge: Charge) -> str:
-    return f"{charge.percent}%" if charge.basis is Basis.HOLD else charge.basis
 
 
 def _lots_paid(job: Any, rows: Sequence[Any]) -> tuple[LotPaid, ...]:

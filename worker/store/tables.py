@@ -319,6 +319,21 @@ def _book(name: str) -> Table:
 price_books = _book("price_books")
 plan_books = _book("plan_books")
 
+rehearsals = Table(
+    "rehearsals",
+    metadata,
+    Column("rehearsal_id", Integer, Identity(always=False), nullable=False),
+    Column("digest", Text, nullable=False, comment="of the document that was tried out"),
+    Column("against", Integer, nullable=False, comment="the book in force then"),
+    _time("since"),
+    _time("until"),
+    _time("at"),
+    _text("actor"),
+    _json("outcome"),
+    PrimaryKeyConstraint("rehearsal_id"),
+    Index("rehearsals_digest", "digest", "rehearsal_id"),
+)
+
 # --- jobs ------------------------------------------------------------------------------------------------------
 
 jobs = Table(

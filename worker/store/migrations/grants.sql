@@ -7,8 +7,8 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO fermata_app;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_app;
 
 GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, reservations, journal, purchases, debts,
-    price_books, plan_books, jobs, due, live, parked, attempts, artifacts, events, workers, controls, duty_runs,
-    turns, queue_turns
+    price_books, plan_books, rehearsals, jobs, due, live, parked, attempts, artifacts, events, workers, controls,
+    duty_runs, turns, queue_turns
 TO fermata_app;
 
 GRANT UPDATE (plan, active_until, cycle_ends_at, look_at, running_max, paused) ON accounts TO fermata_app;
