@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from worker.credits.prices import Line
+    from worker.credits.refusals import Refusal
     from worker.store.reads_job_lists import JobsPage
     from worker.store.reads_jobs import JobShown
     from worker.store.reads_receipts import Receipt
@@ -30,6 +31,7 @@ def job(job: JobShown) -> Iterator[RenderableType]:
             ("waits for", job.waiting_for),
             ("reason", job.reason),
             ("message", job.message),
+            *_shortfall(job.shortfall),
             ("progress", None if ended else f"{job.progress:.0%} {job.stage or ''}"),
             ("cancel asked", True if job.cancel_asked and not ended else None),
             ("attempts", job.attempts),
@@ -86,6 +88,7 @@ def receipt(shown: Receipt) -> Iterator[RenderableType]:
             ("reason", shown.reason),
             ("message", shown.message),
             ("in words", shown.sentence),
+            *_shortfall(shown.shortfall),
             ("book", f"{shown.book}, plan {shown.plan or 'none'}"),
             ("outcome charges", shown.outcome),
             ("quoted", shown.quoted),
@@ -117,6 +120,16 @@ def receipt(shown: Receipt) -> Iterator[RenderableType]:
             [(a.attempt, a.worker, a.started_at, a.ended_at, a.ending, a.message) for a in shown.attempts],
             right=["attempt"],
         )
+
+
+def _shortfall(refusal: Refusal | None) -> Iterator[tuple[str, object]]:
+    """What is missing, where it is, and what would do."""
+    from worker.credits.refusals import words_of
+
+    if refusal is not None:
+        yield "can't be paid", words_of(refusal)
+        for hold in refusal.held_by:
+            yield "held by", f"{hold.job}  {hold.credits:,} credits"
 
 
 def _lines(title: str, lines: Sequence[Line]) -> Iterator[RenderableType]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from worker.credits.allocation import Draw, Shortfall, allocate, spendable, split
+from worker.credits.allocation import Draw, Shortfall, allocate, shortfall_of, spendable, split
 from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, Move, moved
 from worker.credits.states import RESERVATION_MOVES, ReservationState
 from worker.credits.values import value
@@ -92,6 +92,10 @@ class AccountLedger:
     def spendable(self) -> int:
         """What a reservation may draw on at this instant."""
         return sum(spendable(lot, self.now, topups_frozen=self.topups_frozen) for lot in self.lots.values())
+
+    def shortfall(self, amount: int) -> Shortfall:
+        """What so much needs and what there is, whether or not it is enough."""
+        return shortfall_of(self.lots.values(), amount, self.now, self.topups_frozen)
 
     def reserve(self, job_id: UUID, amount: int, actor: str) -> Reservation | Shortfall:
         """Hold `amount` for a job over the lots in draw order, or say what is missing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
 from worker.credits.lots import BrokenInvariant, Lot, LotSource
@@ -71,7 +71,7 @@ def allocate(
             draws.append(Draw(lot.lot_id, part))
             missing -= part
     if missing:
-        return _shortfall(lots, amount, now, topups_frozen)
+        return shortfall_of(lots, amount, now, topups_frozen)
     return tuple(draws)
 
 
@@ -92,7 +92,8 @@ def split(draws: Sequence[Draw], charge: int) -> tuple[Split, ...]:
     return tuple(parts)
 
 
-def _shortfall(lots: Sequence[Lot], amount: int, now: datetime, topups_frozen: bool) -> Shortfall:
+def shortfall_of(lots: Collection[Lot], amount: int, now: datetime, topups_frozen: bool) -> Shortfall:
+    """What `amount` needs and what there is, spendable and not."""
     live = [lot for lot in lots if not lot.expired_by(now)]
     return Shortfall(
         needed=amount,

@@ -38,6 +38,7 @@ from worker.credits.page import (
     LiveRow,
     Page,
 )
+from worker.credits.refusals import Refusal
 from worker.credits.states import ENDED, JobState, ReservationState, may_move
 from worker.credits.values import value
 
@@ -74,6 +75,8 @@ class Ended:
     reason: Ending
     charged: int = 0
     shortfall: Shortfall | None = None
+    #: The whole of why it could not be paid: added by the books to an answer that has a `shortfall`.
+    refusal: Refusal | None = None
 
 
 @value
@@ -86,7 +89,7 @@ class Requeued:
 
 @value
 class Parked:
-    """The job waits for credits."""
+    """The job waits for credits, or behind an older one that does; then `shortfall` may lack nothing."""
 
     shortfall: Shortfall
 
@@ -154,6 +157,9 @@ class Claim:
             return Dropped.ACCOUNT_LIMIT
         held = page.ledger.reservations.get(job.job_id)
         if held is None:
+            if job.on_insufficient == "wait" and page.eldest_parked is not None and page.eldest_parked < job.job_id:
+                # It has said that it can wait: then it queues behind those that do, or small ones starve a large one.
+                return _park(page, job, page.ledger.shortfall(job.quoted))
             reserved = page.ledger.reserve(job.job_id, job.quoted, f"worker:{self.worker_id}")
             if isinstance(reserved, Shortfall):
                 return _refuse_or_park(page, job, reserved)
@@ -390,12 +396,17 @@ def _past(job: Job) -> Ending:
 
 def _refuse_or_park(page: Page, job: Job, shortfall: Shortfall) -> Ended | Parked:
     if job.on_insufficient == "wait":
-        _change(page, job, JobState.WAITING)
-        page.writes.due_gone.append(job.job_id)
-        page.writes.parked.append(job)
-        return Parked(shortfall)
+        return _park(page, job, shortfall)
     message = f"needed {shortfall.needed}, available {shortfall.available}"
     return replace(_end_queued(page, job, Ending.INSUFFICIENT_CREDITS, message=message), shortfall=shortfall)
+
+
+def _park(page: Page, job: Job, shortfall: Shortfall) -> Parked:
+    _change(page, job, JobState.WAITING)
+    page.writes.due_gone.append(job.job_id)
+    page.writes.parked.append(job)
+    page.eldest_parked = min(page.eldest_parked or job.job_id, job.job_id)
+    return Parked(shortfall)
 
 
 def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None) -> Ended:

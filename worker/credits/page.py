@@ -174,4 +174,6 @@ class Page:
     #: Read only where a cycle has ended or somebody is about to change the subscription; with the plans it names.
     subscription: Subscription | None = None
     terms: Mapping[str, Plan] = field(default_factory=dict)
+    #: The eldest job that waits for credits; read only where one that would wait is claimed.
+    eldest_parked: UUID | None = None
     writes: Writes = field(default_factory=Writes)

@@ -26,6 +26,7 @@ from worker.store.gather import Facts, PageOperation, gather_pages, known_accoun
 from worker.store.group_commit import Busy
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
+from worker.store.refusals import explained
 
 #: Seconds that a transaction of its own waits for a lock, at a time: a claim gives up after one such wait, whoever
 #: has nothing to lose but time after `TRANSIENT_TRIES`.
@@ -55,8 +56,9 @@ class Books:
             busy = await known_accounts(connection, missing) if missing else set()
             ready = [operation for operation in operations if operation.account_id in accounts]
             pages = await self._gather(connection, accounts, ready, wait=wait) if ready else {}
-            decided = iter(_decide(pages, ready))
+            answers = _decide(pages, ready)
             await self._finish(connection, pages)
+            decided = iter(await explained(connection, pages, ready, answers, self.plan_books))
             _pass_failpoints("locked", ready)
         _pass_failpoints("committed", ready)
         return [

@@ -125,6 +125,7 @@ async def gather_pages(
         )
     for account_id, standing in standings.items():
         pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms
+    await _read_eldest_parked(connection, pages)
     return pages
 
 
@@ -134,6 +135,18 @@ async def parked_jobs(connection: AsyncConnection, account_ids: Sequence[str]) -
     for row in (await connection.execute(_READ_PARKED, {"accounts": account_ids})).all():
         waiting.setdefault(row[0], []).append(_job_of(row[1:]))
     return waiting
+
+
+async def _read_eldest_parked(connection: AsyncConnection, pages: Mapping[str, Page]) -> None:
+    """For pages with a queued job that would rather wait than be refused."""
+    waiting = [
+        account_id
+        for account_id, page in pages.items()
+        if any(job.on_insufficient == "wait" and job.state is JobState.QUEUED for job in page.jobs.values())
+    ]
+    if waiting:
+        for account_id, job_id in (await connection.execute(_READ_ELDEST_PARKED, {"accounts": waiting})).all():
+            pages[account_id].eldest_parked = job_id
 
 
 def _keys(operations: Sequence[PageOperation]) -> dict[str, Any]:
@@ -318,6 +331,18 @@ _READ_PARKED = text("""
     ) AS j
     WHERE p.account_id = ANY(CAST(:accounts AS text[]))
     ORDER BY p.account_id, p.job_id
+""")
+
+_READ_ELDEST_PARKED = text("""
+    SELECT wanted.account_id, eldest.job_id
+    FROM unnest(CAST(:accounts AS text[])) AS wanted (account_id)
+    CROSS JOIN LATERAL (
+        SELECT job_id
+        FROM parked
+        WHERE account_id = wanted.account_id
+        ORDER BY job_id
+        LIMIT 1
+    ) AS eldest
 """)
 
 _READ_LOTS = text("""

@@ -126,6 +126,15 @@ def check_limit(limit: int) -> None:
         raise Refused("limit", f"must be from 1 to {PAGE_MAX}")
 
 
+async def read_lots(connection: AsyncConnection, account_id: str) -> tuple[datetime, bool, list[Lot]]:
+    """The database's clock, whether the account's top-ups are frozen, and its open lots. Raises `UnknownAccount`."""
+    account = (await connection.execute(_ACCOUNT, {"account": account_id})).one_or_none()
+    if account is None:
+        raise UnknownAccount(account_id)
+    rows = await connection.execute(_OPEN_LOTS, {"account": account_id})
+    return account.now, _topups_frozen(account), [_lot_of(row) for row in rows]
+
+
 async def check_account(connection: AsyncConnection, account_id: str) -> None:
     """Raises `UnknownAccount` unless it exists: an empty list of nobody's is a typing error."""
     if await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}) is None:
@@ -134,7 +143,7 @@ async def check_account(connection: AsyncConnection, account_id: str) -> None:
 
 def _balance_of(account: Any, rows: Sequence[Any]) -> Balance:
     now: datetime = account.now
-    topups_frozen = account.plan is None or (account.active_until is not None and account.active_until <= now)
+    topups_frozen = _topups_frozen(account)
     lots = [_lot_of(row) for row in rows]
     available = dict.fromkeys(LotSource, 0)
     held = dict.fromkeys(LotSource, 0)
@@ -154,6 +163,10 @@ def _balance_of(account: Any, rows: Sequence[Any]) -> Balance:
         debt=account.debt,
         next_refill_at=_next_refill(account),
     )
+
+
+def _topups_frozen(account: Any) -> bool:
+    return account.plan is None or (account.active_until is not None and account.active_until <= account.now)
 
 
 def _lot_of(row: Any) -> Lot:

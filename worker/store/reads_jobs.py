@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -12,8 +12,12 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.credits.outcomes import Ending
+from worker.credits.refusals import Refusal
 from worker.credits.states import JobState
 from worker.store.errors import UnknownJob
+from worker.store.plan_books import PlanBooks
+from worker.store.refusals import kept_refusal, refusal_now
 from worker.store.snapshots import snapshot
 
 #: A worker that was not seen for so long counts as gone, in seconds.
@@ -79,6 +83,8 @@ class JobShown:
     ended_at: datetime | None
     #: Only the answer to a submit can be a replay; the key is here so that all documents about a job have it.
     replayed: bool = False
+    #: Of a job that was refused for want of credits: what was said then. Of one that waits for them: as it is now.
+    shortfall: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,22 @@ class JobReads:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._plan_books = PlanBooks()
 
     async def job(self, job_id: UUID, account_id: str | None = None) -> JobShown:
         """One job as it stands. Raises `UnknownJob`, also for a job of another account than the one named."""
         async with snapshot(self._engine) as connection:
             row = await read_job(connection, _JOB, job_id, account_id)
             around = await _surroundings(connection, row) if row.state == JobState.QUEUED else None
-        return _shown(row, around)
+            shortfall = await self._shortfall(connection, row)
+        return replace(_shown(row, around), shortfall=shortfall)
+
+    async def _shortfall(self, connection: AsyncConnection, row: Any) -> Refusal | None:
+        if row.state == JobState.WAITING:
+            return await refusal_now(connection, row.account_id, row.quoted, self._plan_books)
+        if row.reason == Ending.INSUFFICIENT_CREDITS:
+            return await kept_refusal(connection, row.account_id, row.job_id)
+        return None
 
 
 async def read_job(connection: AsyncConnection, statement: Any, job_id: UUID, account_id: str | None) -> Any:

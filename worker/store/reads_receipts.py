@@ -15,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.allocation import Draw, split
 from worker.credits.outcomes import Basis, Charge, Ending, charge_for, sentence_for
 from worker.credits.prices import Line, PriceBook, UnknownPrice, Usage, price
+from worker.credits.refusals import Refusal
 from worker.credits.states import JobState
 from worker.store.prices import PriceBooks
 from worker.store.reads_jobs import read_job
+from worker.store.refusals import kept_refusal
 from worker.store.snapshots import snapshot
 from worker.store.submits import ArtifactFacts, read_artifacts
 
@@ -91,6 +93,7 @@ class Receipt:
     attempts: tuple[AttemptShown, ...]
     created_at: datetime
     ended_at: datetime | None
+    shortfall: Refusal | None = None  # of a job that was refused for want of credits
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class _Gathered:
     attempts: Sequence[Any]
     book: PriceBook
     inputs: Mapping[str, ArtifactFacts]
+    shortfall: Refusal | None
 
 
 class ReceiptReads:
@@ -145,6 +149,7 @@ class ReceiptReads:
             attempts=tuple(_attempt_of(row) for row in gathered.attempts),
             created_at=job.created_at,
             ended_at=job.ended_at,
+            shortfall=gathered.shortfall,
         )
 
     async def _gather(self, connection: AsyncConnection, job_id: UUID, account_id: str | None) -> _Gathered:
@@ -158,7 +163,9 @@ class ReceiptReads:
         found = await read_artifacts(connection, [(job.account_id, artifact_id) for artifact_id in wanted.values()])
         facts = found.get(job.account_id, {})
         inputs = {name: facts[artifact_id] for name, artifact_id in wanted.items() if artifact_id in facts}
-        return _Gathered(job, draws, given, attempts, book, inputs)
+        refused = job.reason == Ending.INSUFFICIENT_CREDITS
+        shortfall = await kept_refusal(connection, job.account_id, job.job_id) if refused else None
+        return _Gathered(job, draws, given, attempts, book, inputs, shortfall)
 
     def _quote_lines(self, gathered: _Gathered) -> tuple[Line, ...]:
         job = gathered.job

@@ -515,6 +515,16 @@ parked = Table(
 )
 Index("parked_ends_by", parked.c.ends_by)
 
+#: Why a job was refused for want of credits, as it was said then.
+refusals = Table(
+    "refusals",
+    metadata,
+    _account(),
+    _job(),
+    _json("body"),
+    PrimaryKeyConstraint("account_id", "job_id"),
+)
+
 attempts = Table(
     "attempts",
     metadata,

@@ -8,7 +8,7 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_app;
 
 GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, reservations, journal, purchases, debts,
     price_books, plan_books, rehearsals, jobs, due, live, parked, attempts, artifacts, events, workers, controls,
-    duty_runs, turns, queue_turns
+    duty_runs, turns, queue_turns, refusals
 TO fermata_app;
 
 GRANT UPDATE (plan, active_until, cycle_ends_at, look_at, running_max, paused) ON accounts TO fermata_app;
