@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     # The HTTP process
     api_host: str = "127.0.0.1"
     api_port: int = Field(8700, ge=0, le=65535)
+    #: By key; a customer's token has its own. A process takes its share of a minute in advance.
+    api_requests_per_minute: int = Field(60_000, ge=1, le=10_000_000)
+    api_token_requests_per_minute: int = Field(600, ge=1, le=10_000_000)
 
     @field_validator("database_url", "owner_database_url")
     @classmethod

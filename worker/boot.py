@@ -36,7 +36,9 @@ from worker.pricing import quoted_usage_of
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.store.accounts import Accounts
+from worker.store.api_keys import ApiKeys
 from worker.store.artifacts import Artifacts
+from worker.store.audit_log import AuditLog
 from worker.store.book_shelf import plan_shelf, price_shelf
 from worker.store.books import Books
 from worker.store.database import make_engine
@@ -45,10 +47,12 @@ from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, clock_is_ours
 from worker.store.listening import listen
+from worker.store.ops import Controls
 from worker.store.past_jobs import PastJobs
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
+from worker.store.reads_artifacts import ArtifactReads
 from worker.store.rehearsals import Rehearsals
 from worker.store.retries import Retries
 from worker.store.submits import Submits
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
     from worker.queue.broker import HintBroker
     from worker.queue.hints import Pair
     from worker.slots import Slots
+    from worker.web.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -181,6 +186,42 @@ def price_desk(settings: Settings, engine: AsyncEngine) -> PriceDesk:
         kinds=kinds,
         settings=settings,
     )
+
+
+@asynccontextmanager
+async def opened_api(settings: Settings) -> AsyncIterator[Services]:
+    """What the routes of an API process work with, and its note-keeping beside them."""
+    from worker.queue.rate_limits import RateLimits
+    from worker.web.keyring import Keyring
+    from worker.web.pace import Rates, Strangers
+    from worker.web.services import Services
+
+    limits = RateLimits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.namespace)
+    async with opened_client(settings) as (client, store):
+        await refuse_other_clocks(store, settings)
+        keys = ApiKeys(store.engine)
+        keyring = Keyring(keys)
+        services = Services(
+            settings=settings,
+            client=client,
+            reads=client.reads,
+            accounts=store.accounts,
+            artifacts=ArtifactReads(store.engine),
+            controls=Controls(store.engine, client.kinds),
+            prices=price_desk(settings, store.engine),
+            keys=keys,
+            log=AuditLog(store.engine),
+            keyring=keyring,
+            rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
+            strangers=Strangers(),
+            engine=store.engine,
+        )
+        try:
+            async with background(keyring.note_use()):
+                yield services
+        finally:
+            await keyring.write_used()
+            await limits.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from worker.credits.prices import Line, Priced, PriceTooHigh, UnknownPrice, Usag
 from worker.credits.states import ENDED
 from worker.failpoints import failpoint
 from worker.store.artifacts import Artifacts
-from worker.store.errors import LedgerUnavailable, NotInPlan, OutcomeUnknown, Refused, StoreError
+from worker.store.errors import LedgerUnavailable, NoPrice, NotInPlan, OutcomeUnknown, Refused, StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.instants import problem_of_instant
 from worker.store.json_values import problem_of_json
@@ -343,7 +343,7 @@ def quote_of(kind: Kind, request: Request, infos: Mapping[str, AudioInfo], view:
     try:
         return price(view.book, kind.name, usages, request.model_dump(mode="json"), view.plan)
     except UnknownPrice:
-        raise Refused("kind", f"{kind.name} has no price in book {view.book_id}") from None
+        raise NoPrice("kind", f"{kind.name} has no price in book {view.book_id}") from None
     except PriceTooHigh as error:
         raise Refused("kind", f"it would cost {error.total} credits; the most is {CREDITS_MAX}") from None
 

@@ -127,7 +127,10 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 # --- what every key and index may hold -------------------------------------------------------------------------
 
 #: These say nothing of an account.
-MACHINERY = {"queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"}
+MACHINERY = {
+    *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
+    *("api_keys", "audit_log"),
+}
 
 
 def test_the_account_stands_in_every_key() -> None:
@@ -303,6 +306,15 @@ LEGAL: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "actor": "t",
     },
+    "api_keys": {
+        "key_id": JOB,
+        "prefix": "fmt_12345678",
+        "hash": bytes(32),
+        "role": "ops",
+        "label": "l",
+        "created_at": NOW,
+        "actor": "t",
+    },
     "workers": {
         "worker_id": "w",
         "host": "h",
@@ -327,6 +339,7 @@ COMPARED = {
     "due": ("not_before", "ends_by"),
     "live": ("lease_until", "ends_by"),
     "parked": ("ends_by",),
+    "api_keys": ("expires_at",),
 }
 #: constraint, what is different from the legal row
 ILLEGAL: list[tuple[str, dict[str, Any]]] = [
@@ -407,6 +420,12 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("attempts_attempt", {"attempt": 0}),
     *(("artifacts_measured", {name: 0}) for name in ("frames", "sample_rate", "channels", "bytes")),
     ("artifacts_sha256", {"sha256": bytes(31)}),
+    ("api_keys_hash", {"hash": bytes(31)}),
+    ("api_keys_role", {"role": "god"}),
+    ("api_keys_customer_has_account", {"role": "customer", "expires_at": NOW}),
+    ("api_keys_customer_has_account", {"account_id": "ada"}),
+    ("api_keys_customer_expires", {"role": "customer", "account_id": "ada"}),
+    ("api_keys_bound_once", {"role": "customer", "account_id": "ada", "expires_at": NOW, "account_prefix": "a"}),
     ("workers_slots", {"slots": 0}),
     ("controls_scope", {"scope": "account"}),
     ("controls_running_max", {"running_max": 0}),
@@ -552,6 +571,11 @@ FORBIDDEN = [
     "UPDATE cycles SET starts_at = now()",
     "DELETE FROM cycles",
     "UPDATE subscription_changes SET body = '{}'",
+    "UPDATE api_keys SET role = 'admin'",
+    "UPDATE api_keys SET hash = ''",
+    "UPDATE audit_log SET actor = 'eve'",
+    "DELETE FROM audit_log",
+    "TRUNCATE audit_log",
     "UPDATE alembic_version SET version_num = '0'",
     "SELECT setval('journal_seq', 1)",
     "SET ROLE fermata_owner",

@@ -49,7 +49,9 @@ def exit_code_of(error: BaseException) -> int:
         OutcomeUnknown,
         Refused,
         UnknownAccount,
+        UnknownArtifact,
         UnknownJob,
+        UnknownKey,
     )
 
     codes: dict[int, tuple[type[BaseException], ...]] = {
@@ -61,7 +63,7 @@ def exit_code_of(error: BaseException) -> int:
         ),
         BAD: (
             *(cyclopts.CycloptsError, Misused, SettingsError, RegistryError, ArtifactError, DocumentError),
-            *(RefusedRequest, Refused, UnknownAccount, UnknownJob, Conflict),
+            *(RefusedRequest, Refused, UnknownAccount, UnknownJob, UnknownArtifact, UnknownKey, Conflict),
         ),
     }
     if sqlstate_of(error) in _MISSET:

@@ -6,13 +6,20 @@ StoreError
 ├── OutcomeUnknown         the answer of a COMMIT was lost: read the row to learn what happened
 ├── UnknownAccount         no such account: create it first
 ├── UnknownJob             no such job in this account
+├── UnknownArtifact        no such artifact
+├── UnknownKey             no such key of the API
 ├── RefusedByDatabase      a CHECK stopped a bug of ours: nothing was written; report it
+├── InsufficientCredits    the account can't pay what was asked for: it takes credits, then ask again
 ├── Conflict               the same reference or key with another body: use a new one
 └── Refused                the request can't be done as asked: says which field, and why
-    └── NotInPlan          the account's plan doesn't allow it: a larger plan would
+    ├── NotInPlan          the account's plan doesn't allow it: a larger plan would
+    └── NoPrice            the book in force doesn't price that kind: nobody sells it now
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class StoreError(Exception):
@@ -54,6 +61,27 @@ class UnknownJob(StoreError):
         self.job_id = job_id
 
 
+class UnknownArtifact(StoreError):
+    def __init__(self, artifact_id: object) -> None:
+        super().__init__(f"artifact: no artifact {artifact_id}")
+
+
+class UnknownKey(StoreError):
+    def __init__(self, given: object) -> None:
+        super().__init__(f"key: no key {given}")
+
+
+class InsufficientCredits(StoreError):
+    """The account's credits, less what its queued jobs will take, don't cover a job. Nothing was stored."""
+
+    def __init__(self, account_id: str, needed: int, available: int, smallest_pack: Mapping[str, Any] | None) -> None:
+        super().__init__(f"the job needs {needed:,} credits, the account has {available:,} for it")
+        self.account_id = account_id
+        self.needed = needed
+        self.available = available
+        self.smallest_pack = smallest_pack
+
+
 class Conflict(StoreError):
     """The same key or reference was used before with something else."""
 
@@ -74,3 +102,7 @@ class Refused(StoreError):
 
 class NotInPlan(Refused):
     """The account's plan doesn't have the kind or the model. Nothing was written."""
+
+
+class NoPrice(Refused):
+    """The book in force has no price for a kind of job. Never priced at 0."""

@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.store.audit_log import acting
 from worker.store.database import transaction
 from worker.store.errors import Refused, UnknownAccount
 from worker.store.snapshots import snapshot
@@ -133,6 +134,7 @@ def _check_reason(reason: str) -> None:
 
 async def _switch_account(connection: AsyncConnection, values: dict[str, Any]) -> bool:
     """Flip the flag, and tell of it by an event: the account's row has no room for a reason."""
+    await acting(connection, values["actor"])
     switched = await connection.scalar(_SWITCH_ACCOUNT, values)
     if switched is None:
         if await connection.scalar(_ACCOUNT_EXISTS, values) is None:

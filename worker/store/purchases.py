@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from worker.credits.account_ledger import NewLot
 from worker.credits.lots import LotSource
+from worker.store.audit_log import acting
 from worker.store.books import Books
 from worker.store.database import tried_again
 from worker.store.errors import Conflict, Refused
@@ -104,6 +105,7 @@ class Purchases:
             if expires_at is not None and expires_at <= page.now:
                 raise Refused("expires_at", "must be in the future")
             new = NewLot(LotSource.GRANT, "grant", reference=reference, note=note)
+            await acting(connection, actor)
             page.ledger.grant(amount, new, expires_at, actor)
         return Credited(account_id, amount, expires_at, reference, replayed=False)
 

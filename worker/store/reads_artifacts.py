@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.errors import Refused
+from worker.store.errors import UnknownArtifact
 from worker.store.reads_accounts import check_account, check_limit
 from worker.store.snapshots import snapshot
 
@@ -66,11 +66,11 @@ class ArtifactReads:
         return ArtifactsPage(shown, shown[-1].artifact if len(rows) > limit else None)
 
     async def place(self, artifact_id: UUID) -> ArtifactPlace:
-        """One artifact and where it lies. Raises `Refused` where there is none."""
+        """One artifact and where it lies. Raises `UnknownArtifact`."""
         async with snapshot(self._engine) as connection:
             row = (await connection.execute(_PLACE, {"artifact": artifact_id})).first()
         if row is None:
-            raise Refused("artifact", f"no artifact {artifact_id}")
+            raise UnknownArtifact(artifact_id)
         return ArtifactPlace(_shown(row), row.storage_key)
 
     async def same_input(self, account_id: str, sha256: bytes) -> UUID | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -55,14 +56,31 @@ class JobListReads:
         kind: str | None = None,
         limit: int = 50,
         after: UUID | None = None,
+        *,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> JobsPage:
         """A page of jobs, newest submit first; ended jobs of all accounts by their end, the latest first.
 
-        Raises `UnknownAccount`, and `Refused` for a state that doesn't exist or a limit out of bounds.
+        `metadata`: with these values, read as text. Raises `UnknownAccount`, and `Refused` for a state that doesn't
+        exist, a limit out of bounds, or metadata without the account whose jobs are searched.
         """
         check_limit(limit)
+        if metadata and account_id is None:
+            raise Refused("metadata", "is searched in one account only: name it")
         statement = _statement_for(account_id, _state(state))
-        values = {"account": account_id, "state": state, "kind": kind, "limit": limit + 1, "after": after}
+        values: dict[str, Any] = {
+            "account": account_id,
+            "state": state,
+            "kind": kind,
+            "limit": limit + 1,
+            "after": after,
+            "created_from": created_from,
+            "created_before": created_before,
+        }
+        if statement is _OF_ACCOUNT or statement is _UNFINISHED:
+            values |= {"names": [*(metadata or {})], "words": [*(metadata or {}).values()]}
         async with snapshot(self._engine) as connection:
             rows = (await connection.execute(statement, values)).all()
             if not rows and account_id is not None:
@@ -109,6 +127,12 @@ _OF_ACCOUNT = text("""
       AND (CAST(:after AS uuid) IS NULL OR job_id < :after)
       AND (CAST(:state AS text) IS NULL OR state = :state)
       AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+      AND (CAST(:created_from AS timestamptz) IS NULL OR created_at >= :created_from)
+      AND (CAST(:created_before AS timestamptz) IS NULL OR created_at < :created_before)
+      AND NOT EXISTS (
+          SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
+          WHERE metadata ->> wanted.name IS DISTINCT FROM wanted.word
+      )
     ORDER BY job_id DESC
     LIMIT :limit
 """)
@@ -118,6 +142,8 @@ _OF_ALL = text("""
     FROM jobs
     WHERE (CAST(:after AS uuid) IS NULL OR job_id < :after)
       AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+      AND (CAST(:created_from AS timestamptz) IS NULL OR created_at >= :created_from)
+      AND (CAST(:created_before AS timestamptz) IS NULL OR created_at < :created_before)
     ORDER BY job_id DESC
     LIMIT :limit
 """)
@@ -141,6 +167,17 @@ _UNFINISHED = text("""
         WHERE (CAST(:account AS text) IS NULL OR account_id = :account)
           AND (CAST(:after AS uuid) IS NULL OR job_id < :after)
           AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+          AND EXISTS (
+              SELECT FROM jobs AS j
+              WHERE j.account_id = found.account_id
+                AND j.job_id = found.job_id
+                AND (CAST(:created_from AS timestamptz) IS NULL OR j.created_at >= :created_from)
+                AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < :created_before)
+                AND NOT EXISTS (
+                    SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
+                    WHERE j.metadata ->> wanted.name IS DISTINCT FROM wanted.word
+                )
+          )
         ORDER BY job_id DESC
         LIMIT :limit
     )
@@ -163,6 +200,13 @@ _ENDED = text("""
         WHERE e.what = 'ended'
           AND e.state = :state
           AND (CAST(:kind AS text) IS NULL OR e.kind = :kind)
+          AND EXISTS (
+              SELECT FROM jobs AS j
+              WHERE j.account_id = e.account_id
+                AND j.job_id = e.job_id
+                AND (CAST(:created_from AS timestamptz) IS NULL OR j.created_at >= :created_from)
+                AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < :created_before)
+          )
           AND (CAST(:after AS uuid) IS NULL OR (e.at, e.job_id) < ((SELECT ended_at FROM place), :after))
         ORDER BY e.at DESC, e.job_id DESC
         LIMIT :limit

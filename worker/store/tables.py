@@ -622,6 +622,52 @@ controls = Table(
     CheckConstraint("running_max > 0", name="running_max"),
 )
 
+#: Who may call the HTTP API. Only a hash of the key itself is kept: a copy of this table opens nothing.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", UUID(as_uuid=True), nullable=False),
+    Column("prefix", Text, nullable=False, comment="the key's visible beginning: how people name it"),
+    Column("hash", LargeBinary, nullable=False, comment="sha256 of the whole key"),
+    _text("role"),
+    _text("label"),
+    Column("account_prefix", Text, comment="only these accounts, by whole segments; null: all"),
+    Column("account_id", Text, comment="of a customer's token: its one account"),
+    _time("created_at"),
+    _text("actor"),
+    _time("expires_at", null=True),
+    _time("revoked_at", null=True),
+    Column("changed_by", Text, comment="who revoked or rotated it"),
+    _time("last_used_at", null=True),
+    Column("replaces", UUID(as_uuid=True), comment="the key that this one was rotated from"),
+    PrimaryKeyConstraint("key_id"),
+    UniqueConstraint("hash"),
+    CheckConstraint("length(hash) = 32", name="hash"),
+    CheckConstraint("role IN ('pipeline', 'billing', 'ops', 'product', 'admin', 'viewer', 'customer')", name="role"),
+    CheckConstraint("(role = 'customer') = (account_id IS NOT NULL)", name="customer_has_account"),
+    CheckConstraint("role <> 'customer' OR expires_at IS NOT NULL", name="customer_expires"),
+    CheckConstraint("account_prefix IS NULL OR account_id IS NULL", name="bound_once"),
+    _finite("expires_at"),
+    postgresql_with={"fillfactor": "70"},
+)
+Index("api_keys_prefix", api_keys.c.prefix)
+
+#: Every change that a person or a key made, with the row before and after. Written by triggers, in the transaction of
+#: the change itself, so that no code can forget it; jobs tell their own story in `events`.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("entry_id", BigInteger, Identity(always=True), nullable=False),
+    _time("at"),
+    _text("actor"),
+    Column("what", Text, nullable=False, comment="the table and what was done: controls.update"),
+    Column("subject", Text, nullable=False, comment="which row: an account, a queue, a key"),
+    _json("before", null=True),
+    _json("after", null=True),
+    PrimaryKeyConstraint("entry_id"),
+)
+Index("audit_log_subject", audit_log.c.subject, audit_log.c.entry_id)
+
 duty_runs = Table(
     "duty_runs",
     metadata,

@@ -1,4 +1,4 @@
-"""The HTTP application: health for now; routes come with their issue."""
+"""The HTTP application of one API process. Stateless: any number may run, anywhere."""
 
 from __future__ import annotations
 
@@ -6,38 +6,66 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 
 from config.settings import Settings
-from worker.boot import opened_store, our_version
-from worker.store.errors import StoreError
-from worker.store.leases import read_clock
+from worker.boot import opened_api, our_version
+from worker.web import problems
+from worker.web.guard import Guard
+from worker.web.routes import health, jobs, quotes
+
+_DESCRIPTION = """
+Paid music jobs: submit, follow, pay only for what was made.
+
+Every request carries a key: `Authorization: Bearer fmt_…`, made by `fermata keys create`. Errors are
+`application/problem+json` with a stable `code`. A POST that creates takes an `Idempotency-Key`: sent again after a
+lost answer, it is done once. Amounts are whole credits; times are UTC. Keys of documents are only ever added.
+"""
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The application of one API process. Stateless: any number may run."""
+    """The application. Connects when it is started, not here."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opened_store(settings, "fermata-api") as store:
-            app.state.store = store
+        async with opened_api(settings) as services:
+            app.state.services = services
             yield
 
-    app = FastAPI(title="Fermata", version=our_version(), lifespan=lifespan, docs_url=None, redoc_url=None)
-
-    @app.get("/livez")
-    async def livez() -> dict[str, Any]:
-        """The process answers."""
-        return {"ok": True}
-
-    @app.get("/readyz")
-    async def readyz(response: Response) -> dict[str, Any]:
-        """The books answer too."""
-        try:
-            await read_clock(app.state.store.engine)
-        except StoreError as error:
-            response.status_code = 503
-            return {"ok": False, "why": str(error)}
-        return {"ok": True}
-
+    app = FastAPI(
+        title="Fermata",
+        version=our_version(),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for resource in (health, jobs, quotes):
+        app.include_router(resource.router)
+    problems.add_handlers(app)
+    app.add_middleware(Guard, body_bytes_max=_body_bytes_max(settings))
+    _describe_problems(app)
     return app
+
+
+def _body_bytes_max(settings: Settings) -> dict[str, int]:
+    """The addresses that take more than a job's worth."""
+    return {"/v1/jobs/batch": jobs.BATCH_BYTES_MAX}
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the problem document into the OpenAPI document, where every route refers to it."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = original()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        if "ProblemDocument" not in schemas:
+            schema = problems.ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas["ProblemDocument"] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

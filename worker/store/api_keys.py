@@ -1,0 +1,326 @@
+"""Keys of the HTTP API: made, shown once, kept as a hash, looked up by it. An account's own token is one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+import uuid_utils.compat as uuids
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from worker.store.database import transaction
+from worker.store.errors import Refused, UnknownAccount, UnknownKey
+from worker.store.instants import problem_of_instant
+from worker.store.reads_accounts import check_limit
+from worker.store.references import check_account_id, check_actor
+from worker.store.snapshots import snapshot
+from worker.store.texts import is_line
+
+#: How every key begins, so that scanners for leaked secrets know one.
+_BRAND = "fmt"
+#: Characters of a key that may be shown: enough to tell it from its siblings, useless to guess the rest.
+PREFIX_LENGTH = len(_BRAND) + 1 + 8
+LABEL_LENGTH_MAX = 100
+#: The longest that a customer's token lives, in seconds.
+TOKEN_SECONDS_MAX = 86_400
+#: For so long the old key still opens after a rotation, unless somebody says otherwise. Seconds.
+ROTATION_SECONDS = 86_400
+_ROTATION_SECONDS_MAX = 30 * 86_400
+
+
+class Role(StrEnum):
+    """What a key is for. `worker.web.access` says what each may do."""
+
+    PIPELINE = "pipeline"  # submits, follows and cancels jobs
+    BILLING = "billing"  # brings credits
+    OPS = "ops"  # steers queues and jobs
+    PRODUCT = "product"  # sets prices
+    ADMIN = "admin"
+    VIEWER = "viewer"  # looks, changes nothing
+    CUSTOMER = "customer"  # a short-lived token: looks at one account
+
+
+@dataclass(frozen=True, slots=True)
+class KeyShown:
+    """A key without its secret."""
+
+    id: UUID
+    prefix: str
+    role: Role
+    label: str
+    account_prefix: str | None
+    account: str | None
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    replaces: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMade:
+    """A new key. `key` is the secret itself: nobody can be told again."""
+
+    key: str
+    shown: KeyShown
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a key shall be."""
+
+    role: Role
+    label: str
+    account_prefix: str | None = None
+    expires_at: datetime | None = None
+
+
+class ApiKeys:
+    """Every key there is."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def create(self, new: NewKey, actor: str) -> KeyMade:
+        """Make a key. Raises `Refused` for a label, prefix or time that can't be."""
+        check_actor(actor)
+        _check(new)
+        async with transaction(self._engine) as connection:
+            values = {"role": new.role, "label": new.label, "account_prefix": new.account_prefix, "account": None}
+            return await _insert(connection, {**values, "expires_at": new.expires_at, "actor": actor})
+
+    async def token(self, account_id: str, seconds: int, actor: str) -> KeyMade:
+        """A token with which one customer looks at one account for so long. Raises `UnknownAccount`, `Refused`."""
+        check_account_id(account_id)
+        check_actor(actor)
+        if not 60 <= seconds <= TOKEN_SECONDS_MAX:
+            raise Refused("seconds", f"must be a whole number from 60 to {TOKEN_SECONDS_MAX:,}")
+        async with transaction(self._engine) as connection:
+            if await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}) is None:
+                raise UnknownAccount(account_id)
+            values = {"role": Role.CUSTOMER, "label": "token", "account_prefix": None, "account": account_id}
+            return await _insert(connection, {**values, "seconds": seconds, "actor": actor})
+
+    async def listed(self, limit: int = 100, after: UUID | None = None) -> tuple[KeyShown, ...]:
+        """The newest keys first, customers' tokens left out."""
+        check_limit(limit)
+        async with snapshot(self._engine) as connection:
+            rows = await connection.execute(_LISTED, {"limit": limit, "after": after})
+            return tuple(_shown(row) for row in rows)
+
+    async def find(self, given: str) -> KeyShown:
+        """A key by its id or its visible prefix. Raises `UnknownKey`, and `Refused` where two begin alike."""
+        async with snapshot(self._engine) as connection:
+            rows = (await connection.execute(_FIND, {"given": given})).all()
+        if len(rows) > 1:
+            raise Refused("key", f"{len(rows)} keys begin so; name it by its id")
+        if not rows:
+            raise UnknownKey(given)
+        return _shown(rows[0])
+
+    async def revoke(self, key_id: UUID, actor: str) -> KeyShown:
+        """Close it for good; a process that has just looked it up may still open to it for some seconds.
+
+        Harmless if it is closed already. Raises `UnknownKey`.
+        """
+        check_actor(actor)
+        async with transaction(self._engine) as connection:
+            row = (await connection.execute(_REVOKE, {"key": key_id, "actor": actor})).one_or_none()
+            if row is None:
+                row = (await connection.execute(_SHOW, {"key": key_id})).one_or_none()
+        if row is None:
+            raise UnknownKey(key_id)
+        return _shown(row)
+
+    async def rotate(self, key_id: UUID, actor: str, overlap_seconds: int = ROTATION_SECONDS) -> KeyMade:
+        """A new key like this one, which itself still opens for `overlap_seconds`.
+
+        Raises `UnknownKey`, and `Refused` for a key that opens nothing any more.
+        """
+        check_actor(actor)
+        if not 0 <= overlap_seconds <= _ROTATION_SECONDS_MAX:
+            raise Refused("overlap_seconds", f"must be a whole number from 0 to {_ROTATION_SECONDS_MAX:,}")
+        async with transaction(self._engine) as connection:
+            values = {"key": key_id, "actor": actor, "seconds": overlap_seconds}
+            old = (await connection.execute(_OUTLIVE, values)).one_or_none()
+            if old is None:
+                if await connection.scalar(_SHOW, {"key": key_id}) is None:
+                    raise UnknownKey(key_id)
+                raise Refused("key", "is revoked, expired or a customer's token: create a new one")
+            return await _insert(
+                connection,
+                {
+                    "role": old.role,
+                    "label": old.label,
+                    "account_prefix": old.account_prefix,
+                    "account": None,
+                    "expires_at": old.expired_at,
+                    "replaces": key_id,
+                    "actor": actor,
+                },
+            )
+
+    async def opening(self, secret: str) -> KeyShown | None:
+        """The key of this secret, if it opens now by the database's clock."""
+        async with snapshot(self._engine) as connection:
+            row = (await connection.execute(_OPENING, {"hash": hash_of(secret)})).one_or_none()
+        return None if row is None else _shown(row)
+
+    async def used(self, key_ids: Sequence[UUID]) -> None:
+        """Note that these were used just now."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(_USED, {"keys": sorted(key_ids)})
+
+
+def hash_of(secret: str) -> bytes:
+    """What is kept of a key: 32 random bytes need no slow hash."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
+
+
+def within(prefix: str, account_id: str) -> bool:
+    """Whether an account lies under a prefix, by whole segments: `acme` is over `acme` and `acme/eu`, not `acme2`."""
+    return account_id == prefix or account_id.startswith((f"{prefix}/", f"{prefix}:"))
+
+
+def _check(new: NewKey) -> None:
+    if new.role not in set(Role) - {Role.CUSTOMER}:
+        roles = ", ".join(role for role in Role if role is not Role.CUSTOMER)
+        raise Refused("role", f"must be one of {roles}; a customer's token is minted for one account")
+    if not is_line(new.label, LABEL_LENGTH_MAX):
+        raise Refused("label", f"must be 1 to {LABEL_LENGTH_MAX} printable characters on one line")
+    if new.account_prefix is not None:
+        try:
+            check_account_id(new.account_prefix)
+        except Refused as error:
+            raise Refused("account_prefix", error.problem) from None
+        if new.account_prefix.endswith(("/", ":")):
+            raise Refused("account_prefix", "must be whole segments, without a / or : at its end")
+    if new.expires_at is not None and (problem := problem_of_instant(new.expires_at)) is not None:
+        raise Refused("expires_at", problem)
+
+
+async def _insert(connection: AsyncConnection, values: dict[str, Any]) -> KeyMade:
+    secret = f"{_BRAND}_{secrets.token_urlsafe(32)}"
+    defaults = {"expires_at": None, "seconds": None, "replaces": None}
+    row = (
+        await connection.execute(
+            _INSERT,
+            {
+                **defaults,
+                **values,
+                "key": uuids.uuid7(),
+                "prefix": secret[:PREFIX_LENGTH],
+                "hash": hash_of(secret),
+            },
+        )
+    ).one_or_none()
+    if row is None:
+        raise Refused("expires_at", "must be in the future")
+    return KeyMade(secret, _shown(row))
+
+
+def _shown(row: Any) -> KeyShown:
+    return KeyShown(row[0], row[1], Role(row[2]), *row[3:])
+
+
+_ACCOUNT_EXISTS = text("SELECT 1 FROM accounts WHERE account_id = :account")
+
+_INSERT = text("""
+    WITH clock AS MATERIALIZED (
+        SELECT fermata_now() AS now
+    )
+    INSERT INTO api_keys (key_id, prefix, hash, role, label, account_prefix, account_id, created_at, actor,
+                          expires_at, replaces)
+    SELECT :key, :prefix, :hash, :role, :label, :account_prefix, :account, clock.now, :actor,
+           COALESCE(CAST(:expires_at AS timestamptz),
+                    clock.now + make_interval(secs => CAST(:seconds AS double precision))), :replaces
+    FROM clock
+    WHERE CAST(:expires_at AS timestamptz) IS NULL
+       OR :expires_at > clock.now
+    RETURNING key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
+              last_used_at, replaces
+""")
+
+_SHOW = text("""
+    SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
+           last_used_at, replaces
+    FROM api_keys
+    WHERE key_id = :key
+""")
+
+_LISTED = text("""
+    SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
+           last_used_at, replaces
+    FROM api_keys
+    WHERE role <> 'customer'
+      AND (CAST(:after AS uuid) IS NULL OR key_id < :after)
+    ORDER BY key_id DESC
+    LIMIT :limit
+""")
+
+_FIND = text("""
+    SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
+           last_used_at, replaces
+    FROM api_keys
+    WHERE prefix = :given
+       OR CAST(key_id AS text) = :given
+    LIMIT 3
+""")
+
+_REVOKE = text("""
+    UPDATE api_keys
+    SET revoked_at = fermata_now(), changed_by = :actor
+    WHERE key_id = :key
+      AND revoked_at IS NULL
+    RETURNING key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
+              last_used_at, replaces
+""")
+
+#: `expired_at` is what it was: the new key lives as long as the old one would have.
+_OUTLIVE = text("""
+    WITH old AS MATERIALIZED (
+        SELECT key_id, role, label, account_prefix, expires_at, fermata_now() AS now
+        FROM api_keys
+        WHERE key_id = :key
+          AND role <> 'customer'
+        FOR UPDATE
+    )
+    UPDATE api_keys AS k
+    SET expires_at = LEAST(old.expires_at, old.now + make_interval(secs => :seconds)), changed_by = :actor
+    FROM old
+    WHERE k.key_id = old.key_id
+      AND k.revoked_at IS NULL
+      AND (old.expires_at IS NULL OR old.expires_at > old.now)
+    RETURNING old.role, old.label, old.account_prefix, old.expires_at AS expired_at
+""")
+
+_OPENING = text("""
+    SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
+           last_used_at, replaces
+    FROM api_keys
+    WHERE hash = :hash
+      AND revoked_at IS NULL
+      AND (expires_at IS NULL OR expires_at > fermata_now())
+""")
+
+_USED = text("""
+    WITH used AS (
+        SELECT key_id
+        FROM api_keys
+        WHERE key_id = ANY(CAST(:keys AS uuid[]))
+        ORDER BY key_id
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE api_keys AS k
+    SET last_used_at = fermata_now()
+    FROM used
+    WHERE k.key_id = used.key_id
+""")

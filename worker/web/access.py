@@ -1,0 +1,137 @@
+"""Who may do what: one table of permissions by role, and the one place where a request becomes a caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from worker.store.api_keys import KeyShown, Role, within
+from worker.store.errors import UnknownAccount
+from worker.web.problems import Problem
+from worker.web.services import Services, services_of
+
+
+class May(StrEnum):
+    """What a route asks of a key."""
+
+    SUBMIT = "submit"  # jobs and their inputs
+    CANCEL = "cancel"
+    LOOK_AT_JOBS = "look_at_jobs"  # receipts and audio too
+    QUOTE = "quote"
+    OPEN_ACCOUNTS = "open_accounts"
+    LOOK_AT_ACCOUNTS = "look_at_accounts"  # balance and journal
+    CREDIT = "credit"  # subscriptions, top-ups, grants
+    LOOK_AT_PRICES = "look_at_prices"
+    SET_PRICES = "set_prices"
+    LOOK_AT_QUEUES = "look_at_queues"
+    STEER = "steer"  # pause and resume
+    MINT = "mint"  # customers' tokens
+    RULE = "rule"  # keys
+    LOOK_AT_LOG = "look_at_log"
+
+
+_EVERYONE = frozenset(Role)
+_STAFF = frozenset({Role.OPS, Role.ADMIN})
+
+#: The whole of it. What stands nowhere is forbidden.
+PERMISSIONS: Mapping[May, frozenset[Role]] = {
+    May.SUBMIT: frozenset({Role.PIPELINE, Role.ADMIN}),
+    May.CANCEL: frozenset({Role.PIPELINE}) | _STAFF,
+    May.LOOK_AT_JOBS: frozenset({Role.PIPELINE, Role.VIEWER, Role.CUSTOMER}) | _STAFF,
+    May.QUOTE: _EVERYONE,
+    May.OPEN_ACCOUNTS: frozenset({Role.PIPELINE, Role.BILLING, Role.ADMIN}),
+    May.LOOK_AT_ACCOUNTS: _EVERYONE - {Role.PRODUCT},
+    May.CREDIT: frozenset({Role.BILLING, Role.ADMIN}),
+    May.LOOK_AT_PRICES: _EVERYONE,
+    May.SET_PRICES: frozenset({Role.PRODUCT, Role.ADMIN}),
+    May.LOOK_AT_QUEUES: frozenset({Role.PIPELINE, Role.VIEWER, Role.PRODUCT}) | _STAFF,
+    May.STEER: _STAFF,
+    May.MINT: frozenset({Role.PIPELINE, Role.BILLING, Role.ADMIN}),
+    May.RULE: frozenset({Role.ADMIN}),
+    May.LOOK_AT_LOG: _STAFF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever holds the key of this request."""
+
+    key: KeyShown
+
+    @property
+    def actor(self) -> str:
+        """As journal, jobs and the log name it."""
+        return f"key:{self.key.prefix}"
+
+    @property
+    def bound(self) -> bool:
+        """Whether it may know of some accounts only."""
+        return self.key.account is not None or self.key.account_prefix is not None
+
+    def covers(self, account_id: str) -> bool:
+        """Whether it may know of this account."""
+        if self.key.account is not None:
+            return account_id == self.key.account
+        return self.key.account_prefix is None or within(self.key.account_prefix, account_id)
+
+    def check(self, account_id: str) -> None:
+        """Raises `UnknownAccount` for an account of others, just as for one that is not there."""
+        if not self.covers(account_id):
+            raise UnknownAccount(account_id)
+
+
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+class _Bearer(HTTPBearer):
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]
+        return None
+
+
+_documented = _Bearer(scheme_name="key", description="A key of `fermata keys create`, or a customer's token.")
+#: Only for the OpenAPI document: `admit` reads the header itself.
+Documented = Annotated[None, Security(_documented)]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The dependency of a route that needs a permission. Raises `Problem` 401, 403 or 429."""
+
+    needed: May
+
+    def __call__(self, request: Request, _: Documented) -> Caller:
+        """Whom `admit` let in, before the body was read."""
+        caller: Caller = request.state.caller
+        return caller
+
+    async def admit(self, request: Request) -> None:
+        """Let the request in, or raise."""
+        services = services_of(request)
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        key = await _key_of(services, secret, request) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise Problem(401, "a valid key is required: `Authorization: Bearer fmt_…`", headers=_CHALLENGE)
+        await services.rates.check(key)
+        if key.role not in PERMISSIONS[self.needed]:
+            raise Problem(403, f"a key of the role {key.role} may not do this")
+        request.state.caller = Caller(key)
+
+
+async def _key_of(services: Services, secret: str, request: Request) -> KeyShown | None:
+    address = request.client.host if request.client else "unknown"
+    if not services.keyring.knows(secret):
+        services.strangers.check(address)
+    key = await services.keyring.opening(secret)
+    if key is None:
+        services.strangers.failed(address)
+    return key
+
+
+def allowed(needed: May) -> Any:
+    """`caller: Annotated[Caller, allowed(May.SUBMIT)]`"""
+    return Depends(Allowed(needed))

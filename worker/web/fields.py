@@ -1,0 +1,96 @@
+"""The types that requests share: exactly what they say, never coerced, with their limits in the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Header, Path, Query
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from worker.credits.lots import CREDITS_MAX
+from worker.store.instants import problem_of_instant
+from worker.store.reads_accounts import PAGE_MAX
+from worker.store.texts import NOTE_LENGTH_MAX
+
+_ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
+
+
+class Body(BaseModel):
+    """A JSON body: unknown fields refused, nothing coerced, values never shown in an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+def _instant(given: object) -> datetime:
+    if not isinstance(given, str) or len(given) > 40:
+        raise ValueError("must be a time with its zone, as 2026-12-01T10:00:00Z")
+    try:
+        time = datetime.fromisoformat(given)
+    except ValueError:
+        raise ValueError("must be a time with its zone, as 2026-12-01T10:00:00Z") from None
+    if (problem := problem_of_instant(time)) is not None:
+        raise ValueError(problem)
+    return time
+
+
+def _uuid(given: object) -> UUID:
+    """As it is written everywhere: 36 characters, no braces, no urn."""
+    if not isinstance(given, str) or len(given) != 36:
+        raise ValueError("must be an id such as 0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88")
+    try:
+        return UUID(given)
+    except ValueError:
+        raise ValueError("must be an id such as 0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88") from None
+
+
+def _count(given: object) -> object:
+    """Query strings are text: only plain digits are a number."""
+    if isinstance(given, str):
+        if not (given.isascii() and given.isdigit() and len(given) <= 19):
+            raise ValueError("must be a whole number")
+        return int(given)
+    return given
+
+
+def _printable(given: str | None) -> str | None:
+    if given is not None and not given.isprintable():
+        raise ValueError("must be printable characters on one line")
+    return given
+
+
+_AN_ID: Any = {"examples": ["0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88"]}
+Instant = Annotated[
+    datetime, BeforeValidator(_instant), Field(json_schema_extra={"examples": ["2026-12-01T10:00:00Z"]})
+]
+Id = Annotated[UUID, BeforeValidator(_uuid), Field(json_schema_extra=_AN_ID)]
+AccountId = Annotated[str, Field(pattern=_ACCOUNT, description="The account, by the id that you gave it.")]
+Credits = Annotated[int, Field(ge=1, le=CREDITS_MAX, description="Whole credits.")]
+Line = Annotated[str, Field(min_length=1, max_length=NOTE_LENGTH_MAX, description="Printable, on one line.")]
+
+JobId = Annotated[Id, Path(description="The job.")]
+ArtifactId = Annotated[Id, Path(description="The artifact.")]
+AccountPath = Annotated[str, Path(pattern=_ACCOUNT, description="The account; a `/` in its id is written `%2F`.")]
+AccountQuery = Annotated[str | None, Query(pattern=_ACCOUNT, description="Of this account only.")]
+Limit = Annotated[
+    int, BeforeValidator(_count), Query(ge=1, le=PAGE_MAX, description=f"At most so many, 1 to {PAGE_MAX}.")
+]
+After = Annotated[Id | None, Query(description="Go on behind this one: `next` of the page before.")]
+IdempotencyKey = Annotated[
+    str,
+    AfterValidator(_printable),
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Yours: the same one with the same body is done once, and answered again. "
+        "With another body it is a conflict.",
+        examples=["take-3"],
+    ),
+]
+OwnKey = Annotated[
+    str | None,
+    AfterValidator(_printable),
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="As elsewhere, but optional."),
+]

@@ -1,0 +1,297 @@
+"""`/v1/jobs`: ask for a job, look at it, stop it, try it again, see what it cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.client import JobRequest
+from worker.credits.lots import CREDITS_MAX
+from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
+from worker.credits.states import JobState
+from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount, UnknownJob
+from worker.store.reads_job_lists import JobsPage
+from worker.store.reads_jobs import JobShown
+from worker.store.reads_receipts import Receipt
+from worker.store.submits import Submitted
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
+from worker.web.access import Caller, May, allowed
+from worker.web.answers import answer
+from worker.web.fields import (
+    AccountId,
+    AccountQuery,
+    After,
+    Body,
+    IdempotencyKey,
+    Instant,
+    JobId,
+    Limit,
+    OwnKey,
+)
+from worker.web.problems import Problem, document, responses, said
+from worker.web.services import services_of
+from worker.web.strict_json import StrictRoute
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+#: Jobs in one batch, and the bytes they may take together.
+BATCH_MAX, BATCH_BYTES_MAX = 1_000, 8 * 1024**2
+_REASON_MAX = NOTE_LENGTH_MAX - ACTOR_LENGTH_MAX - len(" ()")
+
+_EXAMPLE: dict[str, Any] = {
+    "account": "ada",
+    "kind": "generation",
+    "params": {"prompt": "warm lofi piano", "seconds_max": 60},
+    "max_credits": 40,
+    "metadata": {"song": "42"},
+}
+
+
+class SubmitBody(Body):
+    """A job. What it costs at most is told at once and never rises."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    account: AccountId
+    kind: str = Field(min_length=1, max_length=64, description="What sort of job: `generation`, `stem_split`, …")
+    params: dict[str, Any] = Field(default_factory=dict, description="What to make; the fields of the kind.")
+    inputs: dict[str, str] = Field(default_factory=dict, description="Artifacts by the kind's input names.")
+    on_insufficient: Literal["refuse", "wait"] = Field(
+        "refuse", description="If the account can't pay: turn it down, or let it wait for credits."
+    )
+    max_credits: int | None = Field(None, ge=0, le=CREDITS_MAX, description="Turn it down if the quote is above this.")
+    run_at: Instant | None = Field(None, description="Not before this time.")
+    ends_by: Instant | None = Field(None, description="Ended by this time at the latest; by default in a day.")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Yours; kept with the job, found by it.")
+
+    def asked(self, key: str) -> JobRequest:
+        """As the client takes it."""
+        return JobRequest(
+            account_id=self.account,
+            kind=self.kind,
+            params=self.params,
+            inputs=self.inputs,
+            key=key,
+            on_insufficient=self.on_insufficient,
+            max_credits=self.max_credits,
+            run_at=self.run_at,
+            ends_by=self.ends_by,
+            metadata=self.metadata,
+        )
+
+
+class BatchItem(SubmitBody):
+    """A job of a batch."""
+
+    key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="Its own idempotency key. Default: the batch's, `/` and its place.",
+    )
+
+
+class BatchBody(Body):
+    """Several jobs, each answered for itself: a bad one harms no other."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [_EXAMPLE]}]})
+
+    jobs: list[BatchItem] = Field(min_length=1, max_length=BATCH_MAX)
+
+
+class SubmitAnswer(BaseModel):
+    """A job that is stored. `quoted`: the most that it will cost; `replayed`: it was there already, by its key."""
+
+    id: UUID
+    account: str
+    kind: str
+    state: JobState
+    quoted: int
+    book: int
+    replayed: bool
+    key: str
+
+
+class BatchResult(BaseModel):
+    """One item's answer: `job`, or `problem` with its code."""
+
+    job: SubmitAnswer | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchAnswer(BaseModel):
+    """As many results as there were items, in their order."""
+
+    results: list[BatchResult]
+    taken: int
+    turned_down: int
+
+
+class CancelBody(Body):
+    reason: str = Field(
+        "cancelled by request", min_length=1, max_length=_REASON_MAX, description="For the customer and the books."
+    )
+
+
+class CancelAnswer(BaseModel):
+    """`cancel_asked`: it runs, its worker stops it within seconds, unless it finishes first."""
+
+    id: UUID
+    account: str
+    state: JobState
+    cancel_asked: bool
+    already_ended: bool
+
+
+Submitter = Annotated[Caller, allowed(May.SUBMIT)]
+Looker = Annotated[Caller, allowed(May.LOOK_AT_JOBS)]
+Canceller = Annotated[Caller, allowed(May.CANCEL)]
+
+
+@router.post(
+    "", status_code=202, response_model=SubmitAnswer, responses=responses(400, 402, 404, 408, 409, 413, 415, 422)
+)
+async def submit(request: Request, caller: Submitter, body: SubmitBody, key: IdempotencyKey) -> Response:
+    """Ask for a job.
+
+    It is stored once this answers, whatever happens to any process afterwards. The same key with the same body is
+    answered again; turned down (402, 409, 422), nothing is stored and the key is not used up.
+    """
+    caller.check(body.account)
+    done = await services_of(request).client.submit(body.asked(key), caller.actor)
+    return answer(submitted(done, key), 202, {"Location": f"/v1/jobs/{done.job_id}"})
+
+
+@router.post("/batch", status_code=207, response_model=BatchAnswer, responses=responses(400, 408, 413, 415, 422))
+async def submit_batch(request: Request, caller: Submitter, body: BatchBody, key: IdempotencyKey) -> Response:
+    """Ask for up to 1,000 jobs at once. Sent again with the same key it is the same jobs."""
+    asked = [item.asked(item.key or f"{key[:240]}/{place}") for place, item in enumerate(body.jobs)]
+    mine = [one for one in asked if caller.covers(one.account_id)]
+    done = iter(await services_of(request).client.submit_many(mine, caller.actor))
+    request_id = request.scope["state"]["request_id"]
+    results = [
+        _result(next(done), str(one.key), request_id) if caller.covers(one.account_id) else _not_yours(one, request_id)
+        for one in asked
+    ]
+    taken = sum("job" in result for result in results)
+    return answer({"results": results, "taken": taken, "turned_down": len(results) - taken}, 207)
+
+
+@router.get("", response_model=JobsPage, responses=responses(404, 422))
+async def jobs(
+    request: Request,
+    caller: Looker,
+    account: AccountQuery = None,
+    state: Annotated[str | None, Query(max_length=16, description="queued, running, waiting, succeeded, …")] = None,
+    kind: Annotated[str | None, Query(max_length=64, description="Of this kind only.")] = None,
+    created_from: Annotated[Instant | None, Query(description="Submitted at this time or later.")] = None,
+    created_before: Annotated[Instant | None, Query(description="Submitted before this time.")] = None,
+    metadata: Annotated[
+        list[str] | None, Query(max_length=8, description="`name=value` of the metadata; with an account only.")
+    ] = None,
+    limit: Limit = 50,
+    after: After = None,
+) -> Response:
+    """Jobs, the newest first. A key that is bound to accounts names one of them."""
+    whose = account or caller.key.account
+    if whose is not None:
+        caller.check(whose)
+    elif caller.bound:
+        raise Refused("account", "must be given: this key may know of some accounts only")
+    page = await services_of(request).reads.jobs(
+        whose,
+        state,
+        kind,
+        limit,
+        after,
+        created_from=created_from,
+        created_before=created_before,
+        metadata=_pairs(metadata or []),
+    )
+    return answer(page)
+
+
+@router.get("/{job}", response_model=JobShown, responses=responses(404))
+async def job(request: Request, caller: Looker, job: JobId) -> Response:
+    """One job as it stands: its state, what it waits for, how far it is, what it made and what it cost."""
+    return answer(await shown(request, caller, job))
+
+
+@router.post(
+    "/{job}/cancel", status_code=200, response_model=CancelAnswer, responses=responses(400, 404, 409, 413, 415, 422)
+)
+async def cancel(request: Request, caller: Canceller, job: JobId, body: CancelBody | None = None) -> Response:
+    """End a queued or waiting job, or ask a running one to stop. Nothing is charged. 409 if it had ended before."""
+    services = services_of(request)
+    before = await shown(request, caller, job)
+    reason = (body or CancelBody()).reason
+    done = await services.client.cancel(before.account, job, f"{reason} ({caller.actor})")
+    if isinstance(done, TryAgain):
+        raise LedgerUnavailable("the job's row is held")
+    if isinstance(done, AlreadyEnded):
+        raise Problem(409, f"it had ended before: {done.state}", "already_ended", state=done.state)
+    state = JobState.RUNNING if isinstance(done, CancelAsked) else getattr(done, "state", before.state)
+    after = {"state": state, "cancel_asked": isinstance(done, CancelAsked)}
+    await services.log.tell(
+        caller.actor, "jobs.cancel", str(job), {"state": before.state, "account_id": before.account}, after
+    )
+    return answer({"id": job, "account": before.account, "already_ended": False, **after})
+
+
+@router.post("/{job}/retry", status_code=202, response_model=SubmitAnswer, responses=responses(400, 402, 404, 409, 422))
+async def retry(request: Request, caller: Submitter, job: JobId, key: OwnKey = None) -> Response:
+    """Ask for an ended job's request again: a new job with a fresh quote. By default once, however often asked."""
+    await shown(request, caller, job)
+    done = await services_of(request).client.retry(job, caller.actor, key)
+    return answer(submitted(done, key or f"retry:{job}"), 202, {"Location": f"/v1/jobs/{done.job_id}"})
+
+
+@router.get("/{job}/receipt", response_model=Receipt, responses=responses(404))
+async def receipt(request: Request, caller: Looker, job: JobId) -> Response:
+    """Why it cost what it did: which lots paid, by which rules, what was measured, why the rest came back."""
+    found = await services_of(request).reads.receipt(job, caller.key.account)
+    if not caller.covers(found.account):
+        raise UnknownJob(job)
+    return answer(found)
+
+
+async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:
+    """The job, if the caller may know of it. Raises `UnknownJob`, after the same look for whichever reason."""
+    found = await services_of(request).reads.job(job_id)
+    if not caller.covers(found.account):
+        raise UnknownJob(job_id)
+    return found
+
+
+def submitted(done: Submitted, key: str) -> dict[str, Any]:
+    """The public document of a submit."""
+    return {
+        "id": done.job_id,
+        "account": done.account_id,
+        "kind": done.kind,
+        "state": done.state,
+        "quoted": done.quoted,
+        "book": done.book_id,
+        "replayed": done.replayed,
+        "key": key,
+    }
+
+
+def _result(done: Submitted | Exception, key: str, request_id: str) -> dict[str, Any]:
+    if isinstance(done, Exception):
+        return {"problem": document(said(done), request_id)}
+    return {"job": submitted(done, key)}
+
+
+def _not_yours(asked: JobRequest, request_id: str) -> dict[str, Any]:
+    return {"problem": document(said(UnknownAccount(asked.account_id)), request_id)}
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    pairs = dict(one.partition("=")[::2] for one in given)
+    if not all(pairs) or any("\0" in one or "=" not in one for one in given):
+        raise Refused("metadata", "must be written name=value")
+    return pairs

@@ -1,0 +1,45 @@
+"""What the routes of one API process work with. Made by `worker.boot`, handed over by the application's state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from starlette.requests import HTTPConnection
+
+from config.settings import Settings
+from worker.client import Client
+from worker.price_desk import PriceDesk
+from worker.store.accounts import Accounts
+from worker.store.api_keys import ApiKeys
+from worker.store.audit_log import AuditLog
+from worker.store.ops import Controls
+from worker.store.reads import Reads
+from worker.store.reads_artifacts import ArtifactReads
+from worker.web.keyring import Keyring
+from worker.web.pace import Rates, Strangers
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may call."""
+
+    settings: Settings
+    client: Client
+    reads: Reads
+    accounts: Accounts
+    artifacts: ArtifactReads
+    controls: Controls
+    prices: PriceDesk
+    keys: ApiKeys
+    log: AuditLog
+    keyring: Keyring
+    rates: Rates
+    strangers: Strangers
+    #: For `/readyz`.
+    engine: Any
+
+
+def services_of(request: HTTPConnection) -> Services:
+    """The services of the process that answers this request."""
+    return cast("Services", request.app.state.services)
