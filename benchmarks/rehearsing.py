@@ -63,7 +63,7 @@ async def _measured(servers: LocalServers) -> tuple[Run, Run]:
     document = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
     draft = document.replace("base = 4", "base = 6").replace("step_seconds = 60", "step_seconds = 30")
     async with opened_store(settings, "fermata-bench") as store:
-        desk = price_desk(settings, store.engine)
+        desk = price_desk(settings, store.engine, store.books)
         runs = []
         # The jobs ended evenly over 30 days.
         for length in (timedelta(days=3), timedelta(days=31)):

@@ -41,6 +41,7 @@ from worker.store.artifacts import Artifacts
 from worker.store.audit_log import AuditLog
 from worker.store.book_shelf import plan_shelf, price_shelf
 from worker.store.books import Books
+from worker.store.compensations import Compensations
 from worker.store.database import make_engine
 from worker.store.dispatching import Dispatching
 from worker.store.errors import StoreError
@@ -175,7 +176,7 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
             await close_children()
 
 
-def price_desk(settings: Settings, engine: AsyncEngine) -> PriceDesk:
+def price_desk(settings: Settings, engine: AsyncEngine, books: Books) -> PriceDesk:
     """What product people do with prices, over one database."""
     kinds = registry(settings.extra_kinds, settings.engines)
     return PriceDesk(
@@ -183,6 +184,7 @@ def price_desk(settings: Settings, engine: AsyncEngine) -> PriceDesk:
         plans=plan_shelf(engine),
         past=PastJobs(engine, quoted_usage_of(kinds)),
         rehearsals=Rehearsals(engine),
+        compensations=Compensations(books),
         kinds=kinds,
         settings=settings,
     )
@@ -208,7 +210,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             accounts=store.accounts,
             artifacts=ArtifactReads(store.engine),
             controls=Controls(store.engine, client.kinds),
-            prices=price_desk(settings, store.engine),
+            prices=price_desk(settings, store.engine, store.books),
             keys=keys,
             log=AuditLog(store.engine),
             keyring=keyring,

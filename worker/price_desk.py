@@ -10,10 +10,13 @@ from decimal import Decimal
 from config.settings import Settings
 from tasks.kind import Kind
 from worker.credits.plans import parse_plan_book
-from worker.credits.prices import Bounds, PriceBook, parse_price_book
+from worker.credits.prices import WIDEST_BOUNDS, Bounds, PriceBook, parse_price_book
 from worker.credits.rehearsal import Rehearsal, endings_by_hold
+from worker.overcharges import Overcharged, Overcharges
 from worker.pricing import request_fields
 from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown
+from worker.store.compensations import Compensations
+from worker.store.errors import Refused
 from worker.store.past_jobs import PastJobs
 from worker.store.rehearsals import Rehearsals, Rehearsed, rehearsed_or_forced
 
@@ -28,6 +31,7 @@ class PriceDesk:
         plans: BookShelf,
         past: PastJobs,
         rehearsals: Rehearsals,
+        compensations: Compensations,
         kinds: Mapping[str, Kind],
         settings: Settings,
     ) -> None:
@@ -35,6 +39,7 @@ class PriceDesk:
         self._plans = plans
         self._past = past
         self._rehearsals = rehearsals
+        self._overcharges = Overcharges(past, compensations)
         self._kinds = kinds
         self._bounds = bounds_of(settings)
         self._percent_max = settings.price_change_percent_max
@@ -88,6 +93,20 @@ class PriceDesk:
         """
         book = await self.read((await self._shelf.shown(book_id)).document)
         return await self._shelf.apply(BookDraft(book.document, book.digest, author, note, reverts_to=book_id))
+
+    async def overcharged(
+        self, book_id: int, under: int | None = None, worst_max: int = 20, *, give: tuple[str, str] | None = None
+    ) -> Overcharged:
+        """The jobs that a book priced and another one, by default the one in force, would have charged less.
+
+        Looks only, unless `give` says why and by whom each job's difference is granted: once per job, and in total
+        never more than it was charged. Raises `Refused` for a book that is not there, or compared with itself.
+        """
+        wrong, right = await self._shelf.shown(book_id), await self._shelf.shown(under)
+        if wrong.book == right.book:
+            raise Refused("under", f"book {book_id} can't be compared with itself: name another one")
+        other = parse_price_book(right.document, bounds=WIDEST_BOUNDS)
+        return await self._overcharges.found((book_id, wrong.effective_at), (right.book, other), worst_max, give)
 
     async def withdraw(self, book_id: int, author: str, note: str) -> BookLine:
         """Take back a book that is not in force yet."""

@@ -31,7 +31,9 @@ WHY = ("--note", "up", "--as", "mia")
 
 def desk_of(store: Store, **settings: int) -> PriceDesk:
     """The desk of prices on this store's database."""
-    return price_desk(load({}, database_url=store.database.url, environment="test", **settings), store.engine)
+    return price_desk(
+        load({}, database_url=store.database.url, environment="test", **settings), store.engine, store.books
+    )
 
 
 async def song(

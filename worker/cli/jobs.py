@@ -13,8 +13,9 @@ from worker.cli.output import facts, present, say
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
 
 if TYPE_CHECKING:
-    from worker.cli.opening import Desk
+    from worker.cli.opening import Books, Desk
     from worker.client import JobRequest
+    from worker.store.compensations import Compensated
     from worker.store.reads_jobs import JobShown
     from worker.store.submits import Submitted
 
@@ -173,6 +174,40 @@ def receipt(job: str, /, *, json: Json = False) -> int:
     job_id = values.identifier("job", job)
     shown = opening.with_books(lambda books: books.reads.receipt(job_id))
     return present(shown, json, jobs_shown.receipt(shown))
+
+
+@app.command
+def compensate(
+    job: str,
+    /,
+    *,
+    amount: Annotated[str, Parameter(help="Credits: in total at most what the job was charged.")],
+    reason: Annotated[str, Parameter(help="Why, for the customer and the books.")],
+    reference: Annotated[
+        str | None, Parameter(help="The same reference twice is one compensation. Default: a new one.")
+    ] = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Give credits for an ended job. They last until the cycle ends, and a day at least."""
+    job_id, credits_ = values.identifier("job", job), values.whole("amount", amount)
+    why, who = values.line("reason", reason), values.actor_of(actor)
+    own = reference if reference is not None else _new_key()
+
+    async def work(books: Books) -> Compensated:
+        from worker.store.compensations import Compensations
+
+        account = (await books.reads.job(job_id)).account
+        return await Compensations(books.store.books).compensate(account, job_id, credits_, own, why, who)
+
+    if reference is None:
+        say(f"reference {own}")  # known before anything is given: the same one asks again
+    done = opening.with_books(work)
+    return present(
+        done,
+        json,
+        [facts([*((name, getattr(done, name)) for name in ("job", "account", "credits", "expires_at", "reference"))])],
+    )
 
 
 async def _submitted(desk: Desk, done: Submitted, *, wait: bool) -> tuple[Submitted, JobShown | None]:

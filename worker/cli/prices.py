@@ -159,6 +159,28 @@ def quote(
     return present(document, json, prices_shown.quote(quoted))
 
 
+@app.command
+def overcharged(
+    book: str,
+    /,
+    *,
+    under: Annotated[str | None, Parameter(help="Compare with this book. Default: the one in force.")] = None,
+    compensate: Annotated[bool, Parameter(negative=(), help="Grant each job's difference, once.")] = False,
+    reason: Annotated[str | None, Parameter(help="Why, for the customers and the books. With --compensate.")] = None,
+    limit: Annotated[str, Parameter(help="Jobs to name, 1 to 1000.")] = "20",
+    json: Json = False,
+    author: Author = None,
+) -> int:
+    """Jobs under a book that another one would have charged less. Looks only, unless told to compensate."""
+    if compensate != (reason is not None):
+        raise values.Misused("reason", "goes with --compensate, and --compensate with a reason")
+    number, other = _number(book), None if under is None else _number(under)
+    most = values.whole("limit", limit, 1, 1000)
+    give = (values.line("reason", reason), values.author_of(author)) if reason is not None else None
+    found = _with_prices(lambda prices: prices.overcharged(number, other, most, give=give))
+    return present(found, json, prices_shown.overcharged(found))
+
+
 def _number(text: str) -> int:
     return values.whole("book", text, 1, 2**31 - 1)
 
@@ -169,6 +191,6 @@ def _with_prices(work: Callable[[PriceDesk], Awaitable[T]]) -> T:
     async def opened(books: Books) -> T:
         from worker.boot import price_desk
 
-        return await work(price_desk(books.settings, books.store.engine))
+        return await work(price_desk(books.settings, books.store.engine, books.store.books))
 
     return opening.with_books(opened)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from worker.client import Quote
     from worker.credits.rehearsal import Outcome, Row
+    from worker.overcharges import Overcharged
     from worker.store.rehearsals import Rehearsed
 
 #: Signs of the longest bar.
@@ -48,6 +49,28 @@ def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
     if outcome.kinds:
         yield "\n█ before and after  ▒ more  ░ less"
     yield from _people(outcome)
+
+
+def overcharged(found: Overcharged) -> Iterator[RenderableType]:
+    """What a wrong book took too much, and what was given back."""
+    yield facts(
+        [
+            ("jobs under", f"book {found.book}, {found.looked_at:,} that ran"),
+            ("compared with", f"book {found.under}"),
+            ("overcharged", f"{found.jobs:,} jobs of {found.accounts:,} accounts, {found.credits:,} credits"),
+            ("without a price", found.unpriced or None),
+            ("given now", f"{found.given:,} credits" if found.compensated else "nothing: this was a look"),
+        ]
+    )
+    if found.worst:
+        yield f"\nthose with most too much: {len(found.worst):,} of {found.jobs:,}"
+        yield table(
+            ["job", "account", "kind", "charged", "would", "too much", "given"],
+            [(str(j.job), j.account, j.kind, j.charged, j.would, j.difference, j.given) for j in found.worst],
+            right=["charged", "would", "too much", "given"],
+        )
+    if found.jobs and not found.compensated:
+        yield "\nto give it back, once per job: the same again with --compensate --reason WHY --as NAME"
 
 
 def _rows(title: str, rows: Sequence[Row], longest: int) -> Iterator[RenderableType]:

@@ -97,6 +97,12 @@ class AccountLedger:
         """What so much needs and what there is, whether or not it is enough."""
         return shortfall_of(self.lots.values(), amount, self.now, self.topups_frozen)
 
+    @property
+    def make_good_until(self) -> datetime:
+        """When credits end that make something good: with the cycle, but not within a day."""
+        soonest = self.now + MAKE_GOOD_LIFE
+        return max(self.cycle_ends_at, soonest) if self.cycle_ends_at else soonest
+
     def reserve(self, job_id: UUID, amount: int, actor: str) -> Reservation | Shortfall:
         """Hold `amount` for a job over the lots in draw order, or say what is missing.
 
@@ -188,9 +194,7 @@ class AccountLedger:
         return ended
 
     def _make_good(self, job_id: UUID, amount: int, actor: str) -> None:
-        soonest = self.now + MAKE_GOOD_LIFE
-        expires_at = max(self.cycle_ends_at, soonest) if self.cycle_ends_at else soonest
-        self.grant(amount, NewLot(LotSource.GRANT, "make_good", job_id=job_id), expires_at, actor)
+        self.grant(amount, NewLot(LotSource.GRANT, "make_good", job_id=job_id), self.make_good_until, actor)
 
     def _write(self, entries: list[Entry], job_id: UUID | None, actor: str) -> None:
         # Move all of them before keeping any: an entry that would break a lot leaves everything as it was.

@@ -69,7 +69,9 @@ class PastJobs:
             now: datetime = (await connection.execute(_NOW)).scalar_one()
         return Period(now - length if length is not None else _BEGINNING, now, book)
 
-    async def pages(self, period: Period, most_for: Collection[Ending] = ()) -> AsyncIterator[PastPage]:
+    async def pages(
+        self, period: Period, most_for: Collection[Ending] = (), *, with_lots: bool = True
+    ) -> AsyncIterator[PastPage]:
         """Every job that started and ended in the period.
 
         `most_for`: for jobs that ended so, also the most that they could have used, where their kind still knows.
@@ -84,7 +86,7 @@ class PastJobs:
                     jobs = await self._with_most(connection, jobs, rows, most_for)
                 accounts = {job.account_id for job in jobs}
                 # An account that goes on from the page before has its purse already.
-                known = await _lots(connection, accounts - known.keys(), period) if jobs else {}
+                known = await _lots(connection, accounts - known.keys(), period) if jobs and with_lots else {}
             if jobs:
                 yield PastPage(jobs, known)
             if len(jobs) < PAGE_JOBS:
