@@ -108,3 +108,32 @@ def test_a_grant_ends_when_it_was_said_to(fermata: Fermata) -> None:
     granted = fermata.ok("accounts", "grant", "ada", "9", "--expires-at", "2199-01-01T01:00:00+01:00")
     assert granted["expires_at"] == "2199-01-01T01:00:00+01:00"
     assert fermata.ok("accounts", "balance", "ada")["grants"]["expires_at"] == "2199-01-01T00:00:00Z"
+
+
+def test_a_subscription_is_led_through_its_life(fermata: Fermata) -> None:
+    """Each verb answers with the plan, what it granted, and what follows; people read the same."""
+    fermata.account("ada")
+    fermata.ok("accounts", "subscribe", "ada", "starter")
+    up = fermata.ok("accounts", "change", "ada", "creator")
+    assert ("creator", 1050, None) == (up["plan"], up["credits"], up["active_until"])
+    down = fermata.ok("accounts", "change", "ada", "starter")
+    assert ("creator", "starter", 0) == (down["plan"], down["next_plan"], down["credits"])
+    fermata.ok("accounts", "cancel", "ada")
+    assert "none" in fermata("accounts", "cancel", "ada", "--now").out
+    assert fermata.ok("accounts", "resume", "ada", "--plan", "creator")["next_refill_at"]
+    answer = fermata("accounts", "renewed", "ada")
+    assert (2, True) == (answer.code, answer.complaint.startswith("fermata: subscription: it renews by itself"))
+    fermata.account("bob")
+    fermata.ok("accounts", "subscribe", "bob", "starter", "--renewal", "external", "--grace-days", "5")
+    assert fermata.ok("accounts", "renewed", "bob", "--reference", "i-1")["next_refill_at"]
+
+
+def test_a_chargeback_is_named_by_its_purchase(fermata: Fermata) -> None:
+    """What it took, and what is owed; the debt stands in the balance."""
+    fermata.account("ada")
+    fermata.ok("accounts", "topup", "ada", "50", "--reference", "order-1")
+    taken = fermata.ok("accounts", "chargeback", "ada", "order-1")
+    assert {"account": "ada", "reference": "order-1", "revoked": 50, "held": 0, "owed": 0, "replayed": False} == taken
+    assert fermata.ok("accounts", "balance", "ada")["topup"]["frozen"] == 0
+    with fermata.nothing_written():
+        assert 2 == fermata("accounts", "chargeback", "ada", "order-2").code

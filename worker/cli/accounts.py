@@ -16,7 +16,7 @@ from worker.cli.output import facts, present, say, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from worker.store.purchases import Credited
+    from worker.store.purchases import ChargedBack, Credited
     from worker.store.reads_accounts import Balance, JournalPage
     from worker.store.subscriptions import Subscribed
 
@@ -145,6 +145,20 @@ def topup(
 
 
 @app.command
+def chargeback(account: str, reference: str, /, *, json: Json = False, actor: Actor = None) -> int:
+    """A purchase was taken back by the bank, and so are its credits; what was spent of them is owed.
+
+    Parameters
+    ----------
+    reference: str
+        The purchase's own.
+    """
+    account, who = values.account_id(account), values.actor_of(actor)
+    done = opening.with_books(lambda books: books.store.accounts.chargeback(account, reference, who))
+    return present(_document(done), json, _charged_back(done))
+
+
+@app.command
 def grant(
     account: str,
     amount: str,
@@ -207,7 +221,7 @@ def _reference(given: str | None) -> str:
     return made
 
 
-def _document(done: Subscribed | Credited) -> dict[str, Any]:
+def _document(done: Subscribed | Credited | ChargedBack) -> dict[str, Any]:
     """The public names: an account is `account` in every document."""
     return {"account" if name == "account_id" else name: value for name, value in asdict(done).items()}
 
@@ -233,8 +247,22 @@ def _credited(done: Credited) -> Iterator[RenderableType]:
         [
             ("account", done.account_id),
             ("credits", done.credits),
+            ("of these paid a debt", done.paid_debt or None),
             ("expire", done.expires_at or "never"),
             ("reference", done.reference),
+            ("done before", True if done.replayed else None),
+        ]
+    )
+
+
+def _charged_back(done: ChargedBack) -> Iterator[RenderableType]:
+    yield facts(
+        [
+            ("account", done.account_id),
+            ("purchase", done.reference),
+            ("revoked", done.revoked),
+            ("still held by jobs", done.held or None),
+            ("owed", done.owed),
             ("done before", True if done.replayed else None),
         ]
     )

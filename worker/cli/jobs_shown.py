@@ -102,9 +102,12 @@ def receipt(shown: Receipt) -> Iterator[RenderableType]:
     if shown.lots:
         yield "\nlots, in the order in which they pay"
         yield table(
-            ["lot", "source", "expires", "reserved", "charged", "returned", "expired since"],
-            [(str(p.lot), p.source, p.expires_at, p.reserved, p.charged, p.returned, p.expired) for p in shown.lots],
-            right=["lot", "reserved", "charged", "returned", "expired since"],
+            ["lot", "source", "expires", "reserved", "charged", "returned", "expired since", "revoked since"],
+            [
+                (str(p.lot), p.source, p.expires_at, p.reserved, p.charged, p.returned, p.expired, p.revoked or None)
+                for p in shown.lots
+            ],
+            right=["lot", "reserved", "charged", "returned", "expired since", "revoked since"],
         )
     if shown.given:
         yield "\ncredits given for it"

@@ -8,6 +8,7 @@ journal lines, to be written in the same transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -61,6 +62,17 @@ class JournalLine:
     actor: str
 
 
+@value
+class DebtLine:
+    """Credits that are owed (+) or paid (-) from here on, with the lot that they were spent from or are paid by."""
+
+    amount: int
+    cause: str
+    lot_id: int
+    reference: str | None
+    actor: str
+
+
 class AccountLedger:
     """The books of one account between its lock and its COMMIT."""
 
@@ -85,6 +97,7 @@ class AccountLedger:
         self.changed_lots: set[int] = set()
         self.made: list[UUID] = []
         self.settled: list[UUID] = []
+        self.debts: list[DebtLine] = []
         #: Whether anything here made more credits spendable: waiting jobs may fit now.
         self.raised = False
 
@@ -164,6 +177,22 @@ class AccountLedger:
         """Take back `amount` of what a lot has available. Never below zero."""
         self._write([Entry(lot_id, Move.REVOKE, amount, reason)], None, actor)
 
+    def charge_back(self, lot_id: int, actor: str) -> int:
+        """Take a bought lot back: what is available is revoked, and nobody draws on it any more; returns how much.
+
+        What is held stays held: if it comes back it is revoked then, if it is spent it becomes debt.
+        """
+        taken = self.lots[lot_id].available
+        if taken:
+            self.revoke(lot_id, taken, "chargeback", actor)
+        self.lots[lot_id] = replace(self.lots[lot_id], charged_back=True)
+        return taken
+
+    def pay_debt(self, lot_id: int, amount: int, actor: str) -> None:
+        """Pay `amount` of what the account owes out of a lot that has just come."""
+        self.revoke(lot_id, amount, "debt", actor)
+        self.debts.append(DebtLine(-amount, "paid", lot_id, None, actor))
+
     def _end(
         self, job_id: UUID, charge: int, state: ReservationState, reason: str, actor: str, our_fault: bool
     ) -> Reservation:
@@ -172,11 +201,14 @@ class AccountLedger:
             raise BrokenInvariant(f"job {job_id} has no hold to end")
         parts = split(reservation.draws, charge)
         entries: list[Entry] = []
+        owed: list[DebtLine] = []
         made_good = 0
         for part in parts:
             lot = self.lots[part.lot_id]
             if part.charged:
                 entries.append(Entry(part.lot_id, Move.COMMIT, part.charged, reason))
+                if lot.charged_back:
+                    owed.append(DebtLine(part.charged, "spent", part.lot_id, str(job_id), actor))
             if part.returned:
                 entries.append(Entry(part.lot_id, Move.REFUND, part.returned, reason))
                 if lot.charged_back:
@@ -185,6 +217,7 @@ class AccountLedger:
                     entries.append(Entry(part.lot_id, Move.EXPIRE, part.returned, "lot_expired"))
                     made_good += part.returned if our_fault else 0
         self._write(entries, job_id, actor)
+        self.debts += owed
         if made_good:
             self._make_good(job_id, made_good, actor)
         ended = Reservation(job_id, reservation.amount, reservation.draws, state, charge, reason)

@@ -40,6 +40,7 @@ from worker.credits.page import (
 )
 from worker.credits.refusals import Refusal
 from worker.credits.states import ENDED, JobState, ReservationState, may_move
+from worker.credits.subscribing import expire_topups
 from worker.credits.values import value
 
 
@@ -320,13 +321,14 @@ class Expire:
 
     def decide(self, page: Page) -> int:
         """The credits that expired. They were unspendable from the very instant; this only writes the journal."""
-        ledger, expired = page.ledger, 0
+        ledger, expired = page.ledger, expire_topups(page, "expire")
         for lot_id, lot in list(ledger.lots.items()):
             if lot.expired_by(page.now):
                 expired += ledger.expire(lot_id, "expired", "expire")
             after = ledger.lots[lot_id]
             if after.available == 0 and after.held == 0:
                 page.writes.lots_closed.append(lot_id)
+        page.writes.look_next = page.frozen_next
         return expired
 
 

@@ -126,6 +126,13 @@ class EventRow:
 
 
 @value
+class Look:
+    """When to look at an account again; None: no more."""
+
+    at: datetime | None
+
+
+@value
 class SubscriptionRow:
     """A subscription after a step, with what the account's row repeats of it."""
 
@@ -152,6 +159,9 @@ class Writes:
     events: list[EventRow] = field(default_factory=list)
     #: What seldom changes: written only for pages that have a `subscription`.
     subscription: SubscriptionRow | None = None
+    #: When time next changes something, where that is all that changes: sooner, or exactly then.
+    look_by: datetime | None = None
+    look_next: Look | None = None
     cycles: list[CycleRow] = field(default_factory=list)
     cycles_raised: list[tuple[datetime, int]] = field(default_factory=list)
 
@@ -176,4 +186,7 @@ class Page:
     terms: Mapping[str, Plan] = field(default_factory=dict)
     #: The eldest job that waits for credits; read only where one that would wait is claimed.
     eldest_parked: UUID | None = None
+    #: Of an account that lapsed longer ago than top-ups stay frozen: when the next of those bought since expire.
+    #: The others' lots have that end as their `expires_at` here.
+    frozen_next: Look | None = None
     writes: Writes = field(default_factory=Writes)

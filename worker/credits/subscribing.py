@@ -39,6 +39,15 @@ def upcoming_plan(subscription: Subscription) -> str:
     return subscription.next_plan or subscription.plan
 
 
+def expire_topups(page: Page, actor: str) -> int:
+    """Write down which top-ups were frozen for too long; returns their credits. They must not thaw."""
+    expired = 0
+    for lot_id, lot in list(page.ledger.lots.items()):
+        if lot.source is LotSource.TOPUP and lot.expired_by(page.now):
+            expired += page.ledger.expire(lot_id, "frozen_too_long", actor)
+    return expired
+
+
 def take(page: Page, step: Step, actor: str) -> None:
     """Do the step: its cycles, its credits, and what it thaws or freezes."""
     after, ledger = step.after, page.ledger
@@ -50,6 +59,8 @@ def take(page: Page, step: Step, actor: str) -> None:
         page.writes.cycles_raised.append((after.cycle_starts_at, after.granted))
     ledger.cycle_ends_at = after.cycle_ends_at
     thawed = ledger.topups_frozen and not after.lapsed_by(page.now)
+    if thawed:
+        expire_topups(page, actor)
     ledger.topups_frozen = after.lapsed_by(page.now)
     if step.credits:
         lot = NewLot(LotSource.SUBSCRIPTION, "cycle", cycle_starts_at=after.cycle_starts_at)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.credits.lots import BrokenInvariant
 from worker.credits.page import Page
 from worker.credits.states import ReservationState
-from worker.store.apply_seldom import write_seldom
+from worker.store.apply_seldom import has_seldom, write_seldom
 from worker.store.texts import storable
 
 _encode = msgspec.json.Encoder().encode
@@ -43,8 +43,8 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
     now = pages[0].now
     lot_ids = await _insert_lots(connection, pages, now)
     written = {write.statement: await _run(connection, write, pages, lot_ids, now) for write in _WRITES}
-    if seldom := [page for page in pages if page.subscription is not None]:
-        await write_seldom(connection, seldom, now)
+    if seldom := [page for page in pages if has_seldom(page)]:
+        await write_seldom(connection, seldom, lot_ids, now)
     room = [page.account_id for page in pages if page.writes.live_gone and page.running_max is not None]
     if room:
         await connection.execute(_MAKE_ROOM, {"accounts": room})

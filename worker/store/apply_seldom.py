@@ -1,8 +1,8 @@
-"""Apply, the part that most batches have nothing of: subscriptions, their cycles, and the account's share of both."""
+"""Apply, the part that most batches have nothing of: subscriptions and their cycles, debts, when to look again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +15,32 @@ from worker.credits.page import Page
 Row = tuple[Any, ...]
 
 
-async def write_seldom(connection: AsyncConnection, pages: Sequence[Page], now: datetime) -> None:
-    """Write what the pages decided of subscriptions. Raises `BrokenInvariant` where a row was not as they had it."""
+def has_seldom(page: Page) -> bool:
+    """Whether there may be anything to write."""
+    writes = page.writes
+    return bool(page.subscription or page.ledger.debts or writes.look_by or writes.look_next)
+
+
+async def write_seldom(
+    connection: AsyncConnection, pages: Sequence[Page], lot_ids: Mapping[tuple[str, int], int], now: datetime
+) -> None:
+    """Write what the pages decided of all this. Raises `BrokenInvariant` where a row was not as they had it."""
+    await _write_subscriptions(connection, pages, now)
+    owed = [
+        (page.account_id, line.amount, line.cause, lot_ids.get((page.account_id, line.lot_id), line.lot_id))
+        + (line.reference, line.actor)
+        for page in pages
+        for line in page.ledger.debts
+    ]
+    names = ("accounts", "amounts", "causes", "lots", "refs", "actors")
+    await _run(connection, _INSERT_DEBTS, names, owed, now=now)
+    sooner = [(page.account_id, page.writes.look_by) for page in pages if page.writes.look_by is not None]
+    await _run(connection, _LOOK_BY, ("accounts", "looks"), sooner)
+    exactly = [(page.account_id, page.writes.look_next.at) for page in pages if page.writes.look_next is not None]
+    await _run(connection, _LOOK_NEXT, ("accounts", "looks"), exactly)
+
+
+async def _write_subscriptions(connection: AsyncConnection, pages: Sequence[Page], now: datetime) -> None:
     subscriptions, accounts = [], []
     for page in pages:
         row = page.writes.subscription
@@ -92,4 +116,26 @@ _RAISE_CYCLES = text("""
          AS u (account_id, starts_at, granted)
     WHERE c.account_id = ANY(ARRAY[u.account_id])
       AND c.starts_at = ANY(ARRAY[u.starts_at])
+""")
+
+_INSERT_DEBTS = text("""
+    INSERT INTO debts (account_id, amount, cause, lot_id, reference, at, actor)
+    SELECT u.account_id, u.amount, u.cause, u.lot_id, u.reference, :now, u.actor
+    FROM unnest(CAST(:accounts AS text[]), CAST(:amounts AS bigint[]), CAST(:causes AS text[]),
+                CAST(:lots AS bigint[]), CAST(:refs AS text[]), CAST(:actors AS text[]))
+         AS u (account_id, amount, cause, lot_id, reference, actor)
+""")
+
+_LOOK_BY = text("""
+    UPDATE accounts AS a
+    SET look_at = LEAST(a.look_at, u.look_at)
+    FROM unnest(CAST(:accounts AS text[]), CAST(:looks AS timestamptz[])) AS u (account_id, look_at)
+    WHERE a.account_id = ANY(ARRAY[u.account_id])
+""")
+
+_LOOK_NEXT = text("""
+    UPDATE accounts AS a
+    SET look_at = u.look_at
+    FROM unnest(CAST(:accounts AS text[]), CAST(:looks AS timestamptz[])) AS u (account_id, look_at)
+    WHERE a.account_id = ANY(ARRAY[u.account_id])
 """)

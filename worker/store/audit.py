@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from worker.credits.outcomes import RULES as ENDINGS
 from worker.credits.outcomes import charge_for
 from worker.credits.prices import WIDEST_BOUNDS, PriceBookError, parse_price_book
-from worker.store import audit_jobs, audit_ledger
+from worker.store import audit_credits, audit_jobs, audit_ledger
 from worker.store.snapshots import snapshot
 
 #: Every rule and what it holds us to. Names are stable: alarms and runbooks use them.
@@ -66,6 +66,10 @@ RULES: Mapping[str, str] = {
     "purchase_is_lot": "each purchase is credited exactly once",
     "make_good": "a job is made good at most once, by no more than what came back",
     "compensation": "a job is compensated by no more than it was charged",
+    "cycle_is_in_line": "an account's cycles follow each other, and it knows the last one",
+    "frozen_is_not_spent": "top-ups of a lapsed account are not drawn on",
+    "charged_back_is_taken": "nothing of a purchase that was charged back can be spent",
+    "debt_is_explained": "what is owed was spent of what was charged back, and each lot paid what its journal says",
     "debt_below_zero": "nobody pays more than is owed",
     "own_account": "nothing names a job, lot or artifact of another account",
 }
@@ -84,6 +88,10 @@ _CHECKS: Sequence[TextClause] = (
     audit_ledger.JOURNAL_ORDER,
     audit_ledger.SOURCES,
     audit_ledger.GIVEN,
+    audit_credits.CYCLES,
+    audit_credits.DEBTS,
+    audit_credits.CHARGEBACKS,
+    audit_credits.FROZEN,
     audit_jobs.JOBS,
     audit_jobs.ENDS,
     audit_jobs.OUTPUTS,

@@ -48,7 +48,10 @@ LOTS = text("""
                         THEN 'bucket_is_fold' END,
                    CASE WHEN COALESCE(l.held, 0) <> COALESCE(d.holds, 0) THEN 'held_is_draws' END,
                    CASE WHEN f.reserved_last >= l.expires_at THEN 'reserved_after_expiry' END,
-                   CASE WHEN f.expired_first < l.expires_at THEN 'expired_before_expiry' END
+                   -- Top-ups only after a lapse, and thirty days from their purchase at the soonest.
+                   CASE WHEN f.expired_first < COALESCE(l.expires_at, CASE l.source
+                            WHEN 'topup' THEN l.created_at + INTERVAL '30 days' ELSE 'infinity' END)
+                        THEN 'expired_before_expiry' END
                ], NULL) AS rules
         FROM lots AS l
         FULL JOIN folded AS f USING (account_id, lot_id)

@@ -21,7 +21,7 @@ from worker.credits.page import Job, Lease, Page
 from worker.credits.states import JobState, ReservationState
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
-from worker.store.standing import read_standings
+from worker.store.standing import judge_frozen, lapsed_long_ago, read_standings
 
 
 class PageOperation(Protocol):
@@ -123,6 +123,8 @@ async def gather_pages(
             running_max,
             running.get(account_id, 0),
         )
+    if lapsed := {a: until for a, (_, until, *_) in accounts.items() if until and lapsed_long_ago(until, now)}:
+        await judge_frozen(connection, lapsed, pages)
     for account_id, standing in standings.items():
         pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms
     await _read_eldest_parked(connection, pages)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import text
 
-from worker.credits.account_ledger import NewLot
+from worker.credits.account_ledger import DebtLine, NewLot
 from worker.credits.lots import LotSource
+from worker.credits.page import Page
+from worker.credits.plans import Pack, PlanBook
+from worker.credits.subscriptions import frozen_until
 from worker.store.audit_log import acting
 from worker.store.books import Books
 from worker.store.database import tried_again
@@ -27,10 +31,24 @@ class Credited:
     expires_at: datetime | None
     reference: str
     replayed: bool
+    #: So many of them paid what the account owed.
+    paid_debt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedBack:
+    """What a chargeback took: `revoked` at once, `held` by jobs that still run, `owed` because it was spent before."""
+
+    account_id: str
+    reference: str
+    revoked: int
+    held: int
+    owed: int
+    replayed: bool
 
 
 class Purchases:
-    """Top-ups and grants."""
+    """Top-ups, what becomes of them if they are charged back, and grants."""
 
     def __init__(self, books: Books) -> None:
         self._books = books
@@ -41,6 +59,7 @@ class Purchases:
     ) -> Credited:
         """Credit a purchase: either a pack or a number of credits. Never refused on a lapsed account.
 
+        What the account owes is paid first. Without an active subscription the rest is born frozen.
         Raises `Conflict` where the reference was used for another amount.
         """
         check_reference(reference)
@@ -56,28 +75,39 @@ class Purchases:
                 # A pack is known by its name: what it holds and whether it is sold may have changed since.
                 if pack != before.pack if pack is not None else amount != before.credits:
                     raise Conflict("reference", reference, f"was used before, for {before.credits:,} credits")
-                return Credited(account_id, before.credits, None, reference, replayed=True)
+                return Credited(account_id, before.credits, None, reference, replayed=True, paid_debt=before.paid)
             price_shown = None
             if pack is not None:
-                packs = (await self._books.plan_books.current(connection)).packs
-                if pack not in packs:
-                    raise Refused("pack", f"no pack {pack!r}; there are {', '.join(sorted(packs))}")
-                amount, price_shown = packs[pack].credits, packs[pack].price_shown
+                sold = _on_sale(await self._books.plan_books.current(connection), pack)
+                amount, price_shown = sold.credits, sold.price_shown
             assert amount is not None
-            page.ledger.grant(amount, NewLot(LotSource.TOPUP, "purchase", reference=reference), None, actor)
-            await connection.execute(
-                _PURCHASE,
-                {
-                    "account": account_id,
-                    "reference": reference,
-                    "credits": amount,
-                    "pack": pack,
-                    "price_shown": price_shown,
-                    "now": page.now,
-                    "actor": actor,
-                },
-            )
-        return Credited(account_id, amount, None, reference, replayed=False)
+            owed = (await connection.execute(_OWED, {"account": account_id})).scalar_one()
+            paid = _credit(page, amount, owed, reference, actor)
+            bought = {"credits": amount, "pack": pack, "price_shown": price_shown, "now": page.now, "actor": actor}
+            await connection.execute(_PURCHASE, keys | bought)
+        return Credited(account_id, amount, None, reference, replayed=False, paid_debt=paid)
+
+    @tried_again
+    async def chargeback(self, account_id: str, reference: str, actor: str) -> ChargedBack:
+        """A purchase was taken back by the bank: so are its credits, once.
+
+        What is available is revoked. What was spent is owed, and what is held will be if it is spent; the next
+        top-ups pay it. Nothing falls below zero. Raises `Refused` for a purchase that nobody knows.
+        """
+        check_reference(reference)
+        check_actor(actor)
+        async with self._books.page(account_id) as (connection, page):
+            keys = {"account": account_id, "reference": reference}
+            bought = (await connection.execute(_BOUGHT, keys)).one_or_none()
+            if bought is None:
+                raise Refused("reference", f"{account_id} has no purchase {reference!r}")
+            if bought.charged_back_at is None:
+                await acting(connection, actor)
+                owed = _charge_back(page, bought, reference, actor)
+                await connection.execute(_CHARGE_BACK, keys | {"lot": bought.lot_id, "now": page.now})
+                return ChargedBack(account_id, reference, bought.available, bought.held, owed, replayed=False)
+            told = (await connection.execute(_CHARGED_BACK, keys | {"lot": bought.lot_id})).one()
+        return ChargedBack(account_id, reference, told.revoked, bought.held, told.owed, replayed=True)
 
     @tried_again
     async def grant(
@@ -110,6 +140,34 @@ class Purchases:
         return Credited(account_id, amount, expires_at, reference, replayed=False)
 
 
+def _credit(page: Page, amount: int, owed: int, reference: str, actor: str) -> int:
+    """A new lot, less what it pays of the debt; returns that."""
+    lot_id = page.ledger.grant(amount, NewLot(LotSource.TOPUP, "purchase", reference=reference), None, actor)
+    paid = min(amount, owed)
+    if paid:
+        page.ledger.pay_debt(lot_id, paid, actor)
+    subscription = page.subscription
+    if page.ledger.topups_frozen and subscription is not None and subscription.active_until is not None:
+        page.writes.look_by = frozen_until(subscription.active_until, page.now)
+    return paid
+
+
+def _charge_back(page: Page, bought: Any, reference: str, actor: str) -> int:
+    """Revoke what is left of the lot; returns what is owed: what was spent of it, also for an older debt."""
+    if bought.lot_id in page.ledger.lots:  # else it is closed: nothing is left of it
+        page.ledger.charge_back(bought.lot_id, actor)
+    owed: int = bought.spent + bought.paid
+    if owed:
+        page.ledger.debts.append(DebtLine(owed, "chargeback", bought.lot_id, reference, actor))
+    return owed
+
+
+def _on_sale(sold: PlanBook, pack: str) -> Pack:
+    if pack not in sold.packs:
+        raise Refused("pack", f"no pack {pack!r}; there are {', '.join(sorted(sold.packs))}")
+    return sold.packs[pack]
+
+
 def _replayed(account_id: str, amount: int, before: int, expires_at: datetime | None, reference: str) -> Credited:
     if before != amount:
         raise Conflict("reference", reference, f"was used before, for {before:,} credits")
@@ -117,10 +175,73 @@ def _replayed(account_id: str, amount: int, before: int, expires_at: datetime | 
 
 
 _PURCHASED = text("""
-    SELECT credits, pack
-    FROM purchases
+    SELECT p.credits, p.pack,
+           (
+               SELECT CAST(COALESCE(-sum(d.amount), 0) AS bigint)
+               FROM debts AS d
+               JOIN lots AS l USING (account_id, lot_id)
+               WHERE d.account_id = p.account_id
+                 AND d.amount < 0
+                 AND l.source = 'topup'
+                 AND l.reference = p.reference
+           ) AS paid
+    FROM purchases AS p
+    WHERE p.account_id = :account
+      AND p.reference = :reference
+""")
+
+_OWED = text("""
+    SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
+    FROM debts
+    WHERE account_id = :account
+""")
+
+_BOUGHT = text("""
+    SELECT p.charged_back_at, l.lot_id, l.available, l.held, l.spent,
+           (
+               SELECT CAST(COALESCE(-sum(d.amount), 0) AS bigint)
+               FROM debts AS d
+               WHERE d.account_id = p.account_id
+                 AND d.lot_id = l.lot_id
+                 AND d.amount < 0
+           ) AS paid
+    FROM purchases AS p
+    JOIN lots AS l USING (account_id, reference)
+    WHERE p.account_id = :account
+      AND p.reference = :reference
+      AND l.source = 'topup'
+""")
+
+_CHARGE_BACK = text("""
+    WITH taken AS (
+        UPDATE lots
+        SET charged_back = true
+        WHERE account_id = :account
+          AND lot_id = :lot
+    )
+    UPDATE purchases
+    SET charged_back_at = :now
     WHERE account_id = :account
       AND reference = :reference
+""")
+
+_CHARGED_BACK = text("""
+    SELECT (
+               SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
+               FROM journal
+               WHERE account_id = :account
+                 AND lot_id = :lot
+                 AND move = 'revoke'
+                 AND reason = 'chargeback'
+           ) AS revoked,
+           (
+               SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
+               FROM debts
+               WHERE account_id = :account
+                 AND lot_id = :lot
+                 AND cause = 'chargeback'
+                 AND reference = :reference
+           ) AS owed
 """)
 
 #: The lot is written when the page is: its number is in `lots`, under the same reference.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,14 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.allocation import spendable
 from worker.credits.lots import Lot, LotSource
+from worker.credits.subscriptions import frozen_until
 from worker.store.errors import Refused, UnknownAccount
 from worker.store.snapshots import snapshot
 
 #: The most rows of one page of a list.
 PAGE_MAX = 1000
-
-#: How long top-ups of a lapsed subscription stay frozen before they expire.
-FROZEN_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +185,7 @@ def _frozen(rows: Iterable[Any], now: datetime, lapsed_at: datetime | None) -> t
     """
     total, ends = 0, []
     for row in rows:
-        until = max(lapsed_at, row.created_at) + timedelta(days=FROZEN_DAYS) if lapsed_at else None
+        until = frozen_until(lapsed_at, row.created_at) if lapsed_at else None
         amount = spendable(_lot_of(row), now, topups_frozen=False) if row.source == LotSource.TOPUP else 0
         if amount and (until is None or until > now):
             total += amount

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.allocation import Draw, split
+from worker.credits.lots import LotSource, Move
 from worker.credits.outcomes import Basis, Charge, Ending, charge_for, sentence_for
 from worker.credits.prices import Line, PriceBook, UnknownPrice, Usage, price
 from worker.credits.refusals import Refusal
@@ -33,7 +34,8 @@ def no_usage(_kind: str, _request: Mapping[str, Any], _inputs: Mapping[str, Arti
 
 @dataclass(frozen=True, slots=True)
 class LotPaid:
-    """One lot's part. `expired`: so much of what was returned expired with its lot. Held: neither is set yet."""
+    """One lot's part. `expired`, `revoked`: so much of what was returned expired with its lot, or was taken back since
+    its purchase had been charged back. While it is held none of them is set."""
 
     lot: int
     source: str
@@ -42,6 +44,7 @@ class LotPaid:
     charged: int
     returned: int
     expired: int
+    revoked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ class _Gathered:
 
     job: Any
     draws: Sequence[Any]
+    gone: Mapping[tuple[int, str], int]  # what a purchase's lot lost again of what came back to it
     given: Sequence[Any]
     attempts: Sequence[Any]
     book: PriceBook
@@ -144,7 +148,7 @@ class ReceiptReads:
             outcome=charge.words if charge else None,
             quote_lines=self._quote_lines(gathered),
             charge_lines=_charge_lines(gathered, charge) if charge else (),
-            lots=_lots_paid(job, gathered.draws),
+            lots=_lots_paid(job, gathered.draws, gathered.gone),
             given=tuple(LotGiven(*row) for row in gathered.given),
             attempts=tuple(_attempt_of(row) for row in gathered.attempts),
             created_at=job.created_at,
@@ -156,6 +160,7 @@ class ReceiptReads:
         job = await read_job(connection, _JOB, job_id, account_id)
         key = {"account": job.account_id, "job": job.job_id}
         draws = (await connection.execute(_DRAWS, key)).all()
+        gone = await _gone(connection, job, draws)
         given = (await connection.execute(_GIVEN, key)).all()
         attempts = (await connection.execute(_ATTEMPTS, key)).all()
         book = (await self._price_books.load(connection, [job.book_id]))[job.book_id]
@@ -165,7 +170,7 @@ class ReceiptReads:
         inputs = {name: facts[artifact_id] for name, artifact_id in wanted.items() if artifact_id in facts}
         refused = job.reason == Ending.INSUFFICIENT_CREDITS
         shortfall = await kept_refusal(connection, job.account_id, job.job_id) if refused else None
-        return _Gathered(job, draws, given, attempts, book, inputs, shortfall)
+        return _Gathered(job, draws, gone, given, attempts, book, inputs, shortfall)
 
     def _quote_lines(self, gathered: _Gathered) -> tuple[Line, ...]:
         job = gathered.job
@@ -225,7 +230,18 @@ def _summing_to(total: int, lines: tuple[Line, ...], rule: str) -> tuple[Line, .
     return (*lines, Line(rule, before, Decimal(1), total - before))
 
 
-def _lots_paid(job: Any, rows: Sequence[Any]) -> tuple[LotPaid, ...]:
+async def _gone(connection: AsyncConnection, job: Any, draws: Sequence[Any]) -> dict[tuple[int, str], int]:
+    """By lot and move, from the journal: whether a purchase was frozen or charged back then, nobody else remembers.
+
+    Seldom asked: only of bought lots that ever lost something so.
+    """
+    if job.settled_at is None or not any(row.source == LotSource.TOPUP and row.lost for row in draws):
+        return {}
+    key = {"account": job.account_id, "job": job.job_id, "at": job.settled_at}
+    return {(row.lot_id, row.move): row.amount for row in await connection.execute(_GONE, key)}
+
+
+def _lots_paid(job: Any, rows: Sequence[Any], gone: Mapping[tuple[int, str], int]) -> tuple[LotPaid, ...]:
     """In draw order. As long as the hold stands nothing is charged or returned."""
     if job.settled_at is None:
         return tuple(LotPaid(row.lot_id, row.source, row.expires_at, row.amount, 0, 0, 0) for row in rows)
@@ -239,7 +255,10 @@ def _lots_paid(job: Any, rows: Sequence[Any]) -> tuple[LotPaid, ...]:
             part.charged,
             part.returned,
             # Judged as the settle judged it: by its own instant.
-            part.returned if row.expires_at is not None and row.expires_at <= job.settled_at else 0,
+            part.returned
+            if row.expires_at is not None and row.expires_at <= job.settled_at
+            else gone.get((row.lot_id, Move.EXPIRE), 0),
+            gone.get((row.lot_id, Move.REVOKE), 0),
         )
         for row, part in zip(rows, parts, strict=True)
     )
@@ -256,12 +275,21 @@ _JOB = text("""
 """)
 
 _DRAWS = text("""
-    SELECT d.lot_id, l.source, l.expires_at, d.amount
+    SELECT d.lot_id, l.source, l.expires_at, d.amount, l.expired + l.revoked > 0 AS lost
     FROM draws AS d
     JOIN lots AS l USING (account_id, lot_id)
     WHERE d.account_id = :account
       AND d.job_id = :job
     ORDER BY d.position
+""")
+
+_GONE = text("""
+    SELECT lot_id, move, amount
+    FROM journal
+    WHERE account_id = :account
+      AND at = :at
+      AND job_id = :job
+      AND move IN ('expire', 'revoke')
 """)
 
 _GIVEN = text("""

@@ -4,14 +4,15 @@ is about to change it. Under the account's lock, like everything that is gathere
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.credits.page import Look, Page
 from worker.credits.plans import Plan
-from worker.credits.subscriptions import Renewal, Subscription
+from worker.credits.subscriptions import FROZEN_LIFE, Renewal, Subscription, frozen_until
 from worker.store.plan_books import PlanBooks
 
 
@@ -47,6 +48,33 @@ async def read_standings(
     terms = await plan_books.terms(connection, names, await plan_books.current(connection))
     return {account_id: Standing(one, terms) for account_id, one in found.items()}
 
+
+async def judge_frozen(connection: AsyncConnection, lapsed: Mapping[str, datetime], pages: Mapping[str, Page]) -> None:
+    """Give top-ups that were frozen for too long their end, on the pages of accounts that lapsed (at) so long ago."""
+    ends: dict[str, list[datetime]] = {account_id: [] for account_id in lapsed}
+    for row in await connection.execute(_READ_TOPUPS, {"accounts": list(lapsed)}):
+        page, until = pages[row.account_id], frozen_until(lapsed[row.account_id], row.created_at)
+        if until > page.now:
+            ends[row.account_id].append(until)
+        else:
+            page.ledger.lots[row.lot_id] = replace(page.ledger.lots[row.lot_id], expires_at=until)
+    for account_id, of_one in ends.items():
+        pages[account_id].frozen_next = Look(min(of_one, default=None))
+
+
+def lapsed_long_ago(active_until: datetime | None, now: datetime) -> bool:
+    """Whether top-ups bought before the lapse are frozen no more, but gone."""
+    return active_until is not None and active_until + FROZEN_LIFE <= now
+
+
+_READ_TOPUPS = text("""
+    SELECT account_id, lot_id, created_at
+    FROM lots
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+      AND NOT closed
+      AND source = 'topup'
+      AND expires_at IS NULL
+""")
 
 _READ_SUBSCRIPTIONS = text("""
     SELECT a.account_id, a.plan, s.anchor, c.starts_at, c.ends_at, c.granted_total, a.active_until, s.next_plan,

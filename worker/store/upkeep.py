@@ -24,7 +24,7 @@ class Upkeep:
             return list((await connection.execute(_TO_TURN, {"limit": limit})).scalars())
 
     async def accounts_to_expire(self, limit: int) -> list[str]:
-        """Accounts with an open lot that has expired, or that is empty for good."""
+        """Accounts with an open lot that has expired or is empty for good, or whose frozen top-ups have expired."""
         async with transaction(self._engine) as connection:
             return list((await connection.execute(_TO_EXPIRE, {"limit": limit})).scalars())
 
@@ -73,6 +73,14 @@ _TO_EXPIRE = text("""
             WHERE NOT closed
               AND available = 0
               AND held = 0
+            LIMIT :limit
+        )
+        UNION ALL
+        (
+            SELECT account_id
+            FROM accounts
+            WHERE look_at <= fermata_now()
+              AND active_until <= fermata_now()
             LIMIT :limit
         )
     ) AS found
