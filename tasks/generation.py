@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from tasks.engines.contract import Engine
 from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, bars_within, key_of, tempo_for
 from tasks.engines.embedded.engines import Composer
-from tasks.formats import Format
+from tasks.finish import FinishedRequest
+from tasks.gates import Gates
 from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
 from tasks.tiers import TieredKind
 from tasks.validation import Seconds, Text, seconds_of
@@ -21,11 +22,13 @@ from tasks.validation import Seconds, Text, seconds_of
 #: stereo, 24 bit in wav and flac, three detuned oscillators a note and a longer room.
 Model = Literal["draft", "standard", "studio"]
 
+#: A song that is silent, or mostly at full scale, is not one.
+GATES = Gates(silent_db=-60, clipped_ppm=10_000)
 #: Seconds of music a request may ask for.
 SECONDS_MIN, SECONDS_MAX = 5, 300
 
 
-class GenerationRequest(Request):
+class GenerationRequest(FinishedRequest):
     """What to compose. Exactly one of `seconds` and `seconds_max` says how long."""
 
     prompt: Text = Field(min_length=1, max_length=2000)
@@ -40,7 +43,6 @@ class GenerationRequest(Request):
     seed: int = Field(0, ge=0, le=2**32 - 1)
     variants: int = Field(1, ge=1, le=4)
     model: Model = "standard"
-    format: Format = "wav"
     #: Sung by engines that can; the embedded one refuses them.
     lyrics: Text | None = Field(None, max_length=5000)
 
@@ -86,6 +88,8 @@ class Generation(TieredKind):
 
     engines: Mapping[str, Engine] = field(default_factory=lambda: dict.fromkeys(Generation.tiers, Composer()))
 
+    gates: Gates = GATES
+
     name: ClassVar[str] = "generation"
     tiers: ClassVar[tuple[str, ...]] = get_args(Model)
     request_model: ClassVar[type[Request]] = GenerationRequest
@@ -94,6 +98,10 @@ class Generation(TieredKind):
     def usage(self, request: GenerationRequest, inputs: Mapping[str, AudioInfo]) -> tuple[Usage, ...]:
         """One entry a variant: the seconds asked, or the most they can become."""
         return (Usage(seconds_out=request.most_seconds),) * request.variants
+
+    def may_be_shorter(self, request: GenerationRequest) -> bool:
+        """With `seconds_max` a piece ends when it is over."""
+        return request.seconds is None
 
     def output_names(self, request: GenerationRequest) -> tuple[str, ...]:
         """ "song", "song-2", …"""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -78,6 +78,8 @@ class Output:
     usage: Usage
     #: What else was measured, for the receipt: a name and a number with its unit in the name.
     measures: Mapping[str, str] = field(default_factory=dict)
+    #: False for what only goes along with another output (its waveform): it is no usage and costs nothing.
+    billable: bool = True
 
 
 class Context(Protocol):
@@ -143,6 +145,15 @@ class Kind(Protocol):
 
         Cancelling the task stops the work at once and kills its child process. Errors: `EngineError`s below.
         """
+        ...
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """A kind that can tell more of a request than its model does."""
+
+    def check(self, request: Any) -> None:
+        """Turn down what can't be done here. Raises `RefusedRequest`. No I/O."""
         ...
 
 

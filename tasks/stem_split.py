@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from tasks.engines.contract import Engine
 from tasks.engines.embedded.engines import Splitter
-from tasks.formats import Format
+from tasks.finish import FinishedRequest
 from tasks.kind import AudioInfo, InputLimits, Request, Usage
 from tasks.tiers import TieredKind
 from tasks.validation import FromList
@@ -25,12 +25,11 @@ Model = Literal["standard", "studio"]
 STEMS: tuple[Stem, ...] = ("vocals", "drums", "bass", "other")
 
 
-class StemSplitRequest(Request):
+class StemSplitRequest(FinishedRequest):
     """Which stems to make."""
 
     stems: Annotated[tuple[Stem, ...], FromList] = Field(STEMS, min_length=1, max_length=4)
     model: Model = "standard"
-    format: Format = "wav"
 
     @field_validator("stems")
     @classmethod

@@ -14,8 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from tasks.kind import AudioInfo, InputLimits, Kind, RefusedRequest, Request
-from tasks.tiers import Tiered
+from tasks.kind import AudioInfo, Checking, InputLimits, Kind, RefusedRequest, Request
 
 #: Characters of a refused value that a message may show.
 SHOWN_MAX = 32
@@ -30,7 +29,7 @@ def parse(kind: Kind, params: object) -> Request:
     it. Raises `RefusedRequest` for the first problem, naming the field and the limit.
     """
     request = parse_as(kind.request_model, params)
-    if isinstance(kind, Tiered):
+    if isinstance(kind, Checking):
         kind.check(request)
     return request
 
@@ -177,7 +176,11 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
     "string_too_short": lambda limit, given: "must not be empty",
     "tuple_type": lambda _, given: f"must be a list, not {_type_of(given)}",
     "too_short": lambda limit, given: f"must have at least {limit['min_length']} entry",
-    "too_long": lambda limit, given: f"must have at most {limit['max_length']} entries",
+    "too_long": lambda limit, given: (
+        f"must be at most {limit['max_length']} characters long (given {len(given)})"
+        if isinstance(given, str)
+        else f"must have at most {limit['max_length']} entries"
+    ),
     "literal_error": lambda limit, given: f"must be {limit['expected']} (given {_shown(given)})",
     "value_error": lambda limit, given: str(limit["error"]),
 }

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from tasks.engines.contract import Engine
 from tasks.engines.embedded.engines import Vocoder
-from tasks.formats import Format
+from tasks.finish import FinishedRequest
 from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
 from tasks.tiers import TieredKind
 from tasks.validation import Number
@@ -23,7 +23,7 @@ from tasks.validation import Number
 Model = Literal["standard", "studio"]
 
 
-class VocalConversionRequest(Request):
+class VocalConversionRequest(FinishedRequest):
     """What becomes of the voice."""
 
     #: Semitones up (or down).
@@ -36,7 +36,6 @@ class VocalConversionRequest(Request):
     #: Whose loudness: 0 follows the voice's own, 1 leaves it as the engine made it.
     volume_mix: Number = Field(1.0, ge=0, le=1)
     model: Model = "standard"
-    format: Format = "wav"
 
 
 @dataclass(frozen=True)

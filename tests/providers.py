@@ -66,6 +66,8 @@ class Provider:
         self.looks_needed: int | None = 2
         #: Seconds of sound per second asked, and its loudest sample.
         self.stretch, self.peak = 1.0, 0.5
+        #: Stretches of the next sounds, before `stretch` holds again.
+        self.stretches: list[float] = []
         #: Outputs that are not given.
         self.withheld = 0
         self.made = 0
@@ -91,7 +93,8 @@ class Provider:
     def sound(self, seconds: float, hertz: float = 440) -> bytes:
         """A tone as a FLAC file."""
         self.made += 1
-        frames = np.arange(round(seconds * self.stretch * RATE))
+        stretch = self.stretches.pop(0) if self.stretches else self.stretch
+        frames = np.arange(round(seconds * stretch * RATE))
         tone = self.peak * np.sin(frames * (2 * np.pi * hertz / RATE))
         file = io.BytesIO()
         soundfile.write(file, np.stack([tone, tone], axis=1), RATE, format="FLAC")

@@ -332,6 +332,8 @@ def inputs_of(kind: Kind, inputs: Mapping[str, UUID], artifacts: Mapping[UUID, A
         if artifact_id not in artifacts:
             raise RefusedRequest(f"inputs.{name}", f"the account has no artifact {artifact_id}")
         facts = artifacts[artifact_id]
+        if not facts.media_type.startswith("audio/"):
+            raise RefusedRequest(f"inputs.{name}", f"is no audio ({facts.media_type})")
         infos[name] = AudioInfo(facts.frames, facts.sample_rate, facts.channels)
     check_inputs(kind, infos)
     return infos

@@ -301,7 +301,8 @@ class Runner:
         if outcome.ending is Ending.LOST_WORKER:
             log.warning("lease lost, output thrown away", **_names(attempt.held))
             return
-        usage = [Usage(output.usage.seconds_in, output.usage.seconds_out) for output in attempt.outputs]
+        sold_by_use = [output for output in attempt.outputs if output.billable]
+        usage = [Usage(output.usage.seconds_in, output.usage.seconds_out) for output in sold_by_use]
         order = claim.job.order or {}
         book = self.price_books.parsed(claim.job.book_id)
         sold = usage or not attempt.outputs_due
@@ -316,7 +317,7 @@ class Runner:
             outputs_due=attempt.outputs_due,
             usage=[
                 {**o.measures, "output": o.name, "seconds_in": str(u.seconds_in), "seconds_out": str(u.seconds_out)}
-                for o, u in zip(attempt.outputs, usage, strict=True)
+                for o, u in zip(sold_by_use, usage, strict=True)
             ],
             message=outcome.message,
             backoff_first_seconds=self.settings.backoff_first_seconds,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from tasks.finish import Finish
 from tasks.kind import Context, EngineUnavailable, InputFile, RunLimits, Usage
 
 
@@ -24,6 +25,8 @@ class Commission:
     asked: tuple[Usage, ...]
     #: The outputs' names, in the same order.
     names: tuple[str, ...]
+    #: How they are written: `tasks.engines.writing.OutputFile` does it.
+    finish: Finish
 
 
 class Engine(Protocol):

@@ -6,6 +6,9 @@ url = "https://ace.example"   # what its type takes: its `Options`
 
 [tiers.generation]
 studio = "ace"                # that engine; "embedded" the one we ship; "off" turns the tier down
+
+[gates.generation]            # what its outputs must be to be sold: `tasks.gates`
+silent_db = -50               # or "off"
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Protocol, cast
 from pydantic import BeforeValidator
 
 from tasks.engines.contract import Engine
+from tasks.gates import Gates
 from tasks.kind import RefusedRequest, Request
 from tasks.tiers import Tiered
 from tasks.validation import parse_as
@@ -64,16 +68,18 @@ class EngineType(Protocol):
 def with_engines_of(document: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """The kinds, their tiers made by the engines that the document names. Raises `EnginesError`."""
     content = _read(document)
-    _known("", content, ("engines", "tiers"))
+    _known("", content, ("engines", "tiers", "gates"))
     engines = {
         name: _engine(document.parent, name, table) for name, table in _tables("engines", content.get("engines", {}))
     }
-    offered = dict(kinds)
     tiered = {name: kind for name, kind in kinds.items() if isinstance(kind, Tiered)}
     for name, table in _tables("tiers", content.get("tiers", {})):
         _known("tiers", [name], tiered)
-        offered[name] = _with_tiers(tiered[name], table, engines)
-    return offered
+        tiered[name] = _with_tiers(tiered[name], table, engines)
+    for name, table in _tables("gates", content.get("gates", {})):
+        _known("gates", [name], tiered)
+        tiered[name] = _with_gates(tiered[name], table)
+    return {**kinds, **tiered}
 
 
 def _read(document: Path) -> dict[str, Any]:
@@ -152,6 +158,13 @@ def _with_tiers(kind: Tiered, table: Mapping[str, Any], engines: Mapping[str, En
                 raise EnginesError(f"{where}: {wanted} can't make {kind.name} (it makes: {makes})")
             made_by[tier] = engines[wanted]
     return kind.with_engines(made_by)
+
+
+def _with_gates(kind: Tiered, table: Mapping[str, Any]) -> Tiered:
+    try:
+        return kind.with_gates(parse_as(Gates, {**kind.gates.model_dump(), **table}))
+    except RefusedRequest as error:
+        raise EnginesError(f"gates.{kind.name}.{error.field}: {error.problem}") from None
 
 
 def _known(where: str, names: Iterable[object], known: Iterable[str], *, value: bool = False) -> None:

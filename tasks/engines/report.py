@@ -56,4 +56,5 @@ def output_from_json(sent: Mapping[str, Any]) -> Output:
         sha256=str(sent["sha256"]),
         usage=Usage(**usage),
         measures={str(name)[:MEASURE_MAX]: str(value)[:MEASURE_MAX] for name, value in sent["measures"].items()},
+        billable=sent["billable"] is not False,
     )

@@ -102,3 +102,33 @@ async def test_a_provider_that_is_away_for_a_while_delays_the_job(
     assert QUOTE == seen.charged
     assert {"engine_unavailable"} == set(seen.endings[:-1])
     assert 1 == await stage.value("SELECT count(*) FROM journal WHERE move = 'reserve' AND job_id = $1", job_id)
+
+
+async def test_a_silent_song_is_made_once_more_and_then_refunded(
+    stage: Stage, cog: CogProvider, tmp_path: Path
+) -> None:
+    """Given a provider whose songs are silent, then one more attempt on the same hold, and every credit returns."""
+    stage.scheduler()
+    stage.worker("generation", engines=document(tmp_path, "cog", cog))
+    cog.peak = 0.0
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio")
+    seen = await stage.becomes(job_id, "failed")
+    assert ("quality_gate", 0, ["quality_gate"] * 2) == (seen.reason, seen.charged, seen.endings)
+    assert {"available": 1000, "held": 0, "spent": 0, "expired": 0} == await stage.balance()
+    assert [str(job_id), f"{job_id}-1"] == list(cog.jobs)
+    receipt = await stage.client.reads.receipt(job_id)
+    assert "song is silent: -200 dB at its loudest, not above -60" == receipt.attempts[0].message
+
+
+async def test_the_second_take_may_be_good(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a first take that is too short, then the second one is sold, its measures and its waveform with it."""
+    stage.scheduler()
+    stage.worker("generation", engines=document(tmp_path, "cog", cog))
+    cog.stretches = [0.5]
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio", peaks=True)
+    seen = await stage.becomes(job_id, "succeeded")
+    assert (QUOTE, ["quality_gate", "succeeded"]) == (seen.charged, seen.endings)
+    assert ["song", "song-peaks"] == seen.outputs
+    receipt = await stage.client.reads.receipt(job_id)
+    assert 1 == len(receipt.attempts[-1].usage)
+    assert {"peak_db": "-6.0", "clipped_ppm": "0"}.items() <= receipt.attempts[-1].usage[0].items()

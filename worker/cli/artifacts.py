@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 app = cyclopts.App(name="artifacts", help="Audio files: what customers put in, and what jobs made.")
 
 #: What a fetched file is called when nobody says: our own id, never a customer's words.
-_SUFFIXES = {"audio/wav": ".wav", "audio/flac": ".flac", "audio/mpeg": ".mp3", "audio/ogg": ".ogg"}
+_SUFFIXES = {
+    "audio/wav": ".wav",
+    "audio/flac": ".flac",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
+    "application/json": ".json",
+}
 
 
 @app.command

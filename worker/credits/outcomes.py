@@ -113,7 +113,7 @@ RULES: Mapping[Ending, Rule] = {
     Ending.ENGINE_UNAVAILABLE: _ours("The music engine could not be reached.", Retries.BOUNDED, keeps_outputs=True),
     Ending.OUT_OF_MEMORY: _ours("The music engine ran out of memory.", Retries.ONCE, keeps_outputs=True),
     Ending.TIME_LIMIT: _ours("The work took longer than we allow.", Retries.BOUNDED, keeps_outputs=True),
-    Ending.QUALITY_GATE: _ours("The result did not pass our quality check.", Retries.BOUNDED, keeps_outputs=True),
+    Ending.QUALITY_GATE: _ours("The result did not pass our quality check.", Retries.ONCE, keeps_outputs=True),
     # The lease was waited for already, so the first retry starts at once.
     Ending.LOST_WORKER: _ours("The machine that worked on it was lost.", Retries.BOUNDED, waits=False),
     Ending.INPUT_DAMAGED: _ours("A stored input was damaged on our side.", Retries.NEVER),

@@ -53,7 +53,7 @@ class Composer(_Embedded):
             "seed": request.seed,
             "variants": request.variants,
             "model": request.model,
-            "audio_format": request.format,
+            "finish": commission.finish,
         }
         await run_in_child("tasks.engines.embedded.synth:make_songs", arguments, context, limits)
 
@@ -82,7 +82,7 @@ class Vocoder(_Embedded):
             "info": voice.info,
             "reference": None if reference is None else reference.path.absolute(),
             "change": change,
-            "audio_format": request.format,
+            "finish": commission.finish,
         }
         await run_in_child("tasks.engines.embedded.world:convert", arguments, context, limits)
 
@@ -102,6 +102,6 @@ class Splitter(_Embedded):
             "path": mix.path.absolute(),
             "info": mix.info,
             "stems": request.stems,
-            "audio_format": request.format,
+            "finish": commission.finish,
         }
         await run_in_child("tasks.engines.embedded.stems:split", arguments, context, limits)

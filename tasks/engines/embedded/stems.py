@@ -21,6 +21,7 @@ from tasks.engines.embedded.stretches import even_stretches, joined
 from tasks.engines.embedded.unet import BINS, FRAMES, vocal_network
 from tasks.engines.report import Report
 from tasks.engines.writing import OutputFile, Sound, write_blocks
+from tasks.finish import Finish
 from tasks.kind import AudioInfo
 
 #: The rate that the network was trained at.
@@ -38,7 +39,7 @@ VOCAL_SHARE = 0.5
 TINY = 1e-9
 
 
-def split(report: Report, path: Path, info: AudioInfo, stems: Sequence[str], audio_format: str) -> None:
+def split(report: Report, path: Path, info: AudioInfo, stems: Sequence[str], finish: Finish) -> None:
     """Write the wanted stems, each as long as the mix, at 44.1 kHz with the mix's channels.
 
     Vocals are handed over before the rest is begun, so they stay counted if the rest fails.
@@ -47,22 +48,22 @@ def split(report: Report, path: Path, info: AudioInfo, stems: Sequence[str], aud
     share = VOCAL_SHARE if others else 1.0
     rest = report.workdir / "rest.wav"
     with ExitStack() as stack:
-        files = _outputs(report, stack, info, [stem for stem in stems if stem == "vocals"], audio_format)
+        files = _outputs(report, stack, info, [stem for stem in stems if stem == "vocals"], finish)
         scratch = stack.enter_context(soundfile.SoundFile(rest, "w", RATE, info.channels, "FLOAT")) if others else None
         for done, parts in _taken_apart(path, info, voice_and_rest):
             _write(files, parts, info)
             if scratch is not None:
                 write_blocks(scratch, parts["rest"][:, : info.channels])
             report.progress(share * done, "vocals")
-        _hand_over(report, files, info)
+        _hand_over(files, info)
     if others:
         with ExitStack() as stack:
-            files = _outputs(report, stack, info, others, audio_format)
+            files = _outputs(report, stack, info, others, finish)
             for done, parts in _taken_apart(rest, info, drums_bass_other):
                 _write(files, parts, info)
                 report.progress(share + (1 - share) * done, "drums, bass, other")
             rest.unlink()
-            _hand_over(report, files, info)
+            _hand_over(files, info)
 
 
 def voice_and_rest(stretch: Sound) -> Parts:
@@ -112,13 +113,10 @@ def _taken_apart(path: Path, info: AudioInfo, take_apart: Callable[[Sound], Part
 
 
 def _outputs(
-    report: Report, stack: ExitStack, info: AudioInfo, stems: Sequence[str], audio_format: str
+    report: Report, stack: ExitStack, info: AudioInfo, stems: Sequence[str], finish: Finish
 ) -> Mapping[str, OutputFile]:
     """A file being written for each stem: 24 bit where the format has a choice, so that they still add up."""
-    return {
-        stem: stack.enter_context(OutputFile(report, stem, audio_format, RATE, info.channels, bits=24))
-        for stem in stems
-    }
+    return {stem: stack.enter_context(OutputFile(report, stem, finish, RATE, info.channels, bits=24)) for stem in stems}
 
 
 def _write(files: Mapping[str, OutputFile], parts: Parts, info: AudioInfo) -> None:
@@ -126,6 +124,6 @@ def _write(files: Mapping[str, OutputFile], parts: Parts, info: AudioInfo) -> No
         file.write(parts[stem][:, : info.channels])
 
 
-def _hand_over(report: Report, files: Mapping[str, OutputFile], info: AudioInfo) -> None:
+def _hand_over(files: Mapping[str, OutputFile], info: AudioInfo) -> None:
     for file in files.values():
-        report.finished(file.finish(info.seconds))
+        file.hand_over(info.seconds)

@@ -28,6 +28,7 @@ from tasks.engines.embedded.composer import (
 )
 from tasks.engines.report import Report
 from tasks.engines.writing import OutputFile, Sound
+from tasks.finish import Finish
 
 #: One channel, float32.
 Wave = NDArray[np.float32]
@@ -60,7 +61,7 @@ TIERS: Mapping[str, Tier] = {
 }
 
 
-def make_songs(report: Report, brief: Brief, seed: int, variants: int, model: str, audio_format: str) -> None:
+def make_songs(report: Report, brief: Brief, seed: int, variants: int, model: str, finish: Finish) -> None:
     """Compose, play and write each variant: "song", "song-2", … with seeds `seed`, `seed` + 1, …"""
     tier = TIERS[model]
     for variant in range(variants):
@@ -68,9 +69,9 @@ def make_songs(report: Report, brief: Brief, seed: int, variants: int, model: st
         song = compose(brief, seed + variant)
         tell = partial(_tell, report, variant, variants)
         sound = play(song, tier, tell)
-        with OutputFile(report, name, audio_format, tier.sample_rate, tier.channels, tier.bits) as file:
+        with OutputFile(report, name, finish, tier.sample_rate, tier.channels, tier.bits) as file:
             file.write(sound)
-            report.finished(file.finish())
+            file.hand_over()
 
 
 def _tell(report: Report, variant: int, variants: int, fraction: float, stage: str) -> None:

@@ -19,6 +19,7 @@ from tasks.engines.embedded.material import sound_at
 from tasks.engines.embedded.stretches import joined, quiet_stretches
 from tasks.engines.report import Report
 from tasks.engines.writing import OutputFile, Sound, output_rate_for
+from tasks.finish import Finish
 from tasks.kind import AudioInfo, InvalidInput
 
 Samples = NDArray[np.float64]
@@ -61,7 +62,7 @@ class Profile:
 
 
 def convert(
-    report: Report, path: Path, info: AudioInfo, reference: Path | None, change: Mapping[str, Any], audio_format: str
+    report: Report, path: Path, info: AudioInfo, reference: Path | None, change: Mapping[str, Any], finish: Finish
 ) -> None:
     """Write the changed voice as "voice": as long as the input, with as many channels. `change` is a `Change`."""
     rate = max(RATE_MIN, output_rate_for(info.sample_rate))
@@ -69,12 +70,12 @@ def convert(
     own = _profile(path, rate, "voice") if knows_voice else None
     converter = Converter(rate, Change(**change), own, _reference(reference, rate))
     done, all_frames = 0, max(1, info.frames * rate // info.sample_rate)
-    with OutputFile(report, "voice", audio_format, rate, info.channels) as file:
+    with OutputFile(report, "voice", finish, rate, info.channels) as file:
         for piece in converted(_mono(path, rate, "voice"), rate, converter):
             file.write(np.broadcast_to(piece, (len(piece), info.channels)))
             done += len(piece)
             report.progress(min(1.0, done / all_frames), "converting")
-        report.finished(file.finish(info.seconds))
+        file.hand_over(info.seconds)
 
 
 def converted(blocks: Iterator[Sound], rate: int, converter: Converter) -> Iterator[Sound]:

@@ -19,12 +19,13 @@ from tasks.engines.offer import Options
 from tasks.engines.remote.engine import Failed, Made, Remote, round_of
 from tasks.engines.remote.failures import Away, Busy
 from tasks.engines.remote.provider import Gone, ProviderOptions
+from tasks.finish import FIELDS
 from tasks.kind import Context, EngineError, EngineFailure, RefusedRequest
 
 log = structlog.get_logger(__name__)
 
 #: Fields of a request that say how the result is written, which is our doing, or which tier it is.
-OURS = frozenset({"model", "format", "seconds_max"})
+OURS = FIELDS | {"model", "seconds_max"}
 #: What /health-check says of a model that will answer soon, and of one that will.
 STARTING, WELL = frozenset({"STARTING"}), frozenset({"READY", "BUSY"})
 #: Seconds that a held request may take beyond all patience; the job's own limits end it before.

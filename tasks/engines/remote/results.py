@@ -15,6 +15,7 @@ from tasks.audio import ProbeLimits
 from tasks.engines.child import run_in_child
 from tasks.engines.contract import Commission
 from tasks.engines.report import Report
+from tasks.finish import Finish
 from tasks.kind import Context, EngineFailure, InvalidInput, RunLimits
 
 #: How far a job is when its results are here.
@@ -47,7 +48,7 @@ async def take_over(
         "results": results,
         "limits": asdict(ProbeLimits(bytes_max=bytes_max, seconds_max=int(longest * 2) + 60)),
         "measures": dict(measures),
-        "audio_format": commission.request.format,
+        "finish": commission.finish,
     }
     await run_in_child("tasks.engines.remote.results:rewrite", arguments, context, limits)
 
@@ -57,13 +58,13 @@ def rewrite(
     results: Sequence[Mapping[str, Any]],
     limits: Mapping[str, Any],
     measures: Mapping[str, str],
-    audio_format: str,
+    finish: Finish,
 ) -> None:
     """Write each result in the format that was asked, cut to its length."""
     for number, result in enumerate(results):
         report.progress(FETCHED + (1 - FETCHED) * number / len(results), f"taking over {result['name']}")
         try:
-            _rewrite(report, result, limits, measures, audio_format)
+            _rewrite(report, result, limits, measures, finish)
         except InvalidInput as refused:
             raise EngineFailure(f"the provider's {result['name']} {refused.message}") from None
         result["path"].unlink()
@@ -75,7 +76,7 @@ def _rewrite(
     result: Mapping[str, Any],
     limits: Mapping[str, Any],
     measures: Mapping[str, str],
-    audio_format: str,
+    finish: Finish,
 ) -> None:
     import soundfile
 
@@ -87,8 +88,8 @@ def _rewrite(
     rate, seconds_max = output_rate_for(found["sample_rate"]), Decimal(result["seconds_max"])
     left = int(seconds_max * rate)
     bits = 16 if soundfile.info(result["path"]).subtype in ("PCM_16", "MPEG_LAYER_III", "VORBIS", "OPUS") else 24
-    with OutputFile(report, result["name"], audio_format, rate, found["channels"], bits) as file:
+    with OutputFile(report, result["name"], finish, rate, found["channels"], bits) as file:
         for block in sound_at(result["path"], rate, result["name"]):
             file.write(block[:left])
             left -= min(left, len(block))
-        report.finished(file.finish(result["seconds_in"], measures))
+        file.hand_over(result["seconds_in"], measures)

@@ -279,7 +279,7 @@ def expected_of(ending: str, failures: int, cancel: bool, past: bool, outputs: i
     if ending == "past_ends_by_started":
         return "failed", ending, failures
     after = failures + (ending not in UNCOUNTED)
-    last = {"out_of_memory": 2}.get(ending, 3)
+    last = {"out_of_memory": 2, "quality_gate": 2}.get(ending, 3)
     goes_on = ending in ALWAYS or (ending not in NEVER and after < last)
     if goes_on and not past:
         return "queued", ending, after

@@ -54,7 +54,7 @@ TABLE = [
     ("engine_unavailable", "failed", "ours", "bounded", True, "nothing"),
     ("out_of_memory", "failed", "ours", "once", True, "nothing"),
     ("time_limit", "failed", "ours", "bounded", True, "nothing"),
-    ("quality_gate", "failed", "ours", "bounded", True, "nothing"),
+    ("quality_gate", "failed", "ours", "once", True, "nothing"),
     ("lost_worker", "failed", "ours", "bounded", True, "nothing"),
     ("input_damaged", "failed", "ours", "never", True, "nothing"),
     ("storage_failure", "failed", "ours", "bounded", True, "nothing"),

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.engines.report import Report
+from tasks.finish import Finish
+from tasks.formats import Format
 from tasks.kind import AudioInfo, EngineUnavailable, InvalidInput, Output, Usage
 
 
@@ -92,16 +94,16 @@ def write_a_minute_of_ogg_at_once(report: Report) -> None:
     soundfile.write(report.workdir / "all-at-once.ogg", noise, 44_100, format="OGG", subtype="VORBIS")
 
 
-def write_a_minute_and_a_half(report: Report, audio_format: str) -> None:
+def write_a_minute_and_a_half(report: Report, audio_format: Format) -> None:
     """The same sound by our own writer."""
     import numpy
 
     from tasks.engines.writing import OutputFile
 
     noise = numpy.random.default_rng(1).standard_normal((44_100 * 90, 2), dtype=numpy.float32) * numpy.float32(0.1)
-    with OutputFile(report, "noise", audio_format, 44_100, 2) as file:
+    with OutputFile(report, "noise", Finish(audio_format), 44_100, 2) as file:
         file.write(noise)
-        report.finished(file.finish())
+        file.hand_over()
 
 
 def take_memory(report: Report, megabytes: int) -> int:

@@ -19,6 +19,7 @@ from tasks.engines.embedded.material import resampled
 from tasks.engines.embedded.spectrum import sound_of, spectrum_of
 from tasks.engines.embedded.stems import drums_bass_other, separated, voice_and_rest
 from tasks.engines.writing import Sound
+from tasks.finish import Finish
 from tasks.kind import AudioInfo, EngineError, InputFile, RunLimits
 from tasks.registry import registry
 from tasks.validation import parse
@@ -157,7 +158,7 @@ def test_vocals_stay_counted_when_the_rest_fails(tmp_path: Path, monkeypatch: py
     soundfile.write(tmp_path / "mix.wav", np.zeros((20_000, 1)), 44_100)
     told = Told(tmp_path)
     with pytest.raises(EngineError):
-        engine.split(told, tmp_path / "mix.wav", AudioInfo(20_000, 44_100, 1), ("vocals", "drums"), "wav")
+        engine.split(told, tmp_path / "mix.wav", AudioInfo(20_000, 44_100, 1), ("vocals", "drums"), Finish("wav"))
     assert [output.name for output in told.outputs] == ["vocals"]
     assert told.outputs[0].path.exists()
     assert not list(tmp_path.glob("*.part"))

@@ -12,6 +12,7 @@ from tasks.engines.contract import Commission, EngineNotReady
 from tasks.engines.offer import Options, PathOption
 from tasks.engines.report import Report
 from tasks.engines.writing import OutputFile
+from tasks.finish import Finish
 from tasks.kind import Context, RefusedRequest, RunLimits
 
 RATE = 8_000
@@ -50,7 +51,7 @@ class Whistle:
             "names": commission.names,
             "seconds": [float(usage.seconds_out) for usage in commission.asked],
             "hertz": self.options.hertz,
-            "audio_format": commission.request.format,
+            "finish": commission.finish,
         }
         await run_in_child(whistle, arguments, context, limits)
 
@@ -58,11 +59,11 @@ class Whistle:
         self.closed = True
 
 
-def whistle(report: Report, names: list[str], seconds: list[float], hertz: int, audio_format: str) -> None:
+def whistle(report: Report, names: list[str], seconds: list[float], hertz: int, finish: Finish) -> None:
     """Runs in the child."""
     for number, (name, length) in enumerate(zip(names, seconds, strict=True)):
         tone = np.sin(np.arange(round(length * RATE)) * (2 * np.pi * hertz / RATE))
-        with OutputFile(report, name, audio_format, RATE, 1) as file:
+        with OutputFile(report, name, finish, RATE, 1) as file:
             file.write(np.asarray(0.5 * tone[:, None], np.float32))
-            report.finished(file.finish())
+            file.hand_over()
         report.progress((number + 1) / len(names), name)

@@ -1,0 +1,54 @@
+"""How an output is finished, whichever engine made it: its format, loudness, tags, and the peaks that players draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field
+
+from tasks.formats import Format
+from tasks.kind import Request
+from tasks.validation import Number, Text
+
+#: Integrated loudness that may be asked for, in LUFS (ITU-R BS.1770).
+LOUDNESS_MIN, LOUDNESS_MAX = -40, -5
+
+
+class FinishedRequest(Request):
+    """What every kind's request may say of its outputs."""
+
+    format: Format = "wav"
+    #: Bring each output to this integrated loudness, in LUFS; less where its peaks would pass -1 dB.
+    loudness: Number | None = Field(None, ge=LOUDNESS_MIN, le=LOUDNESS_MAX)
+    #: The title in the file's tags; without one, the output's name.
+    title: Text | None = Field(None, max_length=200)
+    #: Give "NAME-peaks" beside each output: its waveform for players, as audiowaveform's JSON. Costs nothing.
+    peaks: bool = False
+
+
+#: The fields that say how outputs are finished: our doing, so no engine is told.
+FIELDS = frozenset(FinishedRequest.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A `FinishedRequest` as it travels to where sound is written."""
+
+    format: Format
+    loudness: float | None = None
+    peaks: bool = False
+    title: str | None = None
+    #: Further tags: what made it.
+    made_by: Mapping[str, str] = field(default_factory=dict)
+
+
+def finish_of(kind: str, request: Any, job_id: UUID) -> Finish:
+    """How the outputs of this request are finished. Their tags name the job, the tier and the seed."""
+    made_by = {"job": str(job_id), "kind": kind, "model": str(request.model)}
+    seed = getattr(request, "seed", None)
+    if seed is not None:
+        made_by["seed"] = str(seed)
+    return Finish(request.format, request.loudness, request.peaks, request.title, made_by)
