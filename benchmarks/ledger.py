@@ -110,7 +110,16 @@ async def _pair(job: JobKey, do: Callable[[Any], Any], outputs: int = 0) -> None
             claimed = await do(Claim(account_id, job_id, token, "benchmark", 30.0))
     assert isinstance(claimed, Claimed), claimed
     made = [_output(token) for _ in range(outputs)]
-    settle = Settle(account_id, job_id, token, Ending.SUCCEEDED, measured=PRICE, outputs=made, outputs_due=outputs > 0)
+    settle = Settle(
+        account_id,
+        job_id,
+        token,
+        Ending.SUCCEEDED,
+        measured=PRICE,
+        outputs=made,
+        outputs_due=outputs > 0,
+        claimed=claimed,
+    )
     ended = await do(settle)
     assert isinstance(ended, Ended), ended
 

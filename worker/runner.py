@@ -165,7 +165,7 @@ class Runner:
         failpoint("claim.after")
         self.keeper.hold(held)
         claimed()
-        attempt = Attempt(held, claim.engine_state, self.keeper, self.artifacts)
+        attempt = Attempt(held, claim.order.engine_state or {}, self.keeper, self.artifacts)
         try:
             outcome = await self._run(claim, attempt)
             failpoint("settle.before")
@@ -256,10 +256,9 @@ class Runner:
         return max(0.0, min(self.settings.run_seconds, claim.seconds_left))
 
     async def _work(self, claim: Claimed, attempt: Attempt) -> None:
-        order = claim.job.order or {}
         kind = self.kinds[claim.job.kind]
-        request = kind.request_model.model_validate_json(msgspec.json.encode(order["request"]))
-        inputs = await self._fetch_inputs(attempt, order["inputs"])
+        request = kind.request_model.model_validate_json(claim.order.request)
+        inputs = await self._fetch_inputs(attempt, msgspec.json.decode(claim.order.inputs))
         infos = {name: file.info for name, file in inputs.items()}
         attempt.outputs_due = bool(kind.usage(request, infos))
         limits = RunLimits(self.settings.run_seconds, self.settings.run_memory_bytes)
@@ -303,10 +302,10 @@ class Runner:
             return
         sold_by_use = [output for output in attempt.outputs if output.billable]
         usage = [Usage(output.usage.seconds_in, output.usage.seconds_out) for output in sold_by_use]
-        order = claim.job.order or {}
-        book = self.price_books.parsed(claim.job.book_id)
-        sold = usage or not attempt.outputs_due
-        measured = price(book, claim.job.kind, usage, order["request"], order["plan"]).total if sold else 0
+        measured = 0
+        if usage or not attempt.outputs_due:
+            book, request = self.price_books.parsed(claim.job.book_id), msgspec.json.decode(claim.order.request)
+            measured = price(book, claim.job.kind, usage, request, claim.order.plan).total
         operation = Settle(
             attempt.held.account_id,
             attempt.held.job_id,
@@ -323,6 +322,7 @@ class Runner:
             backoff_first_seconds=self.settings.backoff_first_seconds,
             backoff_max_seconds=self.settings.backoff_max_seconds,
             jitter=random(),  # noqa: S311  spreads retries, guards nothing
+            claimed=claim,
         )
         answer = await self._settle_until_known(attempt.held, operation)
         self._say("settle", attempt.held, answer)

@@ -84,6 +84,7 @@ class Store:
         """Settle it as its worker would, by default with one output and the whole price."""
         if ending is Ending.SUCCEEDED:
             more = {"measured": claimed.job.quoted, "outputs": [an_output()], **more}
+        more = {"claimed": claimed, **more}
         return await self.operations.do(Settle(account_id, claimed.job.job_id, claimed.token, ending, **more))
 
     async def running(self, account_id: str, quoted: int = 10, **more: Any) -> Claimed:

@@ -6,18 +6,17 @@ import re
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import TextClause
 
 from tests.servers import Database
 from worker.store import apply, gather
+from worker.store.driver import Statement
 
 #: Every statement that meets rows of these tables one key at a time.
 BY_KEY = {
-    name: str(statement)
+    name: statement
     for module in (apply, gather)
     for name, statement in vars(module).items()
-    if isinstance(statement, TextClause)
-    and re.search(r"UPDATE \w+ AS|DELETE FROM|AS wanted|FROM parked", str(statement))
+    if isinstance(statement, Statement) and re.search(r"UPDATE \w+ AS|DELETE FROM|AS wanted|FROM parked", statement.sql)
 }
 
 
@@ -29,9 +28,9 @@ async def test_every_row_is_looked_up_by_its_key(database: Database, name: str, 
         await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
         await connection.execute(str(gather._LOOK_UP_BY_KEY).replace("true)", "false)"))
         await connection.execute(f"SET plan_cache_mode = {plan}")
-        sql, names = _numbered(BY_KEY[name])
-        values: list[object] = [datetime.now(UTC) if one == "now" else [] for one in names]
-        rows = [row[0] for row in await connection.fetch(f"EXPLAIN {sql}", *values)]
+        statement = BY_KEY[name]
+        values: list[object] = [datetime.now(UTC) if one == "now" else [] for one in statement.names]
+        rows = [row[0] for row in await connection.fetch(f"EXPLAIN {statement.sql}", *values)]
         whole = [row for row in rows if "Seq Scan" in row or "Join Filter" in row or "Hash" in row or "Merge" in row]
         assert [] == whole, "\n".join(rows)
         unbounded = [row for row, after in zip(rows, [*rows[1:], ""], strict=True) if _scans(row) and not _bound(after)]
@@ -44,15 +43,3 @@ def _scans(row: str) -> bool:
 
 def _bound(row: str) -> bool:
     return "Index Cond" in row
-
-
-def _numbered(sql: str) -> tuple[str, list[str]]:
-    """With $1, $2 for the names, and the names in that order."""
-    names: list[str] = []
-
-    def number(match: re.Match[str]) -> str:
-        if match[1] not in names:
-            names.append(match[1])
-        return f"${names.index(match[1]) + 1}"
-
-    return re.sub(r"(?<!:):(\w+)", number, sql), names

@@ -12,11 +12,11 @@ from uuid import UUID
 from sqlalchemy import event
 
 from tests.integration.books import Store, opened
-from tests.integration.test_batch_plans import _numbered
 from tests.servers import Database
 from worker.credits.operations import Dropped, Parked
 from worker.credits.outcomes import Ending
 from worker.store import apply, dispatching
+from worker.store.driver import Statement
 from worker.store.ops import Controls, Scope
 from worker.store.turns import Turns
 
@@ -234,9 +234,11 @@ async def test_a_look_reads_as_many_rows_as_it_has_room_for(database: Database) 
         )
         await owner.execute(index)
         await owner.execute("ANALYZE due")
-        sql, names = _numbered(str(dispatching._MARK))
+        mark = Statement(str(dispatching._MARK))
         values = {"queue": QUEUE, "room": room, "repeat": 15.0, "point": 60.0}
-        plan = await owner.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *(values[name] for name in names))
+        plan = await owner.fetchval(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {mark.sql}", *(values[name] for name in mark.names)
+        )
         scans = [node for node in _nodes(json.loads(plan)[0]["Plan"]) if "Scan" in node["Node Type"]]
         of_due = [node for node in scans if node.get("Relation Name") == "due"]
         assert {"Index Scan", "Index Only Scan"} >= {node["Node Type"] for node in of_due}, plan
@@ -264,8 +266,7 @@ async def test_the_next_of_a_full_account_is_found_by_index(database: Database) 
             QUEUE,
         )
         await owner.execute("ANALYZE due")
-        sql, _ = _numbered(str(apply._MAKE_ROOM))
-        plan = await owner.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", ["ada"])
+        plan = await owner.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {apply._MAKE_ROOM.sql}", ["ada"])
         scans = [node for node in _nodes(json.loads(plan)[0]["Plan"]) if node.get("Alias") == "w"]
         assert [("Index Scan", 2)] == [(node["Node Type"], node["Actual Rows"]) for node in scans], plan
         freed = await store.fetch("SELECT turn FROM due WHERE waits_for IS NULL ORDER BY turn")

@@ -150,10 +150,10 @@ async def test_what_an_engine_remembers_is_handed_to_the_next_attempt(database: 
         assert not await store.leases.remember(Held("ada", held.job_id, uuids.uuid7()), {"task": "wrong"})
         await store.operations.do(Settle("ada", held.job_id, held.token, Ending.HANDED_BACK))
         again = await store.claim("ada", held.job_id)
-        assert {"task": "t-1"} == again.engine_state
+        assert {"task": "t-1"} == again.order.engine_state
         await store.operations.do(Settle("ada", held.job_id, again.token, Ending.HANDED_BACK))
         third = await store.claim("ada", held.job_id)
-        assert (3, {"task": "t-1"}) == (third.attempt, third.engine_state)
+        assert (3, {"task": "t-1"}) == (third.attempt, third.order.engine_state)
         assert not await store.leases.remember(held, {"task": "late"})
 
 

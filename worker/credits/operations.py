@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
-from worker.credits.account_ledger import Reservation
+from worker.credits.account_ledger import NEW_LOT_IDS, Reservation
 from worker.credits.allocation import Shortfall
 from worker.credits.lots import BrokenInvariant
 from worker.credits.outcomes import (
@@ -31,17 +31,19 @@ from worker.credits.page import (
     Artifact,
     AttemptRow,
     DueRow,
-    EventRow,
     Job,
     JobChange,
     Lease,
     LiveRow,
+    Order,
     Page,
 )
 from worker.credits.refusals import Refusal
 from worker.credits.states import ENDED, JobState, ReservationState, may_move
 from worker.credits.subscribing import expire_topups
 from worker.credits.values import value
+
+_NO_ORDER = Order("{}", "{}", None, None, None)
 
 
 class Dropped(StrEnum):
@@ -58,14 +60,20 @@ class Dropped(StrEnum):
 
 @value
 class Claimed:
-    """The job is ours until the lease lapses. `job.order` is what is to be done."""
+    """The job is ours until the lease lapses: running, under our token. `order` is what is to be done."""
 
     job: Job
-    attempt: int
     token: UUID
-    engine_state: Mapping[str, Any]
+    #: What is held for it. None where one of its lots is so new that only the books know its number.
+    hold: Reservation | None
+    order: Order
     #: Until `ends_by`, as of the claim, by the database's clock.
     seconds_left: float
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.job.attempt
 
 
 @value
@@ -170,16 +178,21 @@ class Claim:
         return self._take(page, job)
 
     def _take(self, page: Page, job: Job) -> Claimed:
-        attempt = job.attempt + 1
-        started_at = job.started_at or page.now
-        engine_state = (job.order or {}).get("engine_state")
+        if not may_move(job.state, JobState.RUNNING):
+            raise BrokenInvariant(f"job {job.job_id} can't go from {job.state} to running")
+        running = Job(
+            *(job.job_id, job.kind, job.queue, JobState.RUNNING, job.priority, job.quoted, job.book_id),
+            *(job.on_insufficient, job.ends_by, job.attempt + 1, job.failures, job.failures_max),
+            job.started_at or page.now,
+        )
+        order = job.order or _NO_ORDER
         lease_until = page.now + timedelta(seconds=self.lease_seconds)
-        _change(page, job, JobState.RUNNING, attempt=attempt, started_at=started_at)
-        page.writes.due_gone.append(job.job_id)
-        page.writes.live.append(LiveRow(job, self.token, self.worker_id, attempt, lease_until, engine_state))
+        page.writes.live.append(LiveRow(running, self.token, self.worker_id, lease_until, order.engine_state))
         page.running += 1
+        hold = page.ledger.reservations[job.job_id]
+        known = hold if all(draw.lot_id < NEW_LOT_IDS for draw in hold.draws) else None
         seconds_left = (job.ends_by - page.now).total_seconds()
-        return Claimed(job, attempt, self.token, engine_state or {}, seconds_left)
+        return Claimed(running, self.token, known, order, seconds_left)
 
 
 @value
@@ -204,10 +217,28 @@ class Settle:
     jitter: float = 0.0
     #: Set by the reaper only: the lease must have lapsed, or `ends_by` be this long ago.
     reap_grace_seconds: float | None = None
+    #: What the claim of this token knows of the job. While the token stands nobody else can have changed it, so it
+    #: need not be read again; without it, it is.
+    claimed: Claimed | None = None
+
+    def knows(self, lease: Lease | None) -> bool:
+        """Whether the job and its hold are as our own claim left them: its token stands in the row that we hold."""
+        claimed = self.claimed
+        return (
+            claimed is not None
+            and claimed.hold is not None
+            and lease is not None
+            and lease.token == self.token == claimed.token
+        )
 
     def decide(self, page: Page) -> Ended | Requeued | Fenced | TryAgain:
         """Commit, refund or queue again, only if the token is the job's own."""
         job, lease = page.jobs.get(self.job_id), page.leases.get(self.job_id)
+        if job is None and self.knows(lease):
+            assert self.claimed is not None
+            assert self.claimed.hold is not None
+            job = self.claimed.job
+            page.ledger.reservations[self.job_id] = self.claimed.hold
         if _row_is_held(job, lease):
             return TryAgain.TRY_AGAIN
         if job is None or lease is None or lease.token != self.token or job.state is not JobState.RUNNING:
@@ -222,23 +253,23 @@ class Settle:
         outcome = settlement_for(ending, job.failures, job.failures_max, past_ends_by=job.ends_by <= page.now)
         match outcome:
             case Retry():
-                return self._queue_again(page, job, lease, ending, outcome)
+                return self._queue_again(page, job, ending, outcome)
             case End():
-                return self._end(page, job, lease, outcome)
+                return self._end(page, job, outcome)
 
     def _reapable(self, job: Job, lease: Lease, now: datetime) -> bool:
         assert self.reap_grace_seconds is not None
         return lease.lease_until <= now or job.ends_by + timedelta(seconds=self.reap_grace_seconds) <= now
 
-    def _queue_again(self, page: Page, job: Job, lease: Lease, ending: Ending, retry: Retry) -> Requeued:
+    def _queue_again(self, page: Page, job: Job, ending: Ending, retry: Retry) -> Requeued:
         wait = backoff_seconds(retry.backoff_step, self.backoff_first_seconds, self.backoff_max_seconds, self.jitter)
         not_before = page.now + timedelta(seconds=wait)
         _change(page, job, JobState.QUEUED, failures=retry.failures)
         page.writes.due.append(DueRow(job, not_before))
-        self._close_attempt(page, job, lease, ending)
+        self._close_attempt(page, job, ending)
         return Requeued(ending, not_before)
 
-    def _end(self, page: Page, job: Job, lease: Lease, end: End) -> Ended:
+    def _end(self, page: Page, job: Job, end: End) -> Ended:
         reservation = page.ledger.reservations.get(job.job_id)
         if reservation is None or reservation.state is not ReservationState.HELD:
             raise BrokenInvariant(f"running job {job.job_id} holds nothing")
@@ -258,14 +289,12 @@ class Settle:
             outputs=[_shown(output) for output in outputs] if sold else None,
         )
         page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
-        page.writes.events.append(_ended_event(job, end.state, end.reason, ended.charged))
-        self._close_attempt(page, job, lease, end.reason)
+        self._close_attempt(page, job, end.reason)
         return Ended(end.state, end.reason, ended.charged)
 
-    def _close_attempt(self, page: Page, job: Job, lease: Lease, ending: Ending) -> None:
-        page.writes.live_gone.append(job.job_id)
+    def _close_attempt(self, page: Page, job: Job, ending: Ending) -> None:
         usage = [dict(part) for part in self.usage] or None
-        page.writes.attempts.append(AttemptRow(job.job_id, lease, ending, self.message, usage))
+        page.writes.attempts.append(AttemptRow(job.job_id, self.token, ending, self.message, usage))
         page.running -= 1
 
 
@@ -421,7 +450,6 @@ def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None
         charged = _end_hold(page, job, ending, 0, sold=False).charged
     _change(page, job, end.state, ended=True, reason=ending, message=message, charged=charged)
     (page.writes.parked_gone if job.state is JobState.WAITING else page.writes.due_gone).append(job.job_id)
-    page.writes.events.append(_ended_event(job, end.state, ending, charged))
     # Whoever stood in the line for credits has left it: the younger ones behind may fit.
     page.ledger.raised = True
     return Ended(end.state, ending, charged)
@@ -441,9 +469,7 @@ def _change(
     job: Job,
     state: JobState,
     *,
-    attempt: int | None = None,
     failures: int | None = None,
-    started_at: datetime | None = None,
     ended: bool = False,
     reason: str | None = None,
     message: str | None = None,
@@ -455,11 +481,9 @@ def _change(
         raise BrokenInvariant(f"job {job.job_id} can't go from {job.state} to {state}")
     page.writes.jobs.append(
         JobChange(
-            job.job_id,
+            job,
             state,
-            job.attempt if attempt is None else attempt,
             job.failures if failures is None else failures,
-            started_at or job.started_at,
             ended,
             reason,
             message,
@@ -473,7 +497,3 @@ def _change(
 def _shown(output: Artifact) -> dict[str, Any]:
     seconds = round(output.frames / output.sample_rate, 6)
     return {"artifact": str(output.artifact_id), "name": output.name, "seconds": seconds}
-
-
-def _ended_event(job: Job, state: JobState, reason: str, charged: int) -> EventRow:
-    return EventRow("ended", job, state, reason, charged)

@@ -40,22 +40,29 @@ class Job:
     #: Of a queued job whose row in `due` could be locked; else None.
     not_before: datetime | None = None
     #: What the worker needs to run it; read for claims only.
-    order: Mapping[str, Any] | None = None
+    order: Order | None = None
+
+
+@value
+class Order:
+    """What a job asks for, as whoever runs it needs it. JSON as text: only the run looks into it."""
+
+    request: str
+    inputs: str
+    plan: str | None
+    traceparent: str | None
+    #: What the engine of the last attempt wanted to be kept.
+    engine_state: Mapping[str, Any] | None
 
 
 @value
 class Lease:
-    """A running job's row in `live`."""
+    """A running job's row in `live`, as far as a decision needs it."""
 
     job_id: UUID
     token: UUID
-    worker_id: str
-    started_at: datetime
     lease_until: datetime
-    attempt: int
     cancel_asked_at: datetime | None
-    cancel_reason: str | None
-    engine_state: Mapping[str, Any] | None
 
 
 @value
@@ -75,13 +82,11 @@ class Artifact:
 
 @value
 class JobChange:
-    """The columns of `jobs` that an operation writes, as they are afterwards."""
+    """What a job that did not start has become. One that ended is told of by an event, too."""
 
-    job_id: UUID
+    job: Job
     state: JobState
-    attempt: int
     failures: int
-    started_at: datetime | None
     ended: bool = False
     reason: str | None = None
     message: str | None = None
@@ -98,31 +103,24 @@ class DueRow:
 
 @value
 class LiveRow:
+    """A job that starts: it leaves `due` for `live`. `job` as it is from now on."""
+
     job: Job
     token: UUID
     worker_id: str
-    attempt: int
     lease_until: datetime
     engine_state: Mapping[str, Any] | None
 
 
 @value
 class AttemptRow:
+    """An attempt that has ended: its row leaves `live` for `attempts`."""
+
     job_id: UUID
-    lease: Lease
+    token: UUID
     ending: str
     message: str | None
     usage: list[dict[str, str]] | None
-
-
-@value
-class EventRow:
-    what: str
-    job: Job | None
-    state: str | None = None
-    reason: str | None = None
-    charged: int | None = None
-    body: Mapping[str, Any] | None = None
 
 
 @value
@@ -147,7 +145,6 @@ class Writes:
     lots_closed: list[int] = field(default_factory=list)
     jobs: list[JobChange] = field(default_factory=list)
     due_gone: list[UUID] = field(default_factory=list)
-    live_gone: list[UUID] = field(default_factory=list)
     parked_gone: list[UUID] = field(default_factory=list)
     due: list[DueRow] = field(default_factory=list)
     live: list[LiveRow] = field(default_factory=list)
@@ -156,7 +153,6 @@ class Writes:
     cancel_asked: list[tuple[UUID, str]] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
     artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
-    events: list[EventRow] = field(default_factory=list)
     #: What seldom changes: written only for pages that have a `subscription`.
     subscription: SubscriptionRow | None = None
     #: When time next changes something, where that is all that changes: sooner, or exactly then.

@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.credits.account_ledger import Reservation
 from worker.credits.lots import BrokenInvariant
 from worker.credits.page import Page
 from worker.credits.states import ReservationState
 from worker.store.apply_seldom import has_seldom, write_seldom
+from worker.store.driver import Driver, Statement, driver_of, rows_of, run
 from worker.store.texts import storable
 
 _encode = msgspec.json.Encoder().encode
@@ -28,7 +29,7 @@ Row = tuple[Any, ...]
 class _Write:
     """One statement, and where its rows come from: a row has one value a named array, account first."""
 
-    statement: TextClause
+    statement: Statement
     arrays: tuple[str, ...]
     rows: Callable[[Sequence[Page], LotIds], Iterable[Row]]
     #: Each row must change exactly one row of the table, or the books and the page disagree.
@@ -41,22 +42,21 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
     if not pages:
         return
     now = pages[0].now
-    lot_ids = await _insert_lots(connection, pages, now)
-    written = {write.statement: await _run(connection, write, pages, lot_ids, now) for write in _WRITES}
+    driver = await driver_of(connection)
+    lot_ids = await _insert_lots(driver, pages, now)
+    written = {write.statement: await _run(driver, write, pages, lot_ids, now) for write in _WRITES}
     if seldom := [page for page in pages if has_seldom(page)]:
         await write_seldom(connection, seldom, lot_ids, now)
-    room = [page.account_id for page in pages if page.writes.live_gone and page.running_max is not None]
+    room = [page.account_id for page in pages if page.writes.attempts and page.running_max is not None]
     if room:
-        await connection.execute(_MAKE_ROOM, {"accounts": room})
+        await run(driver, _MAKE_ROOM, {"accounts": room})
     if room or written[_INSERT_DUE]:
-        await connection.execute(_NOTIFY_DUE)
+        await run(driver, _NOTIFY_DUE)
     if written[_ASK_CANCEL]:
-        await connection.execute(_NOTIFY_CANCEL)
+        await run(driver, _NOTIFY_CANCEL)
 
 
-async def _run(
-    connection: AsyncConnection, write: _Write, pages: Sequence[Page], lot_ids: LotIds, now: datetime
-) -> int:
+async def _run(driver: Driver, write: _Write, pages: Sequence[Page], lot_ids: LotIds, now: datetime) -> int:
     rows = list(write.rows(pages, lot_ids))
     if not rows:
         return 0
@@ -67,20 +67,20 @@ async def _run(
     }
     if write.timed:
         arrays["now"] = now
-    result = await connection.execute(write.statement, arrays)
-    if write.exactly and result.rowcount != len(rows):
-        raise BrokenInvariant(f"{result.rowcount} rows changed where {len(rows)} were meant")
+    changed = await run(driver, write.statement, arrays)
+    if write.exactly and changed != len(rows):
+        raise BrokenInvariant(f"{changed} rows changed where {len(rows)} were meant")
     return len(rows)
 
 
-async def _insert_lots(connection: AsyncConnection, pages: Sequence[Page], now: datetime) -> LotIds:
+async def _insert_lots(driver: Driver, pages: Sequence[Page], now: datetime) -> LotIds:
     """Give new lots their ids and write them."""
     new = [(page.account_id, lot_id) for page in pages for lot_id in page.ledger.new_lots]
     if not new:
         return {}
-    ids = (await connection.execute(_NEXT_LOT_IDS, {"count": len(new)})).scalars().all()
-    lot_ids = dict(zip(new, ids, strict=True))
-    await _run(connection, _NEW_LOTS, pages, lot_ids, now)
+    ids = await rows_of(driver, _NEXT_LOT_IDS, {"count": len(new)})
+    lot_ids = {key: lot_id for key, (lot_id,) in zip(new, ids, strict=True)}
+    await _run(driver, _NEW_LOTS, pages, lot_ids, now)
     return lot_ids
 
 
@@ -107,21 +107,30 @@ def _changed_lots(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
         for lot_id in page.ledger.changed_lots:
             if lot_id not in page.ledger.new_lots:
                 lot = page.ledger.lots[lot_id]
-                yield page.account_id, lot_id, lot.available, lot.held, lot.spent, lot.expired, lot.revoked
+                # Most have nothing expired or revoked: those columns don't travel.
+                yield (
+                    *(page.account_id, lot_id, lot.available, lot.held, lot.spent),
+                    *(lot.expired or None, lot.revoked or None),
+                )
 
 
 def _made_reservations(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
     for page in pages:
         for job_id in page.ledger.made:
             made = page.ledger.reservations[job_id]
-            # unnest flattens arrays of arrays, so each draw list travels as the text of an array.
-            lots = ",".join([str(lot_ids.get((page.account_id, draw.lot_id), draw.lot_id)) for draw in made.draws])
-            amounts = ",".join([str(draw.amount) for draw in made.draws])
-            settled_at = None if made.state is ReservationState.HELD else page.now
+            lots = [lot_ids.get((page.account_id, draw.lot_id), draw.lot_id) for draw in made.draws]
+            # unnest flattens arrays of arrays, so several draws travel as the texts of arrays. Most are one: the whole.
+            lot, *texts = (lots[0], None, None) if len(lots) == 1 else (None, *_draws_as_text(made, lots))
+            # What is only held travels as nothing at all.
+            settled = made.state is not ReservationState.HELD
             yield (
-                *(page.account_id, job_id, made.amount, made.state, made.charged, f"{{{lots}}}", f"{{{amounts}}}"),
-                *(settled_at, made.reason),
+                *(page.account_id, job_id, made.amount, lot, *texts, made.charged or None),
+                *((made.state, page.now, made.reason) if settled else (None, None, None)),
             )
+
+
+def _draws_as_text(made: Reservation, lots: Sequence[int]) -> tuple[str, str]:
+    return f"{{{','.join(map(str, lots))}}}", f"{{{','.join([str(draw.amount) for draw in made.draws])}}}"
 
 
 def _ended_reservations(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
@@ -141,14 +150,39 @@ def _journal(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
             yield page.account_id, lot_id, entry.move, entry.amount, line.job_id, entry.reason, line.actor
 
 
-def _jobs(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+def _changed_jobs(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
     for page in pages:
-        for job in page.writes.jobs:
+        for change in page.writes.jobs:
+            if not change.ended:
+                job = change.job
+                yield page.account_id, job.job_id, job.attempt, change.state, change.failures
+
+
+def _ended_jobs(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for change in page.writes.jobs:
+            if change.ended:
+                job = change.job
+                yield (
+                    *(page.account_id, job.job_id, job.attempt, change.state, change.failures, change.reason),
+                    *(storable(change.message), change.charged, change.partial or None, _json(change.outputs)),
+                )
+
+
+def _started_jobs(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for row in page.writes.live:
+            job = row.job
             yield (
-                *(page.account_id, job.job_id, job.state, job.attempt, job.failures, job.started_at),
-                *(page.now if job.ended else None, job.reason, storable(job.message), job.charged, job.partial),
-                _json(job.outputs),
+                *(page.account_id, job.job_id, job.attempt, row.token, row.worker_id, row.lease_until),
+                _json(row.engine_state),
             )
+
+
+def _ended_attempts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for row in page.writes.attempts:
+            yield page.account_id, row.job_id, row.ending, storable(row.message), _json(row.usage)
 
 
 def _due(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
@@ -158,30 +192,10 @@ def _due(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
             yield page.account_id, job.job_id, job.queue, job.kind, job.priority, row.not_before, job.ends_by
 
 
-def _live(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
-    for page in pages:
-        for row in page.writes.live:
-            job = row.job
-            yield (
-                *(page.account_id, job.job_id, row.token, job.queue, job.kind, row.worker_id, row.lease_until),
-                *(job.ends_by, row.attempt, _json(row.engine_state or None)),
-            )
-
-
 def _parked(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
     for page in pages:
         for job in page.writes.parked:
             yield page.account_id, job.job_id, job.queue, job.kind, job.quoted, job.ends_by
-
-
-def _attempts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
-    for page in pages:
-        for row in page.writes.attempts:
-            lease = row.lease
-            yield (
-                *(page.account_id, row.job_id, lease.attempt, lease.token, lease.worker_id, lease.started_at),
-                *(row.ending, storable(row.message), _json(row.usage), _json(lease.engine_state)),
-            )
 
 
 def _artifacts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
@@ -190,16 +204,6 @@ def _artifacts(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
             yield (
                 *(page.account_id, made.artifact_id, made.name, made.media_type, made.storage_key, made.sha256),
                 *(made.frames, made.sample_rate, made.channels, made.bytes, job_id, token),
-            )
-
-
-def _events(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
-    for page in pages:
-        for event in page.writes.events:
-            job_id, kind, queue = (event.job.job_id, event.job.kind, event.job.queue) if event.job else (None,) * 3
-            yield (
-                *(page.account_id, event.what, job_id, event.state, kind, queue, event.reason, event.charged),
-                _json(event.body),
             )
 
 
@@ -227,12 +231,12 @@ def _told(table: str) -> Callable[[Sequence[Page], LotIds], Iterable[Row]]:
 # planner nothing but one index look-up a key. Given `= key` it once multiplied 500 keys by all 30,000 rows of `due`:
 # the table had been empty when it was analyzed last, and was thought to be so still.
 
-_NEXT_LOT_IDS = text("""
+_NEXT_LOT_IDS = Statement("""
     SELECT nextval('lot_ids')
     FROM generate_series(1, :count)
 """)
 
-_INSERT_LOTS = text("""
+_INSERT_LOTS = Statement("""
     INSERT INTO lots (account_id, lot_id, source, granted, available, held, spent, expired, revoked, expires_at,
                       created_at, cycle_starts_at, reference, job_id, reason, note)
     SELECT u.account_id, u.lot_id, u.source, u.granted, u.available, u.held, u.spent, u.expired, u.revoked,
@@ -246,9 +250,10 @@ _INSERT_LOTS = text("""
                cycle_starts_at, reference, job_id, reason, note)
 """)
 
-_UPDATE_LOTS = text("""
+_UPDATE_LOTS = Statement("""
     UPDATE lots AS l
-    SET available = u.available, held = u.held, spent = u.spent, expired = u.expired, revoked = u.revoked
+    SET available = u.available, held = u.held, spent = u.spent,
+        expired = COALESCE(u.expired, 0), revoked = COALESCE(u.revoked, 0)
     FROM unnest(CAST(:accounts AS text[]), CAST(:lots AS bigint[]), CAST(:available AS bigint[]),
                 CAST(:held AS bigint[]), CAST(:spent AS bigint[]), CAST(:expired AS bigint[]),
                 CAST(:revoked AS bigint[]))
@@ -257,7 +262,7 @@ _UPDATE_LOTS = text("""
       AND l.lot_id = ANY(ARRAY[u.lot_id])
 """)
 
-_CLOSE_LOTS = text("""
+_CLOSE_LOTS = Statement("""
     UPDATE lots AS l
     SET closed = true
     FROM unnest(CAST(:accounts AS text[]), CAST(:lots AS bigint[])) AS u (account_id, lot_id)
@@ -267,18 +272,19 @@ _CLOSE_LOTS = text("""
       AND l.held = 0
 """)
 
-_INSERT_RESERVATIONS = text("""
+_INSERT_RESERVATIONS = Statement("""
     INSERT INTO reservations (account_id, job_id, amount, state, charged, draw_lots, draw_amounts, reserved_at,
                               settled_at, reason)
-    SELECT u.account_id, u.job_id, u.amount, u.state, u.charged, CAST(u.lots AS bigint[]),
-           CAST(u.draws AS bigint[]), :now, u.settled_at, u.reason
+    SELECT u.account_id, u.job_id, u.amount, COALESCE(u.state, 'held'), COALESCE(u.charged, 0),
+           COALESCE(CAST(u.lots AS bigint[]), ARRAY[u.lot_id]), COALESCE(CAST(u.draws AS bigint[]), ARRAY[u.amount]),
+           :now, u.settled_at, u.reason
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:amounts AS bigint[]),
-                CAST(:states AS text[]), CAST(:charged AS bigint[]), CAST(:lots AS text[]), CAST(:draws AS text[]),
-                CAST(:settled AS timestamptz[]), CAST(:reasons AS text[]))
-         AS u (account_id, job_id, amount, state, charged, lots, draws, settled_at, reason)
+                CAST(:lot AS bigint[]), CAST(:lots AS text[]), CAST(:draws AS text[]), CAST(:charged AS bigint[]),
+                CAST(:states AS text[]), CAST(:settled AS timestamptz[]), CAST(:reasons AS text[]))
+         AS u (account_id, job_id, amount, lot_id, lots, draws, charged, state, settled_at, reason)
 """)
 
-_END_RESERVATIONS = text("""
+_END_RESERVATIONS = Statement("""
     UPDATE reservations AS r
     SET state = u.state, charged = u.charged, settled_at = :now, reason = u.reason
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:states AS text[]),
@@ -289,7 +295,7 @@ _END_RESERVATIONS = text("""
       AND r.state = 'held'
 """)
 
-_INSERT_JOURNAL = text("""
+_INSERT_JOURNAL = Statement("""
     INSERT INTO journal (account_id, at, lot_id, move, amount, job_id, reason, actor)
     SELECT u.account_id, :now, u.lot_id, u.move, u.amount, u.job_id, u.reason, u.actor
     FROM unnest(CAST(:accounts AS text[]), CAST(:lots AS bigint[]), CAST(:moves AS text[]),
@@ -299,37 +305,92 @@ _INSERT_JOURNAL = text("""
     ORDER BY u.position
 """)
 
-_UPDATE_JOBS = text("""
+_CHANGE_JOBS = Statement("""
     UPDATE jobs AS j
-    SET state = u.state, attempt = u.attempt, failures = u.failures, started_at = u.started_at,
-        ended_at = u.ended_at, reason = u.reason, message = u.message, charged = u.charged,
-        partial = u.partial, outputs = u.outputs
-    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:states AS text[]),
-                CAST(:attempts AS integer[]), CAST(:failures AS smallint[]), CAST(:started AS timestamptz[]),
-                CAST(:ended AS timestamptz[]), CAST(:reasons AS text[]), CAST(:messages AS text[]),
-                CAST(:charged AS bigint[]), CAST(:partial AS boolean[]), CAST(:outputs AS jsonb[]))
-         AS u (account_id, job_id, state, attempt, failures, started_at, ended_at, reason, message, charged,
-               partial, outputs)
+    SET state = u.state, failures = u.failures
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:attempts AS integer[]),
+                CAST(:states AS text[]), CAST(:failures AS smallint[]))
+         AS u (account_id, job_id, attempt, state, failures)
     WHERE j.account_id = ANY(ARRAY[u.account_id])
       AND j.job_id = ANY(ARRAY[u.job_id])
+      AND j.attempt = u.attempt
       AND j.ended_at IS NULL
 """)
 
-_DELETE_DUE = text("""
+#: The event says again what the job's row says, so it is made of it.
+_END_JOBS = Statement("""
+    WITH ended AS (
+        UPDATE jobs AS j
+        SET state = u.state, failures = u.failures, ended_at = :now, reason = u.reason, message = u.message,
+            charged = u.charged, partial = COALESCE(u.partial, false), outputs = u.outputs
+        FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:attempts AS integer[]),
+                    CAST(:states AS text[]), CAST(:failures AS smallint[]), CAST(:reasons AS text[]),
+                    CAST(:messages AS text[]), CAST(:charged AS bigint[]), CAST(:partial AS boolean[]),
+                    CAST(:outputs AS jsonb[]))
+             AS u (account_id, job_id, attempt, state, failures, reason, message, charged, partial, outputs)
+        WHERE j.account_id = ANY(ARRAY[u.account_id])
+          AND j.job_id = ANY(ARRAY[u.job_id])
+          AND j.attempt = u.attempt
+          AND j.ended_at IS NULL
+        RETURNING j.account_id, j.job_id, j.state, j.kind, j.queue, j.reason, j.charged
+    )
+    INSERT INTO events (account_id, at, what, job_id, state, kind, queue, reason, charged)
+    SELECT account_id, :now, 'ended', job_id, state, kind, queue, reason, charged
+    FROM ended
+""")
+
+#: From `due` to `live`, and `running` on the job's row.
+_START_JOBS = Statement("""
+    WITH gone AS (
+        DELETE FROM due AS d
+        USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:attempts AS integer[]),
+                     CAST(:tokens AS uuid[]), CAST(:workers AS text[]), CAST(:leases AS timestamptz[]),
+                     CAST(:states AS jsonb[]))
+              AS u (account_id, job_id, attempt, token, worker_id, lease_until, engine_state)
+        WHERE d.account_id = ANY(ARRAY[u.account_id])
+          AND d.job_id = ANY(ARRAY[u.job_id])
+        RETURNING d.account_id, d.job_id, d.queue, d.kind, d.ends_by, u.attempt, u.token, u.worker_id,
+                  u.lease_until, u.engine_state
+    ), running AS (
+        INSERT INTO live (account_id, job_id, token, queue, kind, worker_id, started_at, lease_until, ends_by,
+                          attempt, engine_state)
+        SELECT account_id, job_id, token, queue, kind, worker_id, :now, lease_until, ends_by, attempt, engine_state
+        FROM gone
+    )
+    UPDATE jobs AS j
+    SET state = 'running', attempt = gone.attempt, started_at = COALESCE(j.started_at, :now)
+    FROM gone
+    WHERE j.account_id = ANY(ARRAY[gone.account_id])
+      AND j.job_id = ANY(ARRAY[gone.job_id])
+      AND j.state = 'queued'
+""")
+
+#: From `live` to `attempts`, the row's own facts with it. Its token was compared when the row was locked.
+_END_ATTEMPTS = Statement("""
+    WITH gone AS (
+        DELETE FROM live AS l
+        USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:endings AS text[]),
+                     CAST(:messages AS text[]), CAST(:usage AS jsonb[]))
+              AS u (account_id, job_id, ending, message, usage)
+        WHERE l.account_id = ANY(ARRAY[u.account_id])
+          AND l.job_id = ANY(ARRAY[u.job_id])
+        RETURNING l.account_id, l.job_id, l.attempt, l.token, l.worker_id, l.started_at, u.ending, u.message,
+                  u.usage, l.engine_state
+    )
+    INSERT INTO attempts (account_id, job_id, attempt, token, worker_id, started_at, ended_at, ending, message,
+                          usage, engine_state)
+    SELECT account_id, job_id, attempt, token, worker_id, started_at, :now, ending, message, usage, engine_state
+    FROM gone
+""")
+
+_DELETE_DUE = Statement("""
     DELETE FROM due AS d
     USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
     WHERE d.account_id = ANY(ARRAY[u.account_id])
       AND d.job_id = ANY(ARRAY[u.job_id])
 """)
 
-_DELETE_LIVE = text("""
-    DELETE FROM live AS l
-    USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
-    WHERE l.account_id = ANY(ARRAY[u.account_id])
-      AND l.job_id = ANY(ARRAY[u.job_id])
-""")
-
-_DELETE_PARKED = text("""
+_DELETE_PARKED = Statement("""
     DELETE FROM parked AS p
     USING unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
     WHERE p.account_id = ANY(ARRAY[u.account_id])
@@ -338,7 +399,7 @@ _DELETE_PARKED = text("""
 
 #: A job that comes back (a retry, a woken one) comes at its queue's turn, ahead of what was submitted since; several
 #: of one account woken at once take the turns from there on.
-_INSERT_DUE = text("""
+_INSERT_DUE = Statement("""
     INSERT INTO due (account_id, job_id, queue, kind, priority, turn, since, not_before, ends_by, waits_for)
     SELECT u.account_id, u.job_id, u.queue, u.kind, u.priority,
            COALESCE(q.turn, 0) - 1
@@ -364,19 +425,7 @@ _INSERT_DUE = text("""
     ) AS q ON true
 """)
 
-_INSERT_LIVE = text("""
-    INSERT INTO live (account_id, job_id, token, queue, kind, worker_id, started_at, lease_until, ends_by,
-                      attempt, engine_state)
-    SELECT u.account_id, u.job_id, u.token, u.queue, u.kind, u.worker_id, :now, u.lease_until, u.ends_by,
-           u.attempt, u.engine_state
-    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:tokens AS uuid[]),
-                CAST(:queues AS text[]), CAST(:kinds AS text[]), CAST(:workers AS text[]),
-                CAST(:leases AS timestamptz[]), CAST(:ends_by AS timestamptz[]), CAST(:attempts AS integer[]),
-                CAST(:states AS jsonb[]))
-         AS u (account_id, job_id, token, queue, kind, worker_id, lease_until, ends_by, attempt, engine_state)
-""")
-
-_INSERT_PARKED = text("""
+_INSERT_PARKED = Statement("""
     INSERT INTO parked (account_id, job_id, queue, kind, parked_at, needed, ends_by)
     SELECT u.account_id, u.job_id, u.queue, u.kind, :now, u.needed, u.ends_by
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:queues AS text[]),
@@ -384,7 +433,7 @@ _INSERT_PARKED = text("""
          AS u (account_id, job_id, queue, kind, needed, ends_by)
 """)
 
-_UNHINT = text("""
+_UNHINT = Statement("""
     UPDATE due AS d
     SET hinted_at = NULL, hint_again_at = NULL, waits_for = u.waits_for
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:waits_for AS text[]))
@@ -393,7 +442,7 @@ _UNHINT = text("""
       AND d.job_id = ANY(ARRAY[u.job_id])
 """)
 
-_ASK_CANCEL = text("""
+_ASK_CANCEL = Statement("""
     UPDATE live AS l
     SET cancel_asked_at = COALESCE(l.cancel_asked_at, :now), cancel_reason = COALESCE(l.cancel_reason, u.reason)
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:reasons AS text[]))
@@ -402,19 +451,7 @@ _ASK_CANCEL = text("""
       AND l.job_id = ANY(ARRAY[u.job_id])
 """)
 
-_INSERT_ATTEMPTS = text("""
-    INSERT INTO attempts (account_id, job_id, attempt, token, worker_id, started_at, ended_at, ending, message,
-                          usage, engine_state)
-    SELECT u.account_id, u.job_id, u.attempt, u.token, u.worker_id, u.started_at, :now, u.ending, u.message,
-           u.usage, u.engine_state
-    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:attempts AS integer[]),
-                CAST(:tokens AS uuid[]), CAST(:workers AS text[]), CAST(:started AS timestamptz[]),
-                CAST(:endings AS text[]), CAST(:messages AS text[]), CAST(:usage AS jsonb[]),
-                CAST(:states AS jsonb[]))
-         AS u (account_id, job_id, attempt, token, worker_id, started_at, ending, message, usage, engine_state)
-""")
-
-_INSERT_ARTIFACTS = text("""
+_INSERT_ARTIFACTS = Statement("""
     INSERT INTO artifacts (account_id, artifact_id, name, media_type, storage_key, sha256, frames, sample_rate,
                            channels, bytes, created_at, job_id, token, actor)
     SELECT u.account_id, u.artifact_id, u.name, u.media_type, u.storage_key, u.sha256, u.frames, u.sample_rate,
@@ -427,37 +464,32 @@ _INSERT_ARTIFACTS = text("""
                bytes, job_id, token)
 """)
 
-_INSERT_EVENTS = text("""
-    INSERT INTO events (account_id, at, what, job_id, state, kind, queue, reason, charged, body)
-    SELECT u.account_id, :now, u.what, u.job_id, u.state, u.kind, u.queue, u.reason, u.charged, u.body
-    FROM unnest(CAST(:accounts AS text[]), CAST(:what AS text[]), CAST(:jobs AS uuid[]), CAST(:states AS text[]),
-                CAST(:kinds AS text[]), CAST(:queues AS text[]), CAST(:reasons AS text[]),
-                CAST(:charged AS bigint[]), CAST(:bodies AS jsonb[]))
-         WITH ORDINALITY AS u (account_id, what, job_id, state, kind, queue, reason, charged, body, position)
-    ORDER BY u.position
-""")
-
-_MAKE_ROOM = text("""
+_MAKE_ROOM = Statement("""
     UPDATE due AS d
     SET waits_for = NULL
-    FROM accounts AS a
+    FROM unnest(CAST(:accounts AS text[])) AS u (account_id)
+    CROSS JOIN LATERAL (
+        SELECT running_max
+        FROM accounts
+        WHERE account_id = u.account_id
+        OFFSET 0
+    ) AS a
     CROSS JOIN LATERAL (
         SELECT w.account_id, w.job_id
         FROM due AS w
-        WHERE w.account_id = a.account_id
+        WHERE w.account_id = u.account_id
           AND w.waits_for = 'account_limit'
         ORDER BY w.priority DESC, w.turn, w.job_id
         LIMIT a.running_max
         FOR UPDATE SKIP LOCKED
     ) AS next
-    WHERE a.account_id = ANY(CAST(:accounts AS text[]))
-      AND d.account_id = ANY(ARRAY[next.account_id])
+    WHERE d.account_id = ANY(ARRAY[next.account_id])
       AND d.job_id = ANY(ARRAY[next.job_id])
 """)
 
-_NOTIFY_DUE = text("SELECT pg_notify('fermata_due', '')")
+_NOTIFY_DUE = Statement("SELECT pg_notify('fermata_due', '')")
 
-_NOTIFY_CANCEL = text("SELECT pg_notify('fermata_cancel', '')")
+_NOTIFY_CANCEL = Statement("SELECT pg_notify('fermata_cancel', '')")
 
 
 _NEW_LOTS = _Write(
@@ -486,7 +518,7 @@ _WRITES = (
     ),
     _Write(
         _INSERT_RESERVATIONS,
-        (*_KEYS, "amounts", "states", "charged", "lots", "draws", "settled", "reasons"),
+        (*_KEYS, "amounts", "lot", "lots", "draws", "charged", "states", "settled", "reasons"),
         _made_reservations,
         timed=True,
     ),
@@ -501,42 +533,38 @@ _WRITES = (
         _INSERT_JOURNAL, ("accounts", "lots", "moves", "amounts", "jobs", "reasons", "actors"), _journal, timed=True
     ),
     _Write(_DELETE_DUE, _KEYS, _gone("due_gone"), exactly=True),
-    _Write(_DELETE_LIVE, _KEYS, _gone("live_gone"), exactly=True),
     _Write(_DELETE_PARKED, _KEYS, _gone("parked_gone"), exactly=True),
     _Write(
-        _UPDATE_JOBS,
-        (*_KEYS, "states", "attempts", "failures", "started", "ended", "reasons", "messages", "charged", "partial")
-        + ("outputs",),
-        _jobs,
+        _END_ATTEMPTS,
+        (*_KEYS, "endings", "messages", "usage"),
+        _ended_attempts,
         exactly=True,
-    ),
-    _Write(_INSERT_DUE, (*_KEYS, "queues", "kinds", "priorities", "not_before", "ends_by"), _due, timed=True),
-    _Write(
-        _INSERT_LIVE,
-        (*_KEYS, "tokens", "queues", "kinds", "workers", "leases", "ends_by", "attempts", "states"),
-        _live,
         timed=True,
     ),
+    _Write(_CHANGE_JOBS, (*_KEYS, "attempts", "states", "failures"), _changed_jobs, exactly=True),
+    _Write(
+        _END_JOBS,
+        (*_KEYS, "attempts", "states", "failures", "reasons", "messages", "charged", "partial", "outputs"),
+        _ended_jobs,
+        exactly=True,
+        timed=True,
+    ),
+    _Write(
+        _START_JOBS,
+        (*_KEYS, "attempts", "tokens", "workers", "leases", "states"),
+        _started_jobs,
+        exactly=True,
+        timed=True,
+    ),
+    _Write(_INSERT_DUE, (*_KEYS, "queues", "kinds", "priorities", "not_before", "ends_by"), _due, timed=True),
     _Write(_INSERT_PARKED, (*_KEYS, "queues", "kinds", "needed", "ends_by"), _parked, timed=True),
     _Write(_UNHINT, (*_KEYS, "waits_for"), _told("unhinted")),
     _Write(_ASK_CANCEL, (*_KEYS, "reasons"), _told("cancel_asked"), timed=True),
-    _Write(
-        _INSERT_ATTEMPTS,
-        (*_KEYS, "attempts", "tokens", "workers", "started", "endings", "messages", "usage", "states"),
-        _attempts,
-        timed=True,
-    ),
     _Write(
         _INSERT_ARTIFACTS,
         ("accounts", "artifacts", "names", "types", "storage", "hashes", "frames", "rates", "channels", "sizes")
         + ("jobs", "tokens"),
         _artifacts,
-        timed=True,
-    ),
-    _Write(
-        _INSERT_EVENTS,
-        ("accounts", "what", "jobs", "states", "kinds", "queues", "reasons", "charged", "bodies"),
-        _events,
         timed=True,
     ),
 )

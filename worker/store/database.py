@@ -13,7 +13,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from config.settings import Settings
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,7 +91,10 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     lost, `OutcomeUnknown`.
     """
     with translated():
-        connection = await engine.connect()
+        try:
+            connection = await engine.connect()
+        except asyncpg.PostgresError as error:
+            raise LedgerUnavailable(f"PostgreSQL turned us away ({error.sqlstate})") from error
     try:
         with translated():
             await connection.begin()
@@ -120,17 +123,24 @@ def translated() -> Iterator[None]:
         yield
     except exc.DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-        if code in _TRANSIENT:
-            raise Transient(code) from error
-        if error.connection_invalidated or code is None or code.startswith(("08", "57", "53", "25")):
-            raise LedgerUnavailable(f"PostgreSQL is out of reach ({code or type(error.orig).__name__})") from error
-        raise RefusedByDatabase.of(error) from error
+        if error.connection_invalidated and code not in _TRANSIENT:
+            code = None
+        raise _ours(code, error, error.orig) from error
     except (exc.TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
         raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
     except asyncpg.PostgresError as error:
-        raise LedgerUnavailable(f"PostgreSQL turned us away ({error.sqlstate})") from error
+        # Of a statement that went past SQLAlchemy (see `driver`).
+        raise _ours(error.sqlstate, error, error) from error
     except (OSError, TimeoutError) as error:
         raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
+
+
+def _ours(code: str | None, error: Exception, cause: BaseException | None) -> StoreError:
+    if code in _TRANSIENT:
+        return Transient(code)
+    if code is None or code.startswith(("08", "57", "53", "25")):
+        return LedgerUnavailable(f"PostgreSQL is out of reach ({code or type(cause).__name__})")
+    return RefusedByDatabase.of(error)
 
 
 async def _give_up(connection: AsyncConnection) -> None:

@@ -45,7 +45,7 @@ class RefusedByDatabase(StoreError):
     def of(cls, error: BaseException) -> RefusedByDatabase:
         """Names the constraint, never a value."""
         cause = getattr(getattr(error, "orig", None), "__cause__", None)
-        constraint = getattr(cause, "constraint_name", None) or type(cause or error).__name__
+        constraint = getattr(cause or error, "constraint_name", None) or type(cause or error).__name__
         return cls(f"the database refused it: {constraint}")
 
 

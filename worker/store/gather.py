@@ -16,9 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.credits.account_ledger import AccountLedger, Reservation
 from worker.credits.allocation import Draw
 from worker.credits.lots import Lot, LotSource
-from worker.credits.operations import Claim
-from worker.credits.page import Job, Lease, Page
+from worker.credits.operations import Claim, Settle
+from worker.credits.page import Job, Lease, Order, Page
 from worker.credits.states import JobState, ReservationState
+from worker.store.driver import Driver, Statement, driver_of, rows_of
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.standing import judge_frozen, lapsed_long_ago, read_standings
@@ -48,14 +49,14 @@ async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str],
     """
     await connection.execute(_LOOK_UP_BY_KEY)
     statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
-    rows = await connection.execute(statement, {"accounts": account_ids})
-    return {row[0]: row[1:] for row in rows.all()}
+    rows = await rows_of(await driver_of(connection), statement, {"accounts": account_ids})
+    return {account_id: tuple(facts) for account_id, *facts in rows}
 
 
 async def known_accounts(connection: AsyncConnection, account_ids: Sequence[str]) -> set[str]:
     """Which of these exist."""
-    rows = await connection.execute(_KNOWN_ACCOUNTS, {"accounts": account_ids})
-    return set(rows.scalars())
+    rows = await rows_of(await driver_of(connection), _KNOWN_ACCOUNTS, {"accounts": account_ids})
+    return {account_id for (account_id,) in rows}
 
 
 async def gather_pages(
@@ -76,31 +77,24 @@ async def gather_pages(
     """
     claims = [o for o in operations if isinstance(o, Claim)]
     others = [o for o in operations if o.job_id is not None and not isinstance(o, Claim)]
+    driver = await driver_of(connection)
     if wait and operations:
-        await connection.execute(_WAIT_FOR_DUE, _keys([*claims, *others]))
-        await connection.execute(_WAIT_FOR_LIVE, _keys([*claims, *others]))
-    leases = await _read_leases(connection, others) if others else {}
-    now: datetime = (await connection.execute(_NOW)).scalar_one()
-    jobs: dict[str, dict[UUID, Job]] = {}
-    reservations: dict[str, list[Reservation]] = {}
-    for statement, wanted in ((_READ_JOBS_TO_CLAIM, claims), (_READ_JOBS, others)):
-        if wanted:
-            for row in (await connection.execute(statement, _keys(wanted))).all():
-                account_id, *fields, amount, state, charged, lots_drawn, amounts_drawn = row
-                job = _job_of(fields)
-                jobs.setdefault(account_id, {})[job.job_id] = job
-                if amount is not None:
-                    draws = tuple(map(Draw, lots_drawn, amounts_drawn))
-                    held = Reservation(job.job_id, amount, draws, _RESERVATION_STATES[state], charged)
-                    reservations.setdefault(account_id, []).append(held)
-    lots = await _read_lots(connection, list(accounts))
-    paused_names = frozenset((row.scope, row.name) for row in await connection.execute(_READ_PAUSED))
+        await rows_of(driver, _WAIT_FOR_DUE, _keys([*claims, *others]))
+        await rows_of(driver, _WAIT_FOR_LIVE, _keys([*claims, *others]))
+    leases = await _read_leases(driver, others) if others else {}
+    ((now, paused),) = await rows_of(driver, _CLOCK_AND_PAUSES)
+    paused_names = frozenset(zip(paused[::2], paused[1::2], strict=True))
+    known = {o.claimed.job.book_id for o in others if isinstance(o, Settle) and o.claimed is not None}
+    others = [o for o in others if not _is_known(o, leases)]
+    jobs, reservations = await _read_jobs(driver, claims, others)
+    lots = await _read_lots(driver, list(accounts))
     limited = [account_id for account_id, (*_, running_max, _) in accounts.items() if running_max is not None]
-    running = await _read_running(connection, limited) if limited and claims else {}
+    running = await _read_running(driver, limited) if limited and claims else {}
     # An ended cycle is seen from the row that was locked: a batch without one reads nothing of subscriptions.
     ended = [a for a, (_, _, ends_at, *_) in accounts.items() if subscribed or (ends_at is not None and ends_at <= now)]
     standings = await read_standings(connection, ended, plan_books) if ended else {}
-    books = await price_books.load(connection, {job.book_id for of_one in jobs.values() for job in of_one.values()})
+    read = {job.book_id for of_one in jobs.values() for job in of_one.values()}
+    books = await price_books.load(connection, read | known)
     pages = {}
     for account_id, (plan, active_until, cycle_ends_at, running_max, paused) in accounts.items():
         ledger = AccountLedger(
@@ -127,19 +121,19 @@ async def gather_pages(
         await judge_frozen(connection, lapsed, pages)
     for account_id, standing in standings.items():
         pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms
-    await _read_eldest_parked(connection, pages)
+    await _read_eldest_parked(driver, pages)
     return pages
 
 
 async def parked_jobs(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[Job]]:
     """The jobs that wait for credits, oldest first, by account."""
     waiting: dict[str, list[Job]] = {}
-    for row in (await connection.execute(_READ_PARKED, {"accounts": account_ids})).all():
+    for row in await rows_of(await driver_of(connection), _READ_PARKED, {"accounts": account_ids}):
         waiting.setdefault(row[0], []).append(_job_of(row[1:]))
     return waiting
 
 
-async def _read_eldest_parked(connection: AsyncConnection, pages: Mapping[str, Page]) -> None:
+async def _read_eldest_parked(driver: Driver, pages: Mapping[str, Page]) -> None:
     """For pages with a queued job that would rather wait than be refused."""
     waiting = [
         account_id
@@ -147,7 +141,7 @@ async def _read_eldest_parked(connection: AsyncConnection, pages: Mapping[str, P
         if any(job.on_insufficient == "wait" and job.state is JobState.QUEUED for job in page.jobs.values())
     ]
     if waiting:
-        for account_id, job_id in (await connection.execute(_READ_ELDEST_PARKED, {"accounts": waiting})).all():
+        for account_id, job_id in await rows_of(driver, _READ_ELDEST_PARKED, {"accounts": waiting}):
             pages[account_id].eldest_parked = job_id
 
 
@@ -158,31 +152,63 @@ def _keys(operations: Sequence[PageOperation]) -> dict[str, Any]:
     }
 
 
-async def _read_leases(
-    connection: AsyncConnection, operations: Sequence[PageOperation]
-) -> dict[str, dict[UUID, Lease]]:
+def _is_known(operation: PageOperation, leases: Mapping[str, Mapping[UUID, Lease]]) -> bool:
+    """Whether the operation brings its job along, under a token that stands in the row we have locked."""
+    return isinstance(operation, Settle) and operation.knows(leases.get(operation.account_id, {}).get(operation.job_id))
+
+
+async def _read_leases(driver: Driver, operations: Sequence[PageOperation]) -> dict[str, dict[UUID, Lease]]:
     leases: dict[str, dict[UUID, Lease]] = {}
-    for account_id, *row in (await connection.execute(_LOCK_LIVE, _keys(operations))).all():
-        leases.setdefault(account_id, {})[row[0]] = Lease(*row)
+    for account_id, job_id, *row in await rows_of(driver, _LOCK_LIVE, _keys(operations)):
+        leases.setdefault(account_id, {})[job_id] = Lease(job_id, *row)
     return leases
 
 
-async def _read_lots(connection: AsyncConnection, account_ids: list[str]) -> dict[str, list[Lot]]:
+async def _read_jobs(
+    driver: Driver, claims: Sequence[PageOperation], others: Sequence[PageOperation]
+) -> tuple[dict[str, dict[UUID, Job]], dict[str, list[Reservation]]]:
+    jobs: dict[str, dict[UUID, Job]] = {}
+    reservations: dict[str, list[Reservation]] = {}
+    if claims:
+        for row in await rows_of(driver, _READ_JOBS_TO_CLAIM, _keys(claims)):
+            order = Order(row[20], row[21], row[22], row[23], row[24])
+            job = _job_of(row[1:15], order)
+            jobs.setdefault(row[0], {})[job.job_id] = job
+            if row[15] is not None:
+                reservations.setdefault(row[0], []).append(_hold_of(job, *row[15:20]))
+    if others:
+        for row in await rows_of(driver, _READ_JOBS, _keys(others)):
+            job = _job_of(row[1:15])
+            jobs.setdefault(row[0], {})[job.job_id] = job
+            if row[15] is not None:
+                reservations.setdefault(row[0], []).append(_hold_of(job, *row[15:20]))
+    return jobs, reservations
+
+
+async def _read_lots(driver: Driver, account_ids: list[str]) -> dict[str, list[Lot]]:
     lots: dict[str, list[Lot]] = {}
-    for account_id, lot_id, source, *row in (await connection.execute(_READ_LOTS, {"accounts": account_ids})).all():
+    for account_id, lot_id, source, *row in await rows_of(driver, _READ_LOTS, {"accounts": account_ids}):
         lots.setdefault(account_id, []).append(Lot(lot_id, _LOT_SOURCES[source], *row))
     return lots
 
 
-async def _read_running(connection: AsyncConnection, account_ids: list[str]) -> dict[str, int]:
-    rows = await connection.execute(_COUNT_RUNNING, {"accounts": account_ids})
-    return {row.account_id: row.running for row in rows}
+async def _read_running(driver: Driver, account_ids: list[str]) -> dict[str, int]:
+    return dict(await rows_of(driver, _COUNT_RUNNING, {"accounts": account_ids}))
 
 
-def _job_of(row: Sequence[Any]) -> Job:
+def _job_of(row: Sequence[Any], order: Order | None = None) -> Job:
     """A row holds the job's fields in their order. By place, not by name: this is most of what a batch reads."""
     job_id, kind, queue, state, *rest = row
-    return Job(job_id, kind, queue, _JOB_STATES[state], *rest)
+    job = Job(job_id, kind, queue, _JOB_STATES[state], *rest)
+    job.order = order  # type: ignore[misc]  # nobody has seen it yet
+    return job
+
+
+def _hold_of(
+    job: Job, amount: int, state: str, charged: int, lots_drawn: Sequence[int], amounts_drawn: Sequence[int]
+) -> Reservation:
+    draws = tuple(map(Draw, lots_drawn, amounts_drawn))
+    return Reservation(job.job_id, amount, draws, _RESERVATION_STATES[state], charged)
 
 
 #: Calling an enum with a value takes ten times as long.
@@ -195,9 +221,17 @@ _LOOK_UP_BY_KEY = text("""
     SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
 """)
 
-_NOW = text("SELECT fermata_now()")
+_CLOCK_AND_PAUSES = Statement("""
+    SELECT fermata_now(), ARRAY(
+        SELECT part
+        FROM controls
+        CROSS JOIN LATERAL unnest(ARRAY[scope, name]) WITH ORDINALITY AS told (part, position)
+        WHERE paused
+        ORDER BY scope, name, position
+    )
+""")
 
-_LOCK_ACCOUNTS = text("""
+_LOCK_ACCOUNTS = Statement("""
     SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused
     FROM accounts
     WHERE account_id = ANY(CAST(:accounts AS text[]))
@@ -205,7 +239,7 @@ _LOCK_ACCOUNTS = text("""
     FOR NO KEY UPDATE SKIP LOCKED
 """)
 
-_LOCK_ACCOUNTS_WAITING = text("""
+_LOCK_ACCOUNTS_WAITING = Statement("""
     SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused
     FROM accounts
     WHERE account_id = ANY(CAST(:accounts AS text[]))
@@ -213,7 +247,7 @@ _LOCK_ACCOUNTS_WAITING = text("""
     FOR NO KEY UPDATE
 """)
 
-_KNOWN_ACCOUNTS = text("""
+_KNOWN_ACCOUNTS = Statement("""
     SELECT account_id
     FROM accounts
     WHERE account_id = ANY(CAST(:accounts AS text[]))
@@ -221,16 +255,15 @@ _KNOWN_ACCOUNTS = text("""
 
 # OFFSET 0 keeps the planner from turning these look-ups, one a key, into a join of whole tables.
 
-_LOCK_LIVE = text("""
-    SELECT l.account_id, l.job_id, l.token, l.worker_id, l.started_at, l.lease_until, l.attempt,
-           l.cancel_asked_at, l.cancel_reason, l.engine_state
+_LOCK_LIVE = Statement("""
+    SELECT l.account_id, l.job_id, l.token, l.lease_until, l.cancel_asked_at
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     JOIN live AS l ON l.account_id = ANY(ARRAY[wanted.account_id]) AND l.job_id = ANY(ARRAY[wanted.job_id])
     ORDER BY wanted.account_id, wanted.job_id
     FOR UPDATE OF l SKIP LOCKED
 """)
 
-_WAIT_FOR_DUE = text("""
+_WAIT_FOR_DUE = Statement("""
     SELECT d.job_id
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     JOIN due AS d ON d.account_id = ANY(ARRAY[wanted.account_id]) AND d.job_id = ANY(ARRAY[wanted.job_id])
@@ -238,7 +271,7 @@ _WAIT_FOR_DUE = text("""
     FOR UPDATE OF d
 """)
 
-_WAIT_FOR_LIVE = text("""
+_WAIT_FOR_LIVE = Statement("""
     SELECT l.job_id
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     JOIN live AS l ON l.account_id = ANY(ARRAY[wanted.account_id]) AND l.job_id = ANY(ARRAY[wanted.job_id])
@@ -246,12 +279,11 @@ _WAIT_FOR_LIVE = text("""
     FOR UPDATE OF l
 """)
 
-_READ_JOBS_TO_CLAIM = text("""
+_READ_JOBS_TO_CLAIM = Statement("""
     SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
            j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, d.not_before,
-           jsonb_build_object('request', j.request, 'inputs', j.inputs, 'plan', j.plan,
-               'traceparent', j.traceparent, 'engine_state', a.engine_state) AS "order",
-           r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
+           r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts,
+           CAST(j.request AS text), CAST(j.inputs AS text), j.plan, j.traceparent, a.engine_state
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
@@ -288,10 +320,10 @@ _READ_JOBS_TO_CLAIM = text("""
     ) AS a ON true
 """)
 
-_READ_JOBS = text("""
+_READ_JOBS = Statement("""
     SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
            j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at,
-           d.not_before, NULL AS "order", r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
+           d.not_before, r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
@@ -319,7 +351,7 @@ _READ_JOBS = text("""
 """)
 
 #: By the jobs' own age, which their ids carry: one that was woken and parked again keeps its place.
-_READ_PARKED = text("""
+_READ_PARKED = Statement("""
     SELECT p.account_id, p.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
            j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at
     FROM parked AS p
@@ -335,7 +367,7 @@ _READ_PARKED = text("""
     ORDER BY p.account_id, p.job_id
 """)
 
-_READ_ELDEST_PARKED = text("""
+_READ_ELDEST_PARKED = Statement("""
     SELECT wanted.account_id, eldest.job_id
     FROM unnest(CAST(:accounts AS text[])) AS wanted (account_id)
     CROSS JOIN LATERAL (
@@ -347,20 +379,14 @@ _READ_ELDEST_PARKED = text("""
     ) AS eldest
 """)
 
-_READ_LOTS = text("""
+_READ_LOTS = Statement("""
     SELECT account_id, lot_id, source, granted, available, expires_at, held, spent, expired, revoked, charged_back
     FROM lots
     WHERE account_id = ANY(CAST(:accounts AS text[]))
       AND NOT closed
 """)
 
-_READ_PAUSED = text("""
-    SELECT scope, name
-    FROM controls
-    WHERE paused
-""")
-
-_COUNT_RUNNING = text("""
+_COUNT_RUNNING = Statement("""
     SELECT account_id, count(*) AS running
     FROM live
     WHERE account_id = ANY(CAST(:accounts AS text[]))

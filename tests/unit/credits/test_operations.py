@@ -38,7 +38,7 @@ from worker.credits.operations import (
     wake_parked,
 )
 from worker.credits.outcomes import Basis, Charge, Ending
-from worker.credits.page import Artifact, Job, Lease, Page
+from worker.credits.page import Artifact, Job, Lease, Order, Page
 from worker.credits.states import ENDED, JobState, ReservationState, may_move
 
 JOB = UUID(int=1)
@@ -74,7 +74,7 @@ def a_job(state: str = "queued", job_id: UUID = JOB, **more: Any) -> Job:
 def a_lease(token: UUID = TOKEN, lapses_in: timedelta = HOUR, cancel: bool = False) -> Lease:
     """The first attempt of JOB, leased from an hour ago."""
     asked = NOON if cancel else None
-    return Lease(JOB, token, "w1", NOON - HOUR, NOON + lapses_in, 1, asked, "unwanted" if cancel else None, {"id": 7})
+    return Lease(JOB, token, NOON + lapses_in, asked)
 
 
 def a_page(
@@ -157,22 +157,23 @@ def test_a_claim_that_passes_all_guards_holds_the_whole_price() -> None:
     assert isinstance(claimed, Claimed)
     assert (1, TOKEN, 24 * 3600) == (claimed.attempt, claimed.token, claimed.seconds_left)
     assert (90, 10) == (page.ledger.lots[1].available, page.ledger.lots[1].held)
-    assert [JOB] == page.ledger.made == page.writes.due_gone
-    ((row,), (change,)) = (page.writes.live, page.writes.jobs)
-    assert (TOKEN, "w1", 1, NOON + timedelta(seconds=30)) == (row.token, row.worker_id, row.attempt, row.lease_until)
-    assert (JobState.RUNNING, 1, NOON, None) == (change.state, change.attempt, change.started_at, change.charged)
+    assert [JOB] == page.ledger.made
+    ((row,), job) = (page.writes.live, claimed.job)
+    assert (TOKEN, "w1", NOON + timedelta(seconds=30)) == (row.token, row.worker_id, row.lease_until)
+    assert (JobState.RUNNING, 1, NOON, None) == (job.state, job.attempt, job.started_at, job.not_before)
+    assert (row.job, page.ledger.reservations[JOB]) == (job, claimed.hold)
     assert 1 == page.running
 
 
 def test_a_retry_is_claimed_on_the_hold_it_kept() -> None:
     """No second reservation, also where nothing is left for one; the first start and the engine's notes stay."""
-    job = a_job(attempt=1, failures=1, started_at=NOON - HOUR, order={"engine_state": {"id": 7}})
+    job = a_job(attempt=1, failures=1, started_at=NOON - HOUR, order=Order("{}", "{}", None, None, {"id": 7}))
     page = a_page(job, available=0, holds=True)
     claimed = a_claim().decide(page)
     assert isinstance(claimed, Claimed)
-    assert (2, {"id": 7}) == (claimed.attempt, claimed.engine_state)
+    assert (2, {"id": 7}) == (claimed.attempt, claimed.order.engine_state)
     assert [] == page.ledger.lines == page.ledger.made
-    assert NOON - HOUR == page.writes.jobs[0].started_at
+    assert (NOON - HOUR, {"id": 7}) == (claimed.job.started_at, page.writes.live[0].engine_state)
 
 
 def test_a_queued_job_whose_hold_has_ended_is_never_run() -> None:
@@ -189,7 +190,7 @@ def test_a_claim_that_cannot_pay_waits_if_it_was_asked_to() -> None:
     assert Parked(Shortfall(10, 9, 0, 0)) == a_claim().decide(page)
     assert [JobState.WAITING] == [change.state for change in page.writes.jobs]
     assert ([JOB], [JOB]) == (page.writes.due_gone, [job.job_id for job in page.writes.parked])
-    assert ([], []) == (page.ledger.made, page.writes.events)
+    assert ([], [False]) == (page.ledger.made, [change.ended for change in page.writes.jobs])
 
 
 def test_a_refusal_says_what_was_needed() -> None:
@@ -300,13 +301,13 @@ def test_every_ending_of_an_attempt(ending: Ending) -> None:
         assert (state, after) == (change.state.value, change.failures), case
         # The attempt is closed under its token, the lease is gone, a slot of the account is free.
         (attempt,) = page.writes.attempts
-        assert (reason, TOKEN, "why") == (attempt.ending, attempt.lease.token, attempt.message), case
-        assert ([JOB], 0) == (page.writes.live_gone, page.running), case
+        assert (reason, TOKEN, "why") == (attempt.ending, attempt.token, attempt.message), case
+        assert (JOB, 0) == (attempt.job_id, page.running), case
         hold = page.ledger.reservations[JOB]
         if state == "queued":
             assert isinstance(answer, Requeued)
             assert ReservationState.HELD is hold.state, case
-            assert ([], [], []) == (page.ledger.lines, page.writes.events, page.writes.artifacts)
+            assert ([], []) == (page.ledger.lines, page.writes.artifacts)
             assert [JOB] == [row.job.job_id for row in page.writes.due]
             assert (None, None, False) == (change.charged, change.outputs, change.ended)
             continue
@@ -321,8 +322,7 @@ def test_every_ending_of_an_attempt(ending: Ending) -> None:
         assert (True, charge, reason == "partial") == (change.ended, change.charged, change.partial), case
         assert (kept if sold else []) == [output for _, _, output in page.writes.artifacts], case
         assert sold is (change.outputs is not None), case
-        ((event,), due) = (page.writes.events, page.writes.due)
-        assert ("ended", state, reason, charge, []) == (event.what, event.state, event.reason, event.charged, due)
+        assert (reason, []) == (change.reason, page.writes.due), case
 
 
 @pytest.mark.parametrize("ending", sorted(NOT_OF_AN_ATTEMPT))
@@ -459,12 +459,62 @@ def test_when_a_job_is_tried_again(ending: Ending, failures: int, jitter: float,
     assert Requeued(ending, NOON + timedelta(seconds=seconds)) == answer
 
 
-def test_what_the_engine_remembered_goes_into_its_attempt() -> None:
-    """The provider's task id outlives the lease."""
+def test_what_was_measured_goes_into_the_attempt() -> None:
+    """Also when the job is tried again."""
     page = a_page(a_job("running"), lease=a_lease(), holds=True)
     Settle("ada", JOB, TOKEN, Ending.OUTAGE, usage=[{"seconds_out": "3"}]).decide(page)
     (attempt,) = page.writes.attempts
-    assert ({"id": 7}, [{"seconds_out": "3"}]) == (attempt.lease.engine_state, attempt.usage)
+    assert [{"seconds_out": "3"}] == attempt.usage
+
+
+@pytest.mark.parametrize("ending", OF_AN_ATTEMPT)
+def test_a_settle_that_knows_its_job_decides_as_if_it_were_read(ending: Ending) -> None:
+    """What its own claim learned stands in for the job's row and its hold, cancels and deadlines included."""
+    for failures, cancel, past, outputs in product((0, 2), (False, True), (False, True), (0, 1)):
+        queued = a_page(a_job(failures=failures, ends_by=NOON + HOUR))
+        claimed = a_claim().decide(queued)
+        assert isinstance(claimed, Claimed)
+        settle = Settle("ada", JOB, TOKEN, ending, measured=7, outputs=[an_output(1)] * outputs)
+        now = NOON + HOUR * past
+        pages = []
+        for jobs in ((claimed.job,), ()):
+            page = a_page(*jobs, available=90, lease=a_lease(lapses_in=2 * HOUR, cancel=cancel))
+            hold = [Reservation(JOB, 10, (Draw(1, 10),))] if jobs else []
+            page.ledger = AccountLedger("ada", now, [Lot(1, LotSource.GRANT, 100, 90, None, 10)], hold)
+            page.now = now
+            pages.append(page)
+        read, known = pages
+        case = (failures, cancel, past, outputs)
+        assert settle.decide(read) == replace(settle, claimed=claimed).decide(known), case
+        assert (read.writes, read.ledger.lines) == (known.writes, known.ledger.lines), case
+        assert (read.ledger.lots, read.ledger.reservations) == (known.ledger.lots, known.ledger.reservations), case
+
+
+@pytest.mark.parametrize(
+    ("what", "lease", "token"),
+    [("no row is there", None, TOKEN), ("another's token stands", a_lease(OTHER_TOKEN), TOKEN)]
+    + [("it is not the claim's token", a_lease(OTHER_TOKEN), OTHER_TOKEN)],
+)
+def test_what_a_claim_knew_counts_for_nothing_without_its_token(what: str, lease: Lease | None, token: UUID) -> None:
+    """Then the job may have changed: the store reads it, and who is not its holder any more is fenced."""
+    claimed = a_claim().decide(a_page(a_job()))
+    assert isinstance(claimed, Claimed)
+    settle = Settle("ada", JOB, token, Ending.SUCCEEDED, measured=7, outputs=[an_output()], claimed=claimed)
+    assert not settle.knows(lease), what
+    page = a_page(lease=lease)
+    assert Fenced.FENCED is settle.decide(page)
+    assert untouched(page)
+
+
+def test_a_hold_on_a_lot_that_has_no_number_yet_is_not_known() -> None:
+    """Only the books know it after the COMMIT, so the settle reads it there."""
+    page = a_page(a_job(), available=0)
+    page.ledger.grant(10, NewLot(LotSource.GRANT, "gift"), None, "test")
+    claimed = a_claim().decide(page)
+    assert isinstance(claimed, Claimed)
+    assert claimed.hold is None
+    settle = Settle("ada", JOB, TOKEN, Ending.SUCCEEDED, claimed=claimed)
+    assert not settle.knows(a_lease())
 
 
 # --- cancel, deadlines, waking ---------------------------------------------------------------------------------
@@ -488,7 +538,7 @@ def test_what_a_cancel_does(job: Job | None, expected: Any) -> None:
     gone = {"queued": page.writes.due_gone, "waiting": page.writes.parked_gone, "running": page.writes.cancel_asked}
     for state, rows in gone.items():
         assert bool(rows) is (job is not None and job.state.value == state)
-    assert isinstance(expected, Ended) is bool(page.writes.events)
+    assert isinstance(expected, Ended) is any(change.ended for change in page.writes.jobs)
 
 
 def test_a_cancelled_retry_gives_its_hold_back() -> None:
@@ -605,6 +655,7 @@ class Kitchen(RuleBasedStateMachine):
         self.jobs: dict[UUID, Job] = {}
         self.due: dict[UUID, datetime] = {}
         self.leases: dict[UUID, Lease] = {}
+        self.claims: dict[UUID, Claimed] = {}
         self.parked: list[UUID] = []
         self.ended: Counter[UUID] = Counter()
         self.closed_tokens: set[UUID] = set()
@@ -638,7 +689,7 @@ class Kitchen(RuleBasedStateMachine):
         candidates = sorted(apt)
         return UUID(int=number) if number < 4 or not candidates else candidates[number % len(candidates)]
 
-    def _operation(self, job_id: UUID, what: str, _: int, ending: Ending, outputs: int) -> Any:
+    def _operation(self, job_id: UUID, what: str, number: int, ending: Ending, outputs: int) -> Any:
         lease = self.leases.get(job_id)
         token = lease.token if lease else TOKEN
         self.tokens += 1
@@ -647,7 +698,8 @@ class Kitchen(RuleBasedStateMachine):
                 return Claim("ada", job_id, UUID(int=(1 << 64) + self.tokens), "w1", 3600)
             case "settle":
                 made = [an_output(1000 * self.tokens + n) for n in range(outputs)]
-                return Settle("ada", job_id, token, ending, measured=outputs * 3, outputs=made)
+                known = self.claims.get(job_id) if number % 2 else None
+                return Settle("ada", job_id, token, ending, measured=outputs * 3, outputs=made, claimed=known)
             case "stranger":
                 return Settle("ada", job_id, OTHER_TOKEN, Ending.SUCCEEDED, measured=9, outputs=[an_output()])
             case "reap":
@@ -693,7 +745,14 @@ class Kitchen(RuleBasedStateMachine):
         operations = [self._operation(job_id, *step) for job_id, step in steps.items()]
         operations.sort(key=lambda operation: isinstance(operation, Claim))
         for operation in operations:
+            job_id = operation.job_id
+            if isinstance(operation, Settle) and operation.knows(page.leases.get(job_id)):
+                # As the store does: what its claim knows is not read again.
+                del page.ledger.reservations[job_id]
+                page.jobs = {one: job for one, job in page.jobs.items() if one != job_id}
             answer = operation.decide(page)
+            if isinstance(answer, Claimed):
+                self.claims[job_id] = answer
             if getattr(operation, "token", None) == OTHER_TOKEN:
                 assert Fenced.FENCED is answer
         self._finish(page)
@@ -702,36 +761,39 @@ class Kitchen(RuleBasedStateMachine):
         if page.ledger.raised:
             wake_parked(page, [self.jobs[job_id] for job_id in self.parked])
         writes = page.writes
-        assert len(writes.jobs) == len({change.job_id for change in writes.jobs})
+        assert len(writes.jobs) == len({change.job.job_id for change in writes.jobs})
         for job_id in writes.due_gone:
             del self.due[job_id]
-        for job_id in writes.live_gone:
-            del self.leases[job_id]
+        for attempt in writes.attempts:
+            assert attempt.token not in self.closed_tokens
+            self.closed_tokens.add(attempt.token)
+            assert attempt.token == self.leases.pop(attempt.job_id).token
         for job_id in writes.parked_gone:
             self.parked.remove(job_id)
         for change in writes.jobs:
-            job = self.jobs[change.job_id]
+            job = self.jobs[change.job.job_id]
             assert may_move(job.state, change.state)
-            assert job.attempt <= change.attempt <= job.attempt + 1
+            assert job.attempt == change.job.attempt
             assert job.failures <= change.failures <= job.failures_max
             assert change.ended is (change.state in ENDED) is (change.charged is not None)
-            self.jobs[change.job_id] = replace(
-                job, state=change.state, attempt=change.attempt, failures=change.failures, started_at=change.started_at
-            )
+            self.jobs[job.job_id] = replace(job, state=change.state, failures=change.failures)
+            self.ended.update([job.job_id] * change.ended)
         for due in writes.due:
             assert due.job.job_id not in self.due
             self.due[due.job.job_id] = due.not_before
         for live in writes.live:
-            lease = Lease(live.job.job_id, live.token, "w1", self.now, live.lease_until, live.attempt, None, None, None)
-            assert lease.job_id not in self.leases
-            self.leases[lease.job_id] = lease
+            job, job_id = self.jobs[live.job.job_id], live.job.job_id
+            assert may_move(job.state, live.job.state)
+            started_at = job.started_at or self.now
+            started = replace(job, state=JobState.RUNNING, attempt=job.attempt + 1, started_at=started_at)
+            assert live.job == replace(started, not_before=None)
+            self.jobs[job_id] = live.job
+            del self.due[job_id]
+            assert job_id not in self.leases
+            self.leases[job_id] = Lease(job_id, live.token, live.lease_until, None)
         self.parked += [job.job_id for job in writes.parked]
         for job_id, _ in writes.cancel_asked:
             self.leases[job_id] = replace(self.leases[job_id], cancel_asked_at=self.now)
-        for attempt in writes.attempts:
-            assert attempt.lease.token not in self.closed_tokens
-            self.closed_tokens.add(attempt.lease.token)
-        self.ended.update(event.job.job_id for event in writes.events if event.job)
         self.sold |= {job_id for job_id, _, _ in writes.artifacts}
         numbers = {
             lot_id: lot_id if lot_id < NEW_LOT_IDS else 1 + lot_id % 2**62 + len(self.lots)

@@ -1,0 +1,133 @@
+"""A settle that brings along what its claim knew: nothing is taken on trust that somebody may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import uuid_utils.compat as uuids
+
+from tests.integration.books import Store, an_output, opened
+from tests.servers import Database
+from worker.credits.lots import BrokenInvariant
+from worker.credits.operations import Claimed, Ended, Fenced, Requeued, Settle
+from worker.credits.outcomes import Ending
+from worker.credits.states import JobState
+
+
+def settling(claimed: Claimed, ending: Ending = Ending.SUCCEEDED) -> Settle:
+    """As a worker settles: with the claim it had."""
+    made = [an_output()] if ending is Ending.SUCCEEDED else []
+    return Settle("ada", claimed.job.job_id, claimed.token, ending, measured=7, outputs=made, claimed=claimed)
+
+
+async def running(store: Store) -> Claimed:
+    """A job of 10 credits that runs; ada has 100."""
+    await store.account("ada", 100)
+    claimed = await store.running("ada", 10)
+    assert claimed.hold is not None
+    return claimed
+
+
+@pytest.mark.parametrize("ending", [Ending.SUCCEEDED, Ending.ENGINE_ERROR, Ending.CANCELLED_RUNNING])
+async def test_the_ended_event_says_what_the_job_says(database: Database, ending: Ending) -> None:
+    """State, kind, queue, reason, charge and time; one event for each end, none for a retry."""
+    async with opened(database) as store:
+        claimed = await running(store)
+        assert isinstance(await store.operations.do(settling(claimed, Ending.HANDED_BACK)), Requeued)
+        assert 0 == await store.value("SELECT count(*) FROM events")
+        again = await store.claim("ada", claimed.job.job_id)
+        assert isinstance(await store.operations.do(settling(again, ending)), Ended)
+        of_job = "account_id, job_id, state, kind, queue, reason, charged"
+        (job,) = await store.fetch(f"SELECT ended_at AS at, 'ended' AS what, {of_job} FROM jobs")
+        (event,) = await store.fetch(f"SELECT at, what, {of_job} FROM events")
+        assert tuple(job) == tuple(event)
+        assert 7 * (ending is Ending.SUCCEEDED) == event["charged"]
+
+
+async def test_an_ended_attempt_carries_the_facts_of_its_lease(database: Database) -> None:
+    """Number, token, worker, start and what the engine remembered come from the row in `live`, not from the worker."""
+    async with opened(database) as store:
+        claimed = await running(store)
+        of_both = "account_id, job_id, attempt, token, worker_id, started_at, engine_state"
+        await store.fetch("UPDATE live SET engine_state = '{\"task\": 1}'")
+        (lease,) = await store.fetch(f"SELECT {of_both} FROM live")
+        await store.operations.do(settling(claimed))
+        (attempt,) = await store.fetch(f"SELECT {of_both} FROM attempts")
+        assert tuple(lease) == tuple(attempt)
+        assert 0 == await store.value("SELECT count(*) FROM live")
+
+
+async def test_who_lost_the_job_is_fenced_whatever_it_knew(database: Database) -> None:
+    """Reaped and claimed by another: the first worker's settle changes nothing, the second's counts."""
+    async with opened(database) as store:
+        first = await running(store)
+        job = first.job.job_id
+        await store.fetch("UPDATE live SET lease_until = fermata_now() - interval '1 second'")
+        await store.operations.do(Settle("ada", job, first.token, Ending.LOST_WORKER, reap_grace_seconds=30))
+        assert Fenced.FENCED is await store.operations.do(settling(first))
+        second = await store.claim("ada", job)
+        assert Fenced.FENCED is await store.operations.do(settling(first))
+        assert Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 7) == await store.operations.do(settling(second))
+        assert Fenced.FENCED is await store.operations.do(settling(second))
+        (lot,) = await store.fetch("SELECT available, spent FROM lots")
+        assert (93, 7) == tuple(lot)
+
+
+async def test_a_token_that_no_longer_stands_settles_nothing(database: Database) -> None:
+    """Only the row in `live` says whose the job is."""
+    async with opened(database) as store:
+        claimed = await running(store)
+        await store.fetch("UPDATE live SET token = $1", uuids.uuid7())
+        assert Fenced.FENCED is await store.operations.do(settling(claimed))
+        assert 10 == await store.value("SELECT held FROM lots")
+
+
+async def test_a_cancel_that_came_after_the_claim_is_seen(database: Database) -> None:
+    """It stands in the row that the settle locks: a failure becomes a cancel."""
+    async with opened(database) as store:
+        claimed = await running(store)
+        await store.fetch("UPDATE live SET cancel_asked_at = fermata_now()")
+        ended = await store.operations.do(settling(claimed, Ending.ENGINE_FAILURE))
+        assert Ended(JobState.CANCELLED, Ending.CANCELLED_RUNNING, 0) == ended
+
+
+async def test_a_settle_waits_for_a_renewal_and_is_not_fenced_by_it(database: Database) -> None:
+    """A held row in `live` is not a row that is gone."""
+    async with opened(database) as store, database.connection() as other:
+        claimed = await running(store)
+        renewal = other.transaction()
+        await renewal.start()
+        await other.execute("SELECT 1 FROM live FOR UPDATE")
+        settling_now = asyncio.ensure_future(store.operations.do(settling(claimed)))
+        await asyncio.wait({settling_now}, timeout=0.2)
+        assert not settling_now.done()
+        await renewal.commit()
+        assert isinstance(await settling_now, Ended)
+
+
+HOLD_ENDED = "UPDATE reservations SET state = 'refunded', settled_at = fermata_now()"
+OTHER_ATTEMPT = "UPDATE jobs SET attempt = 2"
+JOB_ENDED = "UPDATE jobs SET state = 'failed', ended_at = fermata_now(), charged = 0"
+
+
+@pytest.mark.parametrize(
+    ("tampered", "ending"),
+    [(HOLD_ENDED, Ending.SUCCEEDED)]  # a hand-back leaves the hold alone: the next claim finds it
+    + [
+        (changed, ending) for changed in (OTHER_ATTEMPT, JOB_ENDED) for ending in (Ending.SUCCEEDED, Ending.HANDED_BACK)
+    ],
+)
+async def test_rows_that_are_not_as_the_claim_left_them_stop_the_settle(
+    database: Database, tampered: str, ending: Ending
+) -> None:
+    """Nobody changes them while the token stands; if somebody did, nothing is written and the lease stays."""
+    async with opened(database) as store:
+        claimed = await running(store)
+        await store.fetch(tampered)
+        with pytest.raises(BrokenInvariant):
+            await store.operations.do(settling(claimed, ending))
+        (left,) = await store.fetch(
+            "SELECT (SELECT count(*) FROM live), (SELECT count(*) FROM attempts), (SELECT sum(held) FROM lots)"
+        )
+        assert (1, 0, 10) == tuple(left)
