@@ -21,6 +21,12 @@ def test_a_balance_has_the_public_keys_and_figures(fermata: Fermata) -> None:
         "spendable": 1307,
         "debt": 0,
         "next_refill_at": ends,
+        "plan": "creator",
+        "next_plan": None,
+        "status": "active",
+        "active_until": None,
+        "forecast": {"at": ends, "spent_by_then": 0, "expires_unused": 1200},
+        "spent": [],
     }
 
 
@@ -29,7 +35,7 @@ def test_a_balance_for_people_tells_the_sources_apart(fermata: Fermata) -> None:
     fermata.account("ada", 1500)
     lines = [" ".join(line.split()) for line in fermata("accounts", "balance", "ada").out.splitlines()]
     assert "subscription 0 0" in lines
-    assert "grants 1,500 0" in lines
+    assert f"grants 1,500 0 {'█' * 24}" in lines
     assert "spendable 1,500" in lines
     assert "next refill none: no subscription" in lines
 

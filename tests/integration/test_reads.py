@@ -52,6 +52,7 @@ async def test_a_balance_has_the_public_keys(database: Database) -> None:
         await store.account("ada")
         balance = asdict(await Reads(store.engine).balance("ada"))
     promised = {"account", "subscription", "topup", "grants", "spendable", "debt", "next_refill_at"}
+    promised |= {"plan", "next_plan", "status", "active_until", "forecast", "spent"}
     assert promised == balance.keys()
     assert {"available", "held", "expires_at"} == balance["subscription"].keys()
     assert {"available", "held", "frozen", "frozen_until"} == balance["topup"].keys()
@@ -687,3 +688,45 @@ async def test_a_read_leaves_the_pool_as_it_was(database: Database) -> None:
             await Reads(store.engine).balance("ada")
             await store.accounts.grant("ada", 1, f"after-{uuids.uuid7()}", ACTOR)
         assert 103 == (await Reads(store.engine).balance("ada")).spendable
+
+
+async def test_a_balance_says_where_credits_went_and_what_will_expire(database: Database) -> None:
+    """The last thirty days by kind, and the forecast for the cycle's end; nothing of other accounts or long ago."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        await store.accounts.subscribe(account, "creator", "s-1", ACTOR)
+        await store.settle(account, await store.running(account, quoted=500))
+        await database.advance(timedelta(days=40))
+        for quoted, kind in ((30, "generation"), (20, "stem_split"), (50, "stem_split")):
+            await store.settle(account, await store.running(account, quoted=quoted, kind=kind))
+        await store.settle(account, await store.running(account, quoted=90), Ending.ENGINE_ERROR)
+        balance = await Reads(store.engine).balance(account)
+    assert [("stem_split", 2, 70), ("generation", 1, 30)] == [(s.kind, s.jobs, s.credits) for s in balance.spent]
+    assert balance.forecast is not None
+    assert balance.forecast.at == balance.next_refill_at
+    left = balance.forecast.at - in_(timedelta(days=40))
+    assert abs(balance.forecast.spent_by_then - 100 * (left / timedelta(days=30))) <= 2
+    assert 1100 - balance.forecast.spent_by_then == balance.forecast.expires_unused
+    assert ("creator", None, "active", None) == (
+        balance.plan,
+        balance.next_plan,
+        balance.status,
+        balance.active_until,
+    )
+
+
+async def test_a_balance_says_what_becomes_of_the_subscription(database: Database) -> None:
+    """The plan to come, a cancel and its end, a lapse."""
+    async with opened(database) as store:
+        account, reads = await store.account("ada"), Reads(store.engine)
+        assert ("none", None) == ((await reads.balance(account)).status, (await reads.balance(account)).forecast)
+        await store.accounts.subscribe(account, "creator", "s-1", ACTOR)
+        await store.accounts.change(account, "starter", "d-1", ACTOR)
+        assert ("creator", "starter") == ((await reads.balance(account)).plan, (await reads.balance(account)).next_plan)
+        until = (await store.accounts.cancel(account, "c-1", ACTOR)).active_until
+        assert ("cancelled", until) == (
+            (await reads.balance(account)).status,
+            (await reads.balance(account)).active_until,
+        )
+        await database.advance(timedelta(days=32))
+        assert "lapsed" == (await reads.balance(account)).status

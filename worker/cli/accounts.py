@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from worker.cli import opening, values
+from worker.cli import balance_shown, opening, values
 from worker.cli.options import Actor, Json
 from worker.cli.output import facts, present, say, table
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from worker.store.purchases import ChargedBack, Credited
-    from worker.store.reads_accounts import Balance, JournalPage
+    from worker.store.reads_accounts import JournalPage
     from worker.store.subscriptions import Subscribed
 
 app = cyclopts.App(name="accounts", help="Accounts, their subscriptions and their credits.")
@@ -189,10 +189,12 @@ def grant(
 
 @app.command
 def balance(account: str, /, *, json: Json = False) -> int:
-    """What an account has: from its subscription, bought, given; spendable, held and frozen."""
+    """What an account has: from its subscription, bought, given; spendable, held and frozen.
+
+    With what is likely to expire unused at the end of its month, and what it spent in the last 30 days."""
     account = values.account_id(account)
     shown = opening.with_books(lambda books: books.reads.balance(account))
-    return present(shown, json, _balance(shown))
+    return present(shown, json, balance_shown.balance(shown))
 
 
 @app.command
@@ -264,26 +266,6 @@ def _charged_back(done: ChargedBack) -> Iterator[RenderableType]:
             ("still held by jobs", done.held or None),
             ("owed", done.owed),
             ("done before", True if done.replayed else None),
-        ]
-    )
-
-
-def _balance(shown: Balance) -> Iterator[RenderableType]:
-    subscription, topup_, grants = shown.subscription, shown.topup, shown.grants
-    yield table(
-        ["credits", "available", "held", "frozen", "until"],
-        [
-            ("subscription", subscription.available, subscription.held, None, subscription.expires_at),
-            ("top-up", topup_.available, topup_.held, topup_.frozen or None, topup_.frozen_until),
-            ("grants", grants.available, grants.held, None, grants.expires_at),
-        ],
-        right=["available", "held", "frozen"],
-    )
-    yield facts(
-        [
-            ("spendable", shown.spendable),
-            ("debt", shown.debt or None),
-            ("next refill", shown.next_refill_at or "none: no subscription"),
         ]
     )
 

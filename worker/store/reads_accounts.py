@@ -12,9 +12,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.allocation import spendable
+from worker.credits.forecast import LOOK_BACK, Forecast, forecast_of
 from worker.credits.lots import Lot, LotSource
 from worker.credits.subscriptions import frozen_until
 from worker.store.errors import Refused, UnknownAccount
+from worker.store.reads_spending import Spent, spent_since
 from worker.store.snapshots import snapshot
 
 #: The most rows of one page of a list.
@@ -60,6 +62,14 @@ class Balance:
     spendable: int
     debt: int
     next_refill_at: datetime | None
+    plan: str | None
+    next_plan: str | None  # from the next cycle on
+    status: str  # none | active | cancelled (runs to `active_until`) | lapsed
+    active_until: datetime | None
+    #: None without a cycle that runs.
+    forecast: Forecast | None
+    #: Of the last 30 days, by kind.
+    spent: tuple[Spent, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,8 @@ class AccountReads:
             if account is None:
                 raise UnknownAccount(account_id)
             rows = (await connection.execute(_OPEN_LOTS, {"account": account_id})).all()
-        return _balance_of(account, rows)
+            spent = await spent_since(connection, account_id, account.now - LOOK_BACK)
+        return _balance_of(account, rows, spent)
 
     async def journal(self, account_id: str, after_seq: int = 0, limit: int = 100) -> JournalPage:
         """Up to `limit` entries after `after_seq`, oldest first. Raises `UnknownAccount`.
@@ -139,7 +150,7 @@ async def check_account(connection: AsyncConnection, account_id: str) -> None:
         raise UnknownAccount(account_id)
 
 
-def _balance_of(account: Any, rows: Sequence[Any]) -> Balance:
+def _balance_of(account: Any, rows: Sequence[Any], spent: tuple[Spent, ...]) -> Balance:
     now: datetime = account.now
     topups_frozen = _topups_frozen(account)
     lots = [_lot_of(row) for row in rows]
@@ -160,7 +171,29 @@ def _balance_of(account: Any, rows: Sequence[Any]) -> Balance:
         spendable=sum(available.values()),
         debt=account.debt,
         next_refill_at=_next_refill(account),
+        plan=account.plan,
+        next_plan=account.next_plan,
+        status=_status(account),
+        active_until=account.active_until,
+        forecast=_forecast(account, lots, spent),
+        spent=spent,
     )
+
+
+def _status(account: Any) -> str:
+    if account.plan is None:
+        return "none"
+    if _topups_frozen(account):
+        return "lapsed"
+    return "cancelled" if account.cancelled_at is not None else "active"
+
+
+def _forecast(account: Any, lots: Sequence[Lot], spent: tuple[Spent, ...]) -> Forecast | None:
+    ends: datetime | None = account.cycle_ends_at
+    if ends is None or ends <= account.now:
+        return None
+    since = max(account.created_at, account.now - LOOK_BACK)
+    return forecast_of(lots, sum(one.credits for one in spent), since, account.now, ends)
 
 
 def _topups_frozen(account: Any) -> bool:
@@ -200,9 +233,11 @@ def _next_refill(account: Any) -> datetime | None:
 
 
 _ACCOUNT = text("""
-    SELECT a.account_id, a.plan, a.active_until, a.cycle_ends_at, a.look_at, fermata_now() AS now,
+    SELECT a.account_id, a.created_at, a.plan, a.active_until, a.cycle_ends_at, a.look_at, fermata_now() AS now,
+           s.next_plan, s.cancelled_at,
            (SELECT CAST(COALESCE(sum(d.amount), 0) AS bigint) FROM debts AS d WHERE d.account_id = a.account_id) AS debt
     FROM accounts AS a
+    LEFT JOIN subscriptions AS s USING (account_id)
     WHERE a.account_id = :account
 """)
 
