@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     expire_tick_seconds: float = Field(30, ge=0.05, le=3600)
     sweep_tick_seconds: float = Field(300, ge=0.05, le=86_400)
     prune_tick_seconds: float = Field(3600, ge=0.05, le=86_400)
+    deliver_tick_seconds: float = Field(1, ge=0.01, le=60)
     hint_repeat_seconds: float = Field(15, ge=0.1, le=600)
     hints_per_message: int = Field(16, ge=1, le=16)
     #: Jobs admitted to Redis per free slot: enough that no slot waits, few enough that order stays in SQL.
@@ -101,6 +102,14 @@ class Settings(BaseSettings):
     price_seconds_max: int = Field(86_400, ge=1, le=10**9)  # of a step, the included seconds, a tier
     #: A book that changes what any request costs by more than this is rehearsed before it is applied.
     price_change_percent_max: int = Field(20, ge=0, le=10_000)
+
+    # Webhooks
+    #: Private, loopback and link-local targets too, and plain http: where endpoints are our own neighbours.
+    webhook_private_targets: bool = False
+    webhook_timeout_seconds: float = Field(10, ge=0.1, le=60)
+    webhook_attempts_max: int = Field(12, ge=1, le=100)  # with the waits below: a day and a half
+    webhook_backoff_first_seconds: float = Field(5, ge=0, le=3600)
+    webhook_backoff_max_seconds: float = Field(43_200, ge=0, le=7 * 86_400)
 
     # PostgreSQL sessions
     pool_size: int = Field(6, ge=2, le=100)
@@ -200,6 +209,10 @@ def contradictions(settings: Settings) -> list[str]:
         (
             settings.backoff_first_seconds <= settings.backoff_max_seconds,
             "FERMATA_BACKOFF_FIRST_SECONDS must not be above FERMATA_BACKOFF_MAX_SECONDS",
+        ),
+        (
+            settings.webhook_backoff_first_seconds <= settings.webhook_backoff_max_seconds,
+            "FERMATA_WEBHOOK_BACKOFF_FIRST_SECONDS must not be above FERMATA_WEBHOOK_BACKOFF_MAX_SECONDS",
         ),
         (
             settings.environment != "production" or settings.database_url is not None,

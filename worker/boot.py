@@ -24,6 +24,7 @@ from worker.artifacts.places import store_at
 from worker.artifacts.store import ArtifactStore
 from worker.client import Client
 from worker.duties.cycles import Cycles
+from worker.duties.deliver import Deliver
 from worker.duties.expire import Expire
 from worker.duties.prune import Prune
 from worker.duties.reap import Reap
@@ -59,8 +60,10 @@ from worker.store.retries import Retries
 from worker.store.submits import Submits
 from worker.store.turns import Turns
 from worker.store.upkeep import Upkeep
+from worker.store.webhooks import Webhooks
 from worker.store.workers import WorkerCard, Workers
 from worker.watchdog import watched
+from worker.webhooks.sender import Sender
 
 if TYPE_CHECKING:
     # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
@@ -315,8 +318,10 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     ):
         await refuse_other_clocks(store, settings)
         sender = HintSender(settings.redis_url.get_secret_value(), settings.namespace)
+        telling = webhook_sender(settings)
         dispatching, upkeep = Dispatching(store.engine), Upkeep(store.engine)
         dispatch = Dispatch(dispatching, sender, settings)
+        deliver = Deliver(Webhooks(store.engine), telling, settings)
         scheduler_id = f"{socket.gethostname()[:40]}-{os.getpid()}"
         scheduler = Scheduler(
             [
@@ -326,7 +331,8 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
                 Sweep(artifacts, Artifacts(store.engine), settings, artifacts.leftovers),
-                Prune(upkeep, Workers(store.engine), Turns(store.engine), settings),
+                Prune(upkeep, Workers(store.engine), Turns(store.engine), Webhooks(store.engine), settings),
+                deliver,
                 Alive(upkeep, dispatch, scheduler_id, settings),
             ]
         )
@@ -335,6 +341,13 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 yield scheduler
             finally:
                 await sender.close()
+                await deliver.close()
+                await telling.close()
+
+
+def webhook_sender(settings: Settings) -> Sender:
+    """What tells endpoints of events, within the bounds of the settings."""
+    return Sender(timeout_seconds=settings.webhook_timeout_seconds, private_too=settings.webhook_private_targets)
 
 
 def worker_broker(settings: Settings) -> HintBroker:

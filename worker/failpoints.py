@@ -26,6 +26,8 @@ POINTS = frozenset(
         "settle.locked",
         "settle.committed",
         "settle.after",
+        "deliver.claimed",
+        "deliver.sent",
     }
 )
 

@@ -46,6 +46,9 @@ TABLE = {
     "settle.locked": Row("worker", LOST),
     "settle.committed": Row("worker", UNCLAIMED),
     "settle.after": Row("worker", UNCLAIMED),
+    # of the telling of events: tests/acceptance/test_webhooks.py
+    "deliver.claimed": Row("teller", UNCLAIMED),
+    "deliver.sent": Row("teller", UNCLAIMED),
 }
 
 #: A pipeline that submits one job and is killed before it learns of it.

@@ -129,7 +129,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 #: These say nothing of an account.
 MACHINERY = {
     *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
-    *("api_keys", "audit_log"),
+    *("api_keys", "audit_log", "webhooks", "webhook_secrets"),
 }
 
 
@@ -250,6 +250,15 @@ LEGAL: dict[str, dict[str, Any]] = {
         "actor": "t",
         "created_at": NOW,
         "failures_max": 3,
+    },
+    "deliveries": {
+        "account_id": "ada",
+        "seq": 1,
+        "webhook_id": JOB,
+        "at": NOW,
+        "what": "ended",
+        "state": "pending",
+        "next_at": NOW,
     },
     "due": {
         "account_id": "ada",
@@ -426,6 +435,10 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("api_keys_customer_has_account", {"account_id": "ada"}),
     ("api_keys_customer_expires", {"role": "customer", "account_id": "ada"}),
     ("api_keys_bound_once", {"role": "customer", "account_id": "ada", "expires_at": NOW, "account_prefix": "a"}),
+    ("deliveries_state", {"state": "lost"}),
+    ("deliveries_ended", {"ended_at": NOW}),
+    ("deliveries_ended", {"state": "dead"}),
+    ("deliveries_attempts", {"attempts": -1}),
     ("workers_slots", {"slots": 0}),
     ("controls_scope", {"scope": "account"}),
     ("controls_running_max", {"running_max": 0}),
@@ -564,6 +577,8 @@ FORBIDDEN = [
     "DELETE FROM attempts",
     "UPDATE events SET charged = 0",
     "DELETE FROM events",
+    "UPDATE webhooks SET url = 'https://eve.example'",
+    "UPDATE webhook_secrets SET secret = ''",
     "TRUNCATE events",
     "UPDATE artifacts SET sha256 = ''",
     "UPDATE accounts SET account_id = 'eve'",

@@ -52,6 +52,7 @@ def exit_code_of(error: BaseException) -> int:
         UnknownArtifact,
         UnknownJob,
         UnknownKey,
+        UnknownWebhook,
     )
 
     codes: dict[int, tuple[type[BaseException], ...]] = {
@@ -63,7 +64,8 @@ def exit_code_of(error: BaseException) -> int:
         ),
         BAD: (
             *(cyclopts.CycloptsError, Misused, SettingsError, RegistryError, ArtifactError, DocumentError),
-            *(RefusedRequest, Refused, UnknownAccount, UnknownJob, UnknownArtifact, UnknownKey, Conflict),
+            *(RefusedRequest, Refused, UnknownAccount, UnknownJob, UnknownArtifact, UnknownKey, UnknownWebhook),
+            Conflict,
         ),
     }
     if sqlstate_of(error) in _MISSET:

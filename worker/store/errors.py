@@ -8,6 +8,7 @@ StoreError
 ├── UnknownJob             no such job in this account
 ├── UnknownArtifact        no such artifact
 ├── UnknownKey             no such key of the API
+├── UnknownWebhook         no such endpoint
 ├── RefusedByDatabase      a CHECK stopped a bug of ours: nothing was written; report it
 ├── InsufficientCredits    the account can't pay what was asked for: it takes credits, then ask again
 ├── Conflict               the same reference or key with another body: use a new one
@@ -80,6 +81,12 @@ class InsufficientCredits(StoreError):
         self.needed = needed
         self.available = available
         self.smallest_pack = smallest_pack
+
+
+class UnknownWebhook(StoreError):
+    def __init__(self, webhook_id: object) -> None:
+        super().__init__(f"webhook: no endpoint {webhook_id}; `fermata webhooks list` shows all")
+        self.webhook_id = webhook_id
 
 
 class Conflict(StoreError):

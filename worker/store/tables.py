@@ -587,6 +587,68 @@ events = Table(
 )
 Index("events_ended", events.c.at, events.c.state, events.c.kind, postgresql_where=text("what = 'ended'"))
 
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("webhook_id", UUID(as_uuid=True), nullable=False),
+    _text("url"),
+    Column("account_id", Text, comment="only of this account; null: of all"),
+    Column("events", ARRAY(Text), nullable=False, comment="only these; empty: all"),
+    _time("created_at"),
+    _text("actor"),
+    Column(
+        "closed_at",
+        DateTime(timezone=True),
+        comment="when its owner answered 410: it wants nothing any more",
+    ),
+    PrimaryKeyConstraint("webhook_id"),
+)
+
+#: Apart, so that whoever shows or logs an endpoint can't show this.
+webhook_secrets = Table(
+    "webhook_secrets",
+    metadata,
+    Column("webhook_id", UUID(as_uuid=True), nullable=False),
+    _text("secret"),
+    PrimaryKeyConstraint("webhook_id"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    _account(),
+    Column("seq", BigInteger, nullable=False),
+    Column("webhook_id", UUID(as_uuid=True), nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, comment="the event's"),
+    _text("what"),
+    Column("job_id", UUID(as_uuid=True)),
+    _text("state"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column(
+        "next_at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="when it is tried again, or when whoever sends it now is given up",
+    ),
+    Column("token", UUID(as_uuid=True), comment="who sends it: only that one may say how it went"),
+    _time("ended_at", null=True),
+    Column("last_status", Integer),
+    _text("last_error", null=True),
+    PrimaryKeyConstraint("account_id", "seq", "webhook_id"),
+    CheckConstraint("state IN ('pending', 'delivered', 'dead')", name="state"),
+    CheckConstraint("(state = 'pending') = (ended_at IS NULL)", name="ended"),
+    CheckConstraint("attempts >= 0", name="attempts"),
+    postgresql_with={"fillfactor": "70"},
+)
+_PENDING = text("state = 'pending'")
+Index("deliveries_due", deliveries.c.webhook_id, deliveries.c.next_at, postgresql_where=_PENDING)
+Index(
+    "deliveries_order",
+    *(deliveries.c[name] for name in ("webhook_id", "account_id", "job_id", "seq")),
+    postgresql_where=_PENDING,
+)
+Index("deliveries_ended", deliveries.c.ended_at, postgresql_where=text("state <> 'pending'"))
+
 # --- the machinery ---------------------------------------------------------------------------------------------
 
 workers = Table(

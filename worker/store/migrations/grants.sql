@@ -33,3 +33,9 @@ TO fermata_app;
 GRANT DELETE ON due, live, parked, workers, controls, turns, api_keys TO fermata_app;
 
 GRANT EXECUTE ON FUNCTION fermata_make_partitions(integer) TO fermata_app;
+
+GRANT INSERT, DELETE ON webhooks, webhook_secrets, deliveries TO fermata_app;
+
+GRANT UPDATE (closed_at) ON webhooks TO fermata_app;
+
+GRANT UPDATE (state, attempts, next_at, token, ended_at, last_status, last_error) ON deliveries TO fermata_app;
