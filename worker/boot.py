@@ -219,8 +219,12 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             keyring=keyring,
             rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
             strangers=Strangers(),
+            uploads=asyncio.Semaphore(settings.api_uploads_at_a_time),
             engine=store.engine,
         )
+        # Uploads that a killed process left half way.
+        async for _ in client.artifacts.work_leftovers():
+            pass
         try:
             async with background(keyring.note_use()):
                 yield services

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from worker.artifacts.store import (
     BLOCK_BYTES,
+    DRAFTS,
     ArtifactError,
     DamagedArtifact,
     Draft,
@@ -23,15 +24,13 @@ from worker.artifacts.store import (
     UnreadableSource,
 )
 
-#: Beside the folder of attempts: files on their way in.
-_DRAFTS = "drafts"
 #: A draft this old has been left by a process that was killed: putting a file takes minutes at most.
 _DRAFT_SECONDS_MAX = 3600.0
 
 
 async def draft_in(work: Path, source: Path, artifact_id: UUID) -> Draft:
     """Copy a file into the folder of drafts. Raises `UnreadableSource` or `StoreUnwritable`."""
-    path = work.with_name(_DRAFTS) / str(artifact_id)
+    path = work.with_name(DRAFTS) / str(artifact_id)
     try:
         return Draft(artifact_id, path, await asyncio.to_thread(copy, source, path))
     except UnreadableSource:
@@ -49,7 +48,7 @@ def unwritable(error: OSError) -> StoreUnwritable:
 def leftovers_in(work: Path) -> Iterator[Leftover]:
     """Every attempt's private folder. Deletes drafts that nobody finishes any more."""
     now = time()
-    for path in work.with_name(_DRAFTS).glob("*"):
+    for path in work.with_name(DRAFTS).glob("*"):
         if age_of(path, now) > _DRAFT_SECONDS_MAX:
             path.unlink(missing_ok=True)
     for path in work.glob("*"):

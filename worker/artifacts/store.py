@@ -17,6 +17,8 @@ from uuid import UUID
 
 #: Bytes read, hashed and handed on at a time.
 BLOCK_BYTES = 1024 * 1024
+#: Beside the folder of attempts: files on their way in.
+DRAFTS = "drafts"
 
 
 class ArtifactError(Exception):
@@ -126,6 +128,10 @@ class ArtifactStore(ABC):
     @abstractmethod
     async def discard(self, leftover: Leftover) -> None:
         """Delete it."""
+
+    def upload_path(self, upload_id: UUID) -> Path:
+        """Where a file that comes over the network may lie until it is put. Forgotten with the drafts."""
+        return self.work.with_name(DRAFTS) / f"upload-{upload_id}"
 
     def workdir(self, token: UUID) -> Path:
         """An attempt's private folder. Not made yet."""

@@ -12,7 +12,8 @@ from config.settings import Settings
 from worker.boot import opened_api, our_version
 from worker.web import problems
 from worker.web.guard import Guard
-from worker.web.routes import health, jobs, quotes
+from worker.web.routes import accounts, artifacts, health, jobs, keys, prices, queues, quotes
+from worker.web.uploads import ENVELOPE_BYTES_MAX
 
 _DESCRIPTION = """
 Paid music jobs: submit, follow, pay only for what was made.
@@ -42,7 +43,7 @@ def make_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (health, jobs, quotes):
+    for resource in (health, jobs, quotes, artifacts, queues, accounts, prices, keys):
         app.include_router(resource.router)
     problems.add_handlers(app)
     app.add_middleware(Guard, body_bytes_max=_body_bytes_max(settings))
@@ -52,7 +53,12 @@ def make_app(settings: Settings) -> FastAPI:
 
 def _body_bytes_max(settings: Settings) -> dict[str, int]:
     """The addresses that take more than a job's worth."""
-    return {"/v1/jobs/batch": jobs.BATCH_BYTES_MAX}
+    return {
+        "/v1/jobs/batch": jobs.BATCH_BYTES_MAX,
+        "/v1/artifacts": settings.upload_bytes_max + ENVELOPE_BYTES_MAX,
+        "/v1/prices": prices.BOOK_BYTES_MAX,
+        "/v1/prices/rehearsals": prices.BOOK_BYTES_MAX,
+    }
 
 
 def _describe_problems(app: FastAPI) -> None:

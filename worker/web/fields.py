@@ -45,13 +45,18 @@ def _uuid(given: object) -> UUID:
         raise ValueError("must be an id such as 0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88") from None
 
 
-def _count(given: object) -> object:
+def whole(given: object) -> object:
     """Query strings are text: only plain digits are a number."""
     if isinstance(given, str):
         if not (given.isascii() and given.isdigit() and len(given) <= 19):
             raise ValueError("must be a whole number")
         return int(given)
     return given
+
+
+def _whole_segment(given: object) -> object:
+    """An account's id as its address has it: `worker.web.guard` leaves the slashes of one segment written out."""
+    return given.replace("%2F", "/").replace("%25", "%") if isinstance(given, str) else given
 
 
 def _printable(given: str | None) -> str | None:
@@ -71,10 +76,14 @@ Line = Annotated[str, Field(min_length=1, max_length=NOTE_LENGTH_MAX, descriptio
 
 JobId = Annotated[Id, Path(description="The job.")]
 ArtifactId = Annotated[Id, Path(description="The artifact.")]
-AccountPath = Annotated[str, Path(pattern=_ACCOUNT, description="The account; a `/` in its id is written `%2F`.")]
+AccountPath = Annotated[
+    str,
+    BeforeValidator(_whole_segment),
+    Path(pattern=_ACCOUNT, description="The account; a `/` in its id is written `%2F`."),
+]
 AccountQuery = Annotated[str | None, Query(pattern=_ACCOUNT, description="Of this account only.")]
 Limit = Annotated[
-    int, BeforeValidator(_count), Query(ge=1, le=PAGE_MAX, description=f"At most so many, 1 to {PAGE_MAX}.")
+    int, BeforeValidator(whole), Query(ge=1, le=PAGE_MAX, description=f"At most so many, 1 to {PAGE_MAX}.")
 ]
 After = Annotated[Id | None, Query(description="Go on behind this one: `next` of the page before.")]
 IdempotencyKey = Annotated[

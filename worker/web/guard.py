@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import structlog
 import uuid_utils.compat as uuids
@@ -50,6 +51,7 @@ class Guard:
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
+        _keep_segments(scope)
         answering = _Answering(send, request_id.encode())
         most = self.body_bytes_max.get(scope["path"], BODY_BYTES_MAX)
         try:
@@ -133,6 +135,14 @@ def _check(scope: Scope, headers: Mapping[bytes, bytes], bytes_max: int) -> None
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length[:20]) > bytes_max:
         raise too_large()
+
+
+def _keep_segments(scope: Scope) -> None:
+    """A slash that was written %2F belongs to its segment: else `acme%2Feu` and `acme/eu` were one address."""
+    raw = scope.get("raw_path") or b""
+    if b"%2" in raw:
+        segments = (unquote(segment.decode("ascii", "replace")) for segment in raw.split(b"?")[0].split(b"/"))
+        scope["path"] = "/".join(segment.replace("%", "%25").replace("/", "%2F") for segment in segments)
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

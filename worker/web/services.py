@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,6 +37,8 @@ class Services:
     keyring: Keyring
     rates: Rates
     strangers: Strangers
+    #: So many files are measured at a time.
+    uploads: asyncio.Semaphore
     #: For `/readyz`.
     engine: Any
 

@@ -1,0 +1,124 @@
+"""Every route × every role: who is let in stands in this table, and a route without a row fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from config.settings import load
+from tests.integration.api_support import Api, an_api
+from tests.servers import Database
+from worker.store.api_keys import Role
+from worker.web.app import make_app
+
+ALL = "pipeline billing ops product admin viewer customer"
+
+#: Method and path -> who may. Whoever may not is answered 403; without a key everybody is answered 401.
+WHO: dict[str, str] = {
+    "POST /v1/jobs": "pipeline admin",
+    "POST /v1/jobs/batch": "pipeline admin",
+    "GET /v1/jobs": "pipeline ops admin viewer customer",
+    "GET /v1/jobs/{job}": "pipeline ops admin viewer customer",
+    "GET /v1/jobs/{job}/receipt": "pipeline ops admin viewer customer",
+    "POST /v1/jobs/{job}/cancel": "pipeline ops admin",
+    "POST /v1/jobs/{job}/retry": "pipeline admin",
+    "POST /v1/quotes": ALL,
+    "POST /v1/artifacts": "pipeline admin",
+    "GET /v1/artifacts": "pipeline ops admin viewer customer",
+    "GET /v1/artifacts/{artifact}": "pipeline ops admin viewer customer",
+    "GET /v1/artifacts/{artifact}/facts": "pipeline ops admin viewer customer",
+    "PUT /v1/accounts/{account}": "pipeline billing admin",
+    "GET /v1/accounts/{account}/balance": "pipeline billing ops admin viewer customer",
+    "GET /v1/accounts/{account}/journal": "pipeline billing ops admin viewer customer",
+    "POST /v1/accounts/{account}/topups": "billing admin",
+    "POST /v1/accounts/{account}/grants": "billing admin",
+    "POST /v1/accounts/{account}/subscription": "billing admin",
+    "POST /v1/accounts/{account}/subscription/change": "billing admin",
+    "POST /v1/accounts/{account}/subscription/cancel": "billing admin",
+    "POST /v1/accounts/{account}/subscription/resume": "billing admin",
+    "POST /v1/accounts/{account}/subscription/renewed": "billing admin",
+    "POST /v1/accounts/{account}/tokens": "pipeline billing admin",
+    "POST /v1/accounts/{account}/pause": "ops admin",
+    "POST /v1/accounts/{account}/resume": "ops admin",
+    "GET /v1/prices": ALL,
+    "GET /v1/prices/history": ALL,
+    "GET /v1/prices/changes": ALL,
+    "GET /v1/plans": ALL,
+    "POST /v1/prices": "product admin",
+    "POST /v1/prices/rehearsals": "product admin",
+    "POST /v1/prices/{book}/revert": "product admin",
+    "POST /v1/prices/{book}/withdraw": "product admin",
+    "GET /v1/queues": "pipeline ops product admin viewer",
+    "GET /v1/workers": "pipeline ops product admin viewer",
+    "POST /v1/queues/{queue}/pause": "ops admin",
+    "POST /v1/queues/{queue}/resume": "ops admin",
+    "POST /v1/queues/{queue}/limit": "ops admin",
+    "POST /v1/keys": "admin",
+    "GET /v1/keys": "admin",
+    "DELETE /v1/keys/{key}": "admin",
+    "POST /v1/keys/{key}/rotate": "admin",
+    "GET /v1/audit-log": "ops admin",
+}
+
+#: These say nothing of anybody.
+OPEN = {"GET /livez", "GET /readyz", "GET /v1/openapi.json"}
+
+NOBODY = "0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88"
+PLACES = {
+    "{job}": NOBODY,
+    "{artifact}": NOBODY,
+    "{key}": NOBODY,
+    "{account}": "ada",
+    "{queue}": "nothing",
+    "{book}": "7",
+}
+
+
+def routes() -> Iterator[str]:
+    """Every route of the application."""
+    app = make_app(load({}, environment="test"))
+    for context in iter_route_contexts(app.routes):
+        for method in sorted(set(context.methods or ()) - {"HEAD"}):
+            yield f"{method} {context.path}"
+
+
+def test_every_route_has_a_row() -> None:
+    """Whoever adds one says who may."""
+    assert set(routes()) == set(WHO) | OPEN
+
+
+def path_of(route: str) -> tuple[str, str]:
+    """Its method, and an address where nothing is that could be changed."""
+    method, path = route.split(" ")
+    for place, value in PLACES.items():
+        path = path.replace(place, value)
+    return method, path
+
+
+@pytest.fixture
+async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
+    async with an_api(database, tmp_path) as made:
+        await made.account("ada")
+        yield made
+
+
+async def test_every_role_meets_its_doors(api: Api, subtests: pytest.Subtests) -> None:
+    """403 exactly where the table says so; 401 without a key; never a 5xx."""
+    keys = {role: await (api.token("ada") if role == "customer" else api.key(role)) for role in Role}
+    for route, who in WHO.items():
+        method, path = path_of(route)
+        with subtests.test(route):
+            assert 401 == (await api.http.request(method, path)).status_code
+            answers = {role: (await api.ask(method, path, key=key)).status_code for role, key in keys.items()}
+            assert set(who.split()) == {role for role, status in answers.items() if status != 403}
+            assert {*answers.values()} < {200, 201, 202, 207, 304, 400, 403, 404, 415, 422}
+
+
+@pytest.mark.parametrize("route", sorted(OPEN))
+async def test_what_is_open_needs_no_key(api: Api, route: str) -> None:
+    """Health and the reference."""
+    method, path = path_of(route)
+    assert 200 == (await api.http.request(method, path)).status_code

@@ -1,0 +1,228 @@
+"""`/v1/accounts`: who has credits, and where they come from. External billing reports here what was paid."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from worker.store.purchases import Credited
+from worker.store.reads_accounts import Balance, JournalPage
+from worker.store.subscriptions import Subscribed
+from worker.web.access import Caller, May, allowed
+from worker.web.answers import answer
+from worker.web.fields import AccountPath, Body, Credits, IdempotencyKey, Instant, Limit, Line, whole
+from worker.web.problems import responses
+from worker.web.services import services_of
+from worker.web.strict_json import StrictRoute
+
+router = APIRouter(prefix="/v1/accounts", tags=["accounts"], route_class=StrictRoute)
+
+Opener = Annotated[Caller, allowed(May.OPEN_ACCOUNTS)]
+Looker = Annotated[Caller, allowed(May.LOOK_AT_ACCOUNTS)]
+Biller = Annotated[Caller, allowed(May.CREDIT)]
+Minter = Annotated[Caller, allowed(May.MINT)]
+
+_CHANGES = responses(400, 404, 409, 413, 415, 422)
+
+
+class AccountAnswer(BaseModel):
+    account: str
+    created: bool
+
+
+class SubscribeBody(Body):
+    """`external`: each further month waits for `renewed`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"plan": "starter"}]})
+
+    plan: str = Field(min_length=1, max_length=64)
+    renewal: Literal["automatic", "external"] = "automatic"
+    grace_days: int = Field(0, ge=0, le=365, description="With external renewal: so long a payment may be late.")
+
+
+class ChangeBody(Body):
+    plan: str = Field(min_length=1, max_length=64)
+
+
+class CancelBody(Body):
+    at_once: bool = Field(False, description="By default it runs to the end of the month that is paid for.")
+
+
+class ResumeBody(Body):
+    plan: str | None = Field(None, min_length=1, max_length=64, description="Another one. Default: as it was.")
+
+
+class TopupBody(Body):
+    """A purchase: a pack or a number of credits."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"pack": "small"}, {"credits": 500}]})
+
+    pack: str | None = Field(None, min_length=1, max_length=64)
+    credits: Credits | None = None
+
+
+class GrantBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"credits": 50, "note": "sorry for the wait"}]})
+
+    credits: Credits
+    expires_at: Instant | None = Field(None, description="When they end. Default: never.")
+    note: Line | None = Field(None, description="Why, for the books.")
+
+
+class SubscribedAnswer(BaseModel):
+    """The subscription after the step. `credits`: what the step brought."""
+
+    account: str
+    plan: str
+    credits: int
+    cycle_ends_at: datetime
+    reference: str
+    replayed: bool
+    next_plan: str | None
+    active_until: datetime | None
+    next_refill_at: datetime | None
+
+
+class CreditedAnswer(BaseModel):
+    account: str
+    credits: int
+    expires_at: datetime | None
+    reference: str
+    replayed: bool
+
+
+class TokenBody(Body):
+    seconds: int = Field(900, ge=60, le=86_400, description="For so long it opens.")
+
+
+class TokenAnswer(BaseModel):
+    """A customer's token, shown this once: balance, journal, jobs and receipts of one account."""
+
+    key: str
+    account: str
+    expires_at: datetime
+
+
+@router.put("/{account}", response_model=AccountAnswer, responses=responses(404, 422))
+async def open_account(request: Request, caller: Opener, account: AccountPath) -> Response:
+    """Make an account. Harmless if it is there already."""
+    caller.check(account)
+    made = await services_of(request).accounts.create(account, caller.actor)
+    return answer({"account": account, "created": made}, 201 if made else 200)
+
+
+@router.get("/{account}/balance", response_model=Balance, responses=responses(404))
+async def balance(request: Request, caller: Looker, account: AccountPath) -> Response:
+    """What the account has: from its subscription, bought, given; spendable, held and frozen."""
+    caller.check(account)
+    return answer(await services_of(request).reads.balance(account))
+
+
+@router.get("/{account}/journal", response_model=JournalPage, responses=responses(404, 422))
+async def journal(
+    request: Request,
+    caller: Looker,
+    account: AccountPath,
+    after: Annotated[
+        int, BeforeValidator(whole), Query(ge=0, le=2**63 - 1, description="Go on behind this entry.")
+    ] = 0,
+    limit: Limit = 100,
+) -> Response:
+    """Every movement of its credits, oldest first. An entry never appears later below one that was seen."""
+    caller.check(account)
+    return answer(await services_of(request).reads.journal(account, after, limit))
+
+
+@router.post("/{account}/topups", status_code=201, response_model=CreditedAnswer, responses=_CHANGES)
+async def top_up(
+    request: Request, caller: Biller, account: AccountPath, body: TopupBody, key: IdempotencyKey
+) -> Response:
+    """Credit a purchase that was paid. The idempotency key is its reference: the same purchase is credited once."""
+    caller.check(account)
+    accounts = services_of(request).accounts
+    return _credited(await accounts.topup(account, key, caller.actor, amount=body.credits, pack=body.pack))
+
+
+@router.post("/{account}/grants", status_code=201, response_model=CreditedAnswer, responses=_CHANGES)
+async def grant(
+    request: Request, caller: Biller, account: AccountPath, body: GrantBody, key: IdempotencyKey
+) -> Response:
+    """Give credits away, once a key."""
+    caller.check(account)
+    done = await services_of(request).accounts.grant(
+        account, body.credits, key, caller.actor, expires_at=body.expires_at, note=body.note
+    )
+    return _credited(done)
+
+
+@router.post("/{account}/subscription", status_code=201, response_model=SubscribedAnswer, responses=_CHANGES)
+async def subscribe(
+    request: Request, caller: Biller, account: AccountPath, body: SubscribeBody, key: IdempotencyKey
+) -> Response:
+    """Begin a subscription now: its first month's credits are there at once."""
+    caller.check(account)
+    done = await services_of(request).accounts.subscribe(
+        account, body.plan, key, caller.actor, renewal=body.renewal, grace_days=body.grace_days
+    )
+    return _subscribed(done, 201)
+
+
+@router.post("/{account}/subscription/change", response_model=SubscribedAnswer, responses=_CHANGES)
+async def change(
+    request: Request, caller: Biller, account: AccountPath, body: ChangeBody, key: IdempotencyKey
+) -> Response:
+    """Another plan: a larger one at once, a smaller one from the next month on."""
+    caller.check(account)
+    return _subscribed(await services_of(request).accounts.change(account, body.plan, key, caller.actor))
+
+
+@router.post("/{account}/subscription/cancel", response_model=SubscribedAnswer, responses=_CHANGES)
+async def cancel(
+    request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: CancelBody | None = None
+) -> Response:
+    """No further month. Top-ups are frozen when it ends, and thaw if it is resumed in time."""
+    caller.check(account)
+    at_once = body is not None and body.at_once
+    return _subscribed(await services_of(request).accounts.cancel(account, key, caller.actor, at_once=at_once))
+
+
+@router.post("/{account}/subscription/resume", response_model=SubscribedAnswer, responses=_CHANGES)
+async def resume(
+    request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: ResumeBody | None = None
+) -> Response:
+    """Go on after a cancel or a lapse."""
+    caller.check(account)
+    plan = body.plan if body else None
+    return _subscribed(await services_of(request).accounts.resume(account, key, caller.actor, plan=plan))
+
+
+@router.post("/{account}/subscription/renewed", response_model=SubscribedAnswer, responses=_CHANGES)
+async def renewed(request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey) -> Response:
+    """External billing was paid for one more month."""
+    caller.check(account)
+    return _subscribed(await services_of(request).accounts.renewed(account, key, caller.actor))
+
+
+@router.post("/{account}/tokens", status_code=201, response_model=TokenAnswer, responses=_CHANGES)
+async def mint(request: Request, caller: Minter, account: AccountPath, body: TokenBody | None = None) -> Response:
+    """A short-lived token with which this customer's own page looks at this account, and changes nothing."""
+    caller.check(account)
+    made = await services_of(request).keys.token(account, (body or TokenBody()).seconds, caller.actor)
+    return answer({"key": made.key, "account": account, "expires_at": made.shown.expires_at}, 201)
+
+
+def _credited(done: Credited) -> Response:
+    return answer(_document(done), 200 if done.replayed else 201)
+
+
+def _subscribed(done: Subscribed, status: int = 200) -> Response:
+    return answer(_document(done), 200 if done.replayed else status)
+
+
+def _document(done: Credited | Subscribed) -> dict[str, Any]:
+    """The public names: an account is `account` in every document."""
+    return {"account" if name == "account_id" else name: value for name, value in asdict(done).items()}

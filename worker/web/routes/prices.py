@@ -1,0 +1,132 @@
+"""`/v1/prices` and `/v1/plans`: what each action costs, what is sold."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, BeforeValidator, Field
+
+from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShown
+from worker.store.rehearsals import Rehearsed
+from worker.web.access import Caller, May, allowed
+from worker.web.answers import answer
+from worker.web.fields import Body, Instant, Limit, Line, whole
+from worker.web.problems import responses
+from worker.web.services import services_of
+from worker.web.strict_json import StrictRoute
+
+router = APIRouter(prefix="/v1", tags=["prices"], route_class=StrictRoute)
+
+#: Bytes of a body with a document in it.
+BOOK_BYTES_MAX = 1024**2
+_BOOK_MAX = 2**31 - 1
+
+Looker = Annotated[Caller, allowed(May.LOOK_AT_PRICES)]
+Setter = Annotated[Caller, allowed(May.SET_PRICES)]
+BookPath = Annotated[int, BeforeValidator(whole), Path(ge=1, le=_BOOK_MAX, description="The book's number.")]
+BookQuery = Annotated[int | None, BeforeValidator(whole), Query(ge=1, le=_BOOK_MAX)]
+_CHANGES = responses(400, 409, 413, 415, 422)
+
+
+class BookBody(Body):
+    """A price book as TOML, and why it is applied."""
+
+    document: str = Field(
+        min_length=1, max_length=BOOK_BYTES_MAX, description="The whole book, as `GET /prices` has it."
+    )
+    note: Line = Field(description="Why, for the history.")
+    effective_at: Instant | None = Field(None, description="From this time on. Default: now.")
+    force: Line | None = Field(None, description="Why a large change goes without a rehearsal.")
+
+
+class DraftBody(Body):
+    document: str = Field(min_length=1, max_length=BOOK_BYTES_MAX)
+    days: int = Field(30, ge=1, le=366, description="On the jobs that ended in so many days until now.")
+
+
+class NoteBody(Body):
+    note: Line = Field(description="Why, for the history.")
+
+
+class HistoryAnswer(BaseModel):
+    books: list[BookLine]
+
+
+class PlansAnswer(BaseModel):
+    plans: dict[str, Any]
+    packs: dict[str, Any]
+    digest: str
+
+
+@router.get("/prices", response_model=BookShown, responses=responses(422) | {304: {"description": "As you have it."}})
+async def prices(
+    request: Request,
+    caller: Looker,
+    book: BookQuery = None,
+    at: Annotated[Instant | None, Query(description="The one in force at this time.")] = None,
+) -> Response:
+    """The price book in force now, or another one, as it was applied. `ETag` and `If-None-Match` save the way."""
+    shown = await services_of(request).prices.shown(book, at)
+    etag = f'"{shown.book}-{shown.digest[:16]}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers=headers)
+    return answer(shown, 200, headers)
+
+
+@router.get("/prices/history", response_model=HistoryAnswer, responses=responses(422))
+async def history(request: Request, caller: Looker, limit: Limit = 100) -> Response:
+    """Every price book: who applied it, when and why."""
+    return answer({"books": await services_of(request).prices.history(limit)})
+
+
+@router.get("/prices/changes", response_model=BookChanges, responses=responses(422))
+async def changes(
+    request: Request,
+    caller: Looker,
+    after: Annotated[int, BeforeValidator(whole), Query(ge=1, le=_BOOK_MAX)],
+    before: BookQuery = None,
+) -> Response:
+    """What one book says otherwise than another, by default the one in force."""
+    return answer(await services_of(request).prices.changes(before, after))
+
+
+@router.post("/prices", status_code=201, response_model=BookApplied, responses=_CHANGES)
+async def apply(request: Request, caller: Setter, body: BookBody) -> Response:
+    """Put a book in force, for jobs submitted from then on. Refused as a whole if anything in it is wrong.
+
+    The very document that is in force already is not applied again: its number is the answer.
+    """
+    done = await services_of(request).prices.apply(
+        body.document, caller.actor, body.note, body.effective_at, body.force
+    )
+    return answer(done, 200 if done.replayed else 201)
+
+
+@router.post("/prices/rehearsals", status_code=201, response_model=Rehearsed, responses=_CHANGES)
+async def rehearse(request: Request, caller: Setter, body: DraftBody) -> Response:
+    """What past jobs would have cost under a draft, and whom that would hurt. Prices nothing anew."""
+    return answer(
+        await services_of(request).prices.rehearse(body.document, timedelta(days=body.days), caller.actor), 201
+    )
+
+
+@router.post("/prices/{book}/revert", status_code=201, response_model=BookApplied, responses=_CHANGES)
+async def revert(request: Request, caller: Setter, book: BookPath, body: NoteBody) -> Response:
+    """Put the document of an old book in force again, now, as a new book."""
+    return answer(await services_of(request).prices.revert(book, caller.actor, body.note), 201)
+
+
+@router.post("/prices/{book}/withdraw", response_model=BookLine, responses=_CHANGES)
+async def withdraw(request: Request, caller: Setter, book: BookPath, body: NoteBody) -> Response:
+    """Take back a book that is not in force yet."""
+    return answer(await services_of(request).prices.withdraw(book, caller.actor, body.note))
+
+
+@router.get("/plans", response_model=PlansAnswer, responses=responses())
+async def plans(request: Request, caller: Looker) -> Response:
+    """The plans and packs that are sold now."""
+    sold = await services_of(request).accounts.plans()
+    return answer({"plans": sold.plans, "packs": sold.packs, "digest": sold.digest})
