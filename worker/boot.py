@@ -212,6 +212,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             reads=client.reads,
             accounts=store.accounts,
             artifacts=ArtifactReads(store.engine),
+            compensations=Compensations(store.books),
             controls=Controls(store.engine, client.kinds),
             prices=price_desk(settings, store.engine, store.books),
             keys=keys,

@@ -62,6 +62,17 @@ async def test_a_subscription_goes_through_its_life(api: Api) -> None:
     assert 422 == (await api.ask("POST", f"{path}/renewed", role="billing")).status_code
 
 
+async def test_a_purchase_is_charged_back_once(api: Api) -> None:
+    """By the reference it was credited under; a purchase that nobody knows is refused."""
+    await api.account("ada")
+    await api.ok("POST", "/v1/accounts/ada/topups", {"credits": 50}, role="billing", idempotency="p-1")
+    path = "/v1/accounts/ada/chargebacks"
+    first, again = [await api.ok("POST", path, {"reference": "p-1"}, role="billing") for _ in range(2)]
+    assert (50, 0, False, True) == (first["revoked"], first["owed"], first["replayed"], again["replayed"])
+    assert 0 == (await api.ok("GET", "/v1/accounts/ada/balance"))["topup"]["frozen"]
+    assert 422 == (await api.ask("POST", path, {"reference": "p-2"}, role="billing")).status_code
+
+
 async def test_a_key_for_another_step_is_a_conflict(api: Api) -> None:
     """The purchase stays what it was."""
     await api.account("ada")

@@ -161,6 +161,15 @@ async def test_an_ended_job_is_tried_again_once(api: Api) -> None:
     assert 2 == await counted(api)
 
 
+async def test_a_job_is_compensated_by_no_more_than_it_was_charged(api: Api) -> None:
+    """One that was charged nothing gets nothing, and one that goes on is not compensated."""
+    job = await api.submit()
+    path, body = f"/v1/jobs/{job['id']}/compensate", {"amount": 1, "reason": "sorry"}
+    assert "job" == (await api.ask("POST", path, body, role="ops")).json()["field"]
+    await api.ok("POST", f"/v1/jobs/{job['id']}/cancel")
+    assert "amount" == (await api.ask("POST", path, body, role="ops")).json()["field"]
+
+
 async def test_a_receipt_explains_the_price(api: Api) -> None:
     """Its lines sum to the quote."""
     job = await api.submit()

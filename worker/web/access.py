@@ -25,7 +25,8 @@ class May(StrEnum):
     QUOTE = "quote"
     OPEN_ACCOUNTS = "open_accounts"
     LOOK_AT_ACCOUNTS = "look_at_accounts"  # balance and journal
-    CREDIT = "credit"  # subscriptions, top-ups, grants
+    CREDIT = "credit"  # subscriptions, top-ups, grants, chargebacks
+    COMPENSATE = "compensate"
     LOOK_AT_PRICES = "look_at_prices"
     SET_PRICES = "set_prices"
     LOOK_AT_QUEUES = "look_at_queues"
@@ -47,6 +48,7 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
     May.OPEN_ACCOUNTS: frozenset({Role.PIPELINE, Role.BILLING, Role.ADMIN}),
     May.LOOK_AT_ACCOUNTS: _EVERYONE - {Role.PRODUCT},
     May.CREDIT: frozenset({Role.BILLING, Role.ADMIN}),
+    May.COMPENSATE: frozenset({Role.BILLING}) | _STAFF,
     May.LOOK_AT_PRICES: _EVERYONE,
     May.SET_PRICES: frozenset({Role.PRODUCT, Role.ADMIN}),
     May.LOOK_AT_QUEUES: frozenset({Role.PIPELINE, Role.VIEWER, Role.PRODUCT}) | _STAFF,

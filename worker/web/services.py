@@ -14,6 +14,7 @@ from worker.price_desk import PriceDesk
 from worker.store.accounts import Accounts
 from worker.store.api_keys import ApiKeys
 from worker.store.audit_log import AuditLog
+from worker.store.compensations import Compensations
 from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
@@ -30,6 +31,7 @@ class Services:
     reads: Reads
     accounts: Accounts
     artifacts: ArtifactReads
+    compensations: Compensations
     controls: Controls
     prices: PriceDesk
     keys: ApiKeys

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from worker.store.purchases import Credited
+from worker.store.purchases import ChargedBack, Credited
 from worker.store.reads_accounts import Balance, JournalPage
 from worker.store.subscriptions import Subscribed
 from worker.web.access import Caller, May, allowed
@@ -95,6 +95,21 @@ class CreditedAnswer(BaseModel):
     replayed: bool
 
 
+class ChargebackBody(Body):
+    reference: str = Field(min_length=1, max_length=255, description="The purchase: the key it was credited under.")
+
+
+class ChargedBackAnswer(BaseModel):
+    """`revoked`: what was still there; `held`: what is owed if its job spends it; `owed`: what was spent."""
+
+    account: str
+    reference: str
+    revoked: int
+    held: int
+    owed: int
+    replayed: bool
+
+
 class TokenBody(Body):
     seconds: int = Field(900, ge=60, le=86_400, description="For so long it opens.")
 
@@ -145,6 +160,14 @@ async def top_up(
     caller.check(account)
     accounts = services_of(request).accounts
     return _credited(await accounts.topup(account, key, caller.actor, amount=body.credits, pack=body.pack))
+
+
+@router.post("/{account}/chargebacks", response_model=ChargedBackAnswer, responses=responses(400, 404, 413, 415, 422))
+async def charge_back(request: Request, caller: Biller, account: AccountPath, body: ChargebackBody) -> Response:
+    """A purchase was taken back by the bank: so are its credits, once. What was spent of them is owed."""
+    caller.check(account)
+    done = await services_of(request).accounts.chargeback(account, body.reference, caller.actor)
+    return answer(_document(done))
 
 
 @router.post("/{account}/grants", status_code=201, response_model=CreditedAnswer, responses=_CHANGES)
@@ -223,6 +246,6 @@ def _subscribed(done: Subscribed, status: int = 200) -> Response:
     return answer(_document(done), 200 if done.replayed else status)
 
 
-def _document(done: Credited | Subscribed) -> dict[str, Any]:
+def _document(done: Credited | Subscribed | ChargedBack) -> dict[str, Any]:
     """The public names: an account is `account` in every document."""
     return {"account" if name == "account_id" else name: value for name, value in asdict(done).items()}

@@ -12,6 +12,7 @@ from worker.client import JobRequest
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
 from worker.credits.states import JobState
+from worker.store.compensations import Compensated
 from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount, UnknownJob
 from worker.store.reads_job_lists import JobsPage
 from worker.store.reads_jobs import JobShown
@@ -25,10 +26,12 @@ from worker.web.fields import (
     AccountQuery,
     After,
     Body,
+    Credits,
     IdempotencyKey,
     Instant,
     JobId,
     Limit,
+    Line,
     OwnKey,
 )
 from worker.web.problems import Problem, document, responses, said
@@ -134,6 +137,11 @@ class CancelBody(Body):
     reason: str = Field(
         "cancelled by request", min_length=1, max_length=_REASON_MAX, description="For the customer and the books."
     )
+
+
+class CompensateBody(Body):
+    amount: Credits
+    reason: Line = Field(description="Why, for the customer and the books.")
 
 
 class CancelAnswer(BaseModel):
@@ -256,6 +264,24 @@ async def receipt(request: Request, caller: Looker, job: JobId) -> Response:
     if not caller.covers(found.account):
         raise UnknownJob(job)
     return answer(found)
+
+
+@router.post(
+    "/{job}/compensate", status_code=201, response_model=Compensated, responses=responses(400, 404, 409, 413, 415, 422)
+)
+async def compensate(
+    request: Request,
+    caller: Annotated[Caller, allowed(May.COMPENSATE)],
+    job: JobId,
+    body: CompensateBody,
+    key: IdempotencyKey,
+) -> Response:
+    """Give credits for an ended job, once a key, in total at most what it was charged. Its charge stays as it is."""
+    found = await shown(request, caller, job)
+    done = await services_of(request).compensations.compensate(
+        found.account, job, body.amount, key, body.reason, caller.actor
+    )
+    return answer(done, 200 if done.replayed else 201)
 
 
 async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:
