@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     cycles_tick_seconds: float = Field(5, ge=0.05, le=3600)
     expire_tick_seconds: float = Field(30, ge=0.05, le=3600)
     sweep_tick_seconds: float = Field(300, ge=0.05, le=86_400)
+    notify_tick_seconds: float = Field(60, ge=0.05, le=86_400)
+    #: Days before their end at which an account is told of credits that expire.
+    expiring_notice_days: float = Field(3, ge=0, le=365)
     prune_tick_seconds: float = Field(3600, ge=0.05, le=86_400)
     deliver_tick_seconds: float = Field(1, ge=0.01, le=60)
     hint_repeat_seconds: float = Field(15, ge=0.1, le=600)

@@ -26,6 +26,7 @@ from worker.client import Client
 from worker.duties.cycles import Cycles
 from worker.duties.deliver import Deliver
 from worker.duties.expire import Expire
+from worker.duties.notify import Notify
 from worker.duties.prune import Prune
 from worker.duties.reap import Reap
 from worker.duties.sweep import Sweep
@@ -49,6 +50,7 @@ from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, clock_is_ours
 from worker.store.listening import listen
+from worker.store.notices import Notices
 from worker.store.ops import Controls
 from worker.store.past_jobs import PastJobs
 from worker.store.plan_books import PlanBooks
@@ -336,6 +338,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
                 Sweep(artifacts, Artifacts(store.engine), settings, artifacts.leftovers),
+                Notify(Notices(store.engine), store.operations, settings),
                 Prune(upkeep, Workers(store.engine), Turns(store.engine), Webhooks(store.engine), settings),
                 deliver,
                 Alive(upkeep, dispatch, scheduler_id, settings),

@@ -16,8 +16,11 @@ from worker.cli.output import facts, present, say, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from worker.cli.opening import Books
+    from worker.store.limits import AccountLimits, AsPlanned
     from worker.store.purchases import ChargedBack, Credited
     from worker.store.reads_accounts import JournalPage
+    from worker.store.reads_events import EventsPage
     from worker.store.subscriptions import Subscribed
 
 app = cyclopts.App(name="accounts", help="Accounts, their subscriptions and their credits.")
@@ -213,6 +216,60 @@ def journal(
     return present(page, json, _journal(page))
 
 
+@app.command
+def events(
+    account: str,
+    /,
+    *,
+    after: Annotated[str, Parameter(help="Go on after this number.")] = "0",
+    limit: Annotated[str, Parameter(help="1 to 1000 events.")] = "100",
+    json: Json = False,
+) -> int:
+    """What an account was told, oldest first: ended jobs, few credits left, credits that expire, new cycles."""
+    account = values.account_id(account)
+    seq, most = values.whole("after", after, 0), values.whole("limit", limit, 1, 1000)
+    page = opening.with_books(lambda books: books.reads.events(account, seq, most))
+    return present(page, json, _events(page))
+
+
+@app.command
+def limits(
+    account: str,
+    /,
+    *,
+    running_max: Annotated[
+        str | None, Parameter(help="Jobs at a time, whatever the plan has; or `plan`: as that has it.")
+    ] = None,
+    warn_below: Annotated[
+        str | None, Parameter(help="Tell the account once when fewer credits are spendable; 0: never; or `plan`.")
+    ] = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Set what holds for one account. Without an option: show it."""
+    account, who = values.account_id(account), values.actor_of(actor)
+    most = _or_plan("running_max", running_max, 1, 10**6)
+    least = _or_plan("warn_below", warn_below, 0, 10**12)
+
+    async def work(books: Books) -> AccountLimits:
+        from worker.store.limits import Limits
+
+        limits = Limits(books.store.engine)
+        if most is None and least is None:
+            return await limits.limits(account)
+        return await limits.set_limits(account, who, running_max=most, warn_below=least)
+
+    return present(done := opening.with_books(work), json, _limits(done))
+
+
+def _or_plan(field: str, given: str | None, low: int, high: int) -> int | AsPlanned | None:
+    from worker.store.limits import AS_PLANNED
+
+    if given is None:
+        return None
+    return AS_PLANNED if given == "plan" else values.whole(field, given, low, high)
+
+
 def _reference(given: str | None) -> str:
     import uuid_utils.compat as uuids
 
@@ -278,3 +335,30 @@ def _journal(page: JournalPage) -> Iterator[RenderableType]:
     )
     if page.next is not None:
         yield f"more: --after {page.next}"
+
+
+def _limits(shown: AccountLimits) -> Iterator[RenderableType]:
+    def whose(own: int | None) -> str:
+        return "by its plan" if own is None else "set for this account"
+
+    yield facts(
+        [
+            ("account", shown.account),
+            ("jobs at a time", f"{shown.running_max or 'any number'}, {whose(shown.own_running_max)}"),
+            ("told below", f"{shown.warn_below or 'never'}, {whose(shown.own_warn_below)}"),
+        ]
+    )
+
+
+def _events(page: EventsPage) -> Iterator[RenderableType]:
+    yield table(
+        ["seq", "at", "what", "job", "state", "reason", "charged", "more"],
+        [
+            (str(e.seq), e.at, e.what, e.job, e.state, e.reason, e.charged)
+            + (", ".join(f"{name} {value}" for name, value in (e.body or {}).items()),)
+            for e in page.events
+        ],
+        right=["seq", "charged"],
+    )
+    if page.more:
+        yield f"more: --after {page.last}"

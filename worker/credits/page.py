@@ -138,6 +138,16 @@ class SubscriptionRow:
     plan: Plan
 
 
+@value
+class Notice:
+    """Something that an account is told. With a `subject` once for it, and for the lot that is meant."""
+
+    what: str
+    body: Mapping[str, Any]
+    subject: str | None = None
+    lot_id: int | None = None
+
+
 @dataclass(slots=True)
 class Writes:
     """What a page is going to write beside its ledger."""
@@ -153,6 +163,7 @@ class Writes:
     cancel_asked: list[tuple[UUID, str]] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
     artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     #: What seldom changes: written only for pages that have a `subscription`.
     subscription: SubscriptionRow | None = None
     #: When time next changes something, where that is all that changes: sooner, or exactly then.
@@ -185,4 +196,9 @@ class Page:
     #: Of an account that lapsed longer ago than top-ups stay frozen: when the next of those bought since expire.
     #: The others' lots have that end as their `expires_at` here.
     frozen_next: Look | None = None
+    #: Spendable credits at which the account is told that few are left; 0: never.
+    warn_below: int = 0
+    #: What a person set for the account, whatever its plan has.
+    own_running_max: int | None = None
+    own_warn_below: int | None = None
     writes: Writes = field(default_factory=Writes)

@@ -52,7 +52,8 @@ def take(page: Page, step: Step, actor: str) -> None:
     """Do the step: its cycles, its credits, and what it thaws or freezes."""
     after, ledger = step.after, page.ledger
     page.subscription = after
-    page.running_max = step.plan.jobs_at_a_time
+    page.running_max = page.own_running_max or step.plan.jobs_at_a_time
+    page.warn_below = step.plan.warn_below if page.own_warn_below is None else page.own_warn_below
     page.writes.subscription = SubscriptionRow(after, step.plan)
     page.writes.cycles += step.opened
     if step.raised:

@@ -16,6 +16,7 @@ from worker.credits.page import Page
 from worker.credits.states import ReservationState
 from worker.store.apply_seldom import has_seldom, write_seldom
 from worker.store.driver import Driver, Statement, driver_of, rows_of, run
+from worker.store.notices import write_notices
 from worker.store.texts import storable
 
 _encode = msgspec.json.Encoder().encode
@@ -44,6 +45,7 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
     now = pages[0].now
     driver = await driver_of(connection)
     lot_ids = await _insert_lots(driver, pages, now)
+    await write_notices(connection, pages, lot_ids, now)
     written = {write.statement: await _run(driver, write, pages, lot_ids, now) for write in _WRITES}
     if seldom := [page for page in pages if has_seldom(page)]:
         await write_seldom(connection, seldom, lot_ids, now)

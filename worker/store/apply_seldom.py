@@ -47,14 +47,16 @@ async def _write_subscriptions(connection: AsyncConnection, pages: Sequence[Page
         if row is not None:
             after = row.after
             accounts.append(
-                (page.account_id, after.plan, after.active_until, after.cycle_ends_at, row.plan.jobs_at_a_time)
-                + (after.look_at,)
+                (page.account_id, after.plan, after.active_until, after.cycle_ends_at, page.running_max)
+                + (after.look_at, page.warn_below)
             )
             subscriptions.append(
                 (page.account_id, after.anchor, after.next_plan, str(after.renewal), after.grace.total_seconds())
                 + (after.cancelled_at,)
             )
-    await _run(connection, _SET_ACCOUNTS, ("accounts", "plans", "until", "cycles", "running", "looks"), accounts)
+    await _run(
+        connection, _SET_ACCOUNTS, ("accounts", "plans", "until", "cycles", "running", "looks", "warns"), accounts
+    )
     names = ("accounts", "anchors", "next_plans", "renewals", "graces", "cancelled")
     await _run(connection, _SET_SUBSCRIPTIONS, names, subscriptions, now=now)
     # A cycle that is there already stops the whole transaction: it would be granted twice.
@@ -83,10 +85,11 @@ async def _run(
 _SET_ACCOUNTS = text("""
     UPDATE accounts AS a
     SET plan = u.plan, active_until = u.active_until, cycle_ends_at = u.cycle_ends_at, running_max = u.running_max,
-        look_at = u.look_at
+        look_at = u.look_at, warn_below = u.warn_below
     FROM unnest(CAST(:accounts AS text[]), CAST(:plans AS text[]), CAST(:until AS timestamptz[]),
-                CAST(:cycles AS timestamptz[]), CAST(:running AS integer[]), CAST(:looks AS timestamptz[]))
-         AS u (account_id, plan, active_until, cycle_ends_at, running_max, look_at)
+                CAST(:cycles AS timestamptz[]), CAST(:running AS integer[]), CAST(:looks AS timestamptz[]),
+                CAST(:warns AS bigint[]))
+         AS u (account_id, plan, active_until, cycle_ends_at, running_max, look_at, warn_below)
     WHERE a.account_id = ANY(ARRAY[u.account_id])
 """)
 

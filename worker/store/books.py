@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.credits.notices import notices_of
 from worker.credits.operations import Claim, Settle, TryAgain, wake_parked
 from worker.credits.page import Page
 from worker.credits.subscribing import turn
@@ -94,6 +95,8 @@ class Books:
             # Under the same lock: whoever brings credits starts the jobs that wait for them.
             for account_id, parked in (await parked_jobs(connection, raised)).items():
                 wake_parked(pages[account_id], parked)
+        for page in pages.values():
+            page.writes.notices += notices_of(page)
         await write(connection, list(pages.values()))
 
 

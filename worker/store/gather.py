@@ -37,8 +37,8 @@ class PageOperation(Protocol):
     def decide(self, page: Page) -> Any: ...
 
 
-#: An account's plan, active_until, cycle_ends_at, running_max, paused.
-Facts = tuple[str | None, datetime | None, datetime | None, int | None, bool]
+#: An account's plan, active_until, cycle_ends_at, running_max, paused, warn_below, own_running_max, own_warn_below.
+Facts = tuple[str | None, datetime | None, datetime | None, int | None, bool, int, int | None, int | None]
 
 
 async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str], *, wait: bool) -> dict[str, Facts]:
@@ -88,7 +88,7 @@ async def gather_pages(
     others = [o for o in others if not _is_known(o, leases)]
     jobs, reservations = await _read_jobs(driver, claims, others)
     lots = await _read_lots(driver, list(accounts))
-    limited = [account_id for account_id, (*_, running_max, _) in accounts.items() if running_max is not None]
+    limited = [account_id for account_id, facts in accounts.items() if facts[3] is not None]
     running = await _read_running(driver, limited) if limited and claims else {}
     # An ended cycle is seen from the row that was locked: a batch without one reads nothing of subscriptions.
     ended = [a for a, (_, _, ends_at, *_) in accounts.items() if subscribed or (ends_at is not None and ends_at <= now)]
@@ -96,7 +96,8 @@ async def gather_pages(
     read = {job.book_id for of_one in jobs.values() for job in of_one.values()}
     books = await price_books.load(connection, read | known)
     pages = {}
-    for account_id, (plan, active_until, cycle_ends_at, running_max, paused) in accounts.items():
+    for account_id, facts in accounts.items():
+        plan, active_until, cycle_ends_at, running_max, paused, warn_below, own_running_max, own_warn_below = facts
         ledger = AccountLedger(
             account_id,
             now,
@@ -116,6 +117,9 @@ async def gather_pages(
             paused_names,
             running_max,
             running.get(account_id, 0),
+            warn_below=warn_below,
+            own_running_max=own_running_max,
+            own_warn_below=own_warn_below,
         )
     if lapsed := {a: until for a, (_, until, *_) in accounts.items() if until and lapsed_long_ago(until, now)}:
         await judge_frozen(connection, lapsed, pages)
@@ -232,7 +236,8 @@ _CLOCK_AND_PAUSES = Statement("""
 """)
 
 _LOCK_ACCOUNTS = Statement("""
-    SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused
+    SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused, warn_below, own_running_max,
+           own_warn_below
     FROM accounts
     WHERE account_id = ANY(CAST(:accounts AS text[]))
     ORDER BY account_id
@@ -240,7 +245,8 @@ _LOCK_ACCOUNTS = Statement("""
 """)
 
 _LOCK_ACCOUNTS_WAITING = Statement("""
-    SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused
+    SELECT account_id, plan, active_until, cycle_ends_at, running_max, paused, warn_below, own_running_max,
+           own_warn_below
     FROM accounts
     WHERE account_id = ANY(CAST(:accounts AS text[]))
     ORDER BY account_id

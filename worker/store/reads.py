@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.store.reads_accounts import AccountReads
+from worker.store.reads_events import EventReads
 from worker.store.reads_job_lists import JobListReads
 from worker.store.reads_jobs import JobReads
 from worker.store.reads_queues import QueueReads
@@ -17,11 +18,12 @@ from worker.store.reads_receipts import QuotedUsage, ReceiptReads, no_usage
 __all__ = ["Reads"]
 
 
-class Reads(AccountReads, JobReads, JobListReads, ReceiptReads, QueueReads):
+class Reads(AccountReads, EventReads, JobReads, JobListReads, ReceiptReads, QueueReads):
     """All reads. `quoted_usage` tells a receipt what a quote was made for; only the kinds of jobs know."""
 
     def __init__(self, engine: AsyncEngine, quoted_usage: QuotedUsage = no_usage) -> None:
         AccountReads.__init__(self, engine)
+        EventReads.__init__(self, engine)
         JobReads.__init__(self, engine)
         JobListReads.__init__(self, engine)
         ReceiptReads.__init__(self, engine, quoted_usage)

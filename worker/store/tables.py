@@ -107,7 +107,18 @@ accounts = Table(
     Column("running_max", Integer, comment="jobs at a time; null: no limit"),
     _flag("paused"),
     _text("actor"),
+    Column(
+        "warn_below",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="told once when fewer are spendable; 0: never",
+    ),
+    Column("own_warn_below", BigInteger, comment="set by a person; null: as the plan has it"),
+    Column("own_running_max", Integer, comment="set by a person; null: as the plan has it"),
     PrimaryKeyConstraint("account_id"),
+    CheckConstraint(f"warn_below {CREDITS} AND own_warn_below {CREDITS}", name="warn_below"),
+    CheckConstraint("own_running_max > 0", name="own_running_max"),
     CheckConstraint("account_id ~ '^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'", name="account_id"),
     CheckConstraint("running_max > 0", name="running_max"),
     CheckConstraint("plan IS NOT NULL OR (active_until IS NULL AND cycle_ends_at IS NULL)", name="subscription"),
@@ -115,6 +126,7 @@ accounts = Table(
     postgresql_with={"fillfactor": "70"},
 )
 
+Index("accounts_active_until", accounts.c.active_until, postgresql_where=text("active_until IS NOT NULL"))
 Index("accounts_look_at", accounts.c.look_at, postgresql_where=text("look_at IS NOT NULL"))
 
 subscriptions = Table(
@@ -514,6 +526,17 @@ parked = Table(
     _finite("ends_by"),
 )
 Index("parked_ends_by", parked.c.ends_by)
+
+#: What an account was told once: a lot that expires soon, a top-up that is frozen.
+told = Table(
+    "told",
+    metadata,
+    _account(),
+    _text("what"),
+    _text("subject"),
+    _time("at"),
+    PrimaryKeyConstraint("account_id", "what", "subject"),
+)
 
 #: Why a job was refused for want of credits, as it was said then.
 refusals = Table(

@@ -8,10 +8,11 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_app;
 
 GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, reservations, journal, purchases, debts,
     price_books, plan_books, rehearsals, jobs, due, live, parked, attempts, artifacts, events, workers, controls,
-    duty_runs, turns, queue_turns, refusals, api_keys, audit_log
+    duty_runs, turns, queue_turns, refusals, told, api_keys, audit_log
 TO fermata_app;
 
-GRANT UPDATE (plan, active_until, cycle_ends_at, look_at, running_max, paused) ON accounts TO fermata_app;
+GRANT UPDATE (plan, active_until, cycle_ends_at, look_at, running_max, paused, warn_below, own_running_max,
+    own_warn_below) ON accounts TO fermata_app;
 
 GRANT UPDATE ON subscriptions, due, live, parked, workers, controls, duty_runs, turns, queue_turns TO fermata_app;
 
@@ -30,7 +31,7 @@ GRANT UPDATE (expires_at, revoked_at, changed_by, last_used_at) ON api_keys TO f
 GRANT UPDATE (state, attempt, failures, started_at, ended_at, reason, message, charged, partial, outputs) ON jobs
 TO fermata_app;
 
-GRANT DELETE ON due, live, parked, workers, controls, turns, api_keys TO fermata_app;
+GRANT DELETE ON due, live, parked, workers, controls, turns, told, api_keys TO fermata_app;
 
 GRANT EXECUTE ON FUNCTION fermata_make_partitions(integer) TO fermata_app;
 
