@@ -24,7 +24,7 @@ from sqlalchemy import make_url
 from config.settings import Settings, load
 from worker.local.postgres import EmbeddedPostgres
 from worker.local.processes import is_alive
-from worker.local.roles import APP_ROLE, OWNER_ROLE, dsn
+from worker.local.roles import APP_ROLE, OWNER_ROLE, PRODUCT_ROLE, WORKER_ROLE, dsn
 from worker.local.system import LocalServers, local_servers, migrated
 from worker.local.waiting import finished
 
@@ -32,7 +32,8 @@ from worker.local.waiting import finished
 TEST_CLOCK = f"""
     CREATE TABLE public.test_clock (ahead interval NOT NULL);
     INSERT INTO public.test_clock VALUES ('0');
-    GRANT SELECT, UPDATE ON public.test_clock TO {APP_ROLE};
+    GRANT SELECT ON public.test_clock TO PUBLIC;
+    GRANT UPDATE ON public.test_clock TO {APP_ROLE};
     CREATE OR REPLACE FUNCTION public.fermata_now() RETURNS timestamptz LANGUAGE sql VOLATILE AS
         $$ SELECT clock_timestamp() + coalesce((SELECT ahead FROM public.test_clock), interval '0') $$;
 """
@@ -50,6 +51,9 @@ class Servers:
     #: Both name the server's own database; `Database` names a clone.
     app_url: str = field(repr=False)
     owner_url: str = field(repr=False)
+    #: The app role's, where the servers were given by URL and there are no such roles.
+    worker_url: str = field(repr=False)
+    product_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     template: str
 
@@ -62,6 +66,9 @@ class Database:
     #: As the app role, like everything that runs in production.
     url: str = field(repr=False)
     owner_url: str = field(repr=False)
+    #: Empty where a test made the database without these roles.
+    worker_url: str = field(default="", repr=False)
+    product_url: str = field(default="", repr=False)
 
     @asynccontextmanager
     async def connection(self, *, as_owner: bool = False) -> AsyncIterator[asyncpg.Connection]:
@@ -94,7 +101,12 @@ def running_servers(given: dict[str, str]) -> Iterator[Servers]:
             if local.postgres is not None:
                 may_create_databases(local.postgres)
             servers = Servers(
-                local.database_url, local.owner_database_url, local.redis_url, f"fermata_test_{token_hex(4)}"
+                app_url=local.database_url,
+                owner_url=local.owner_database_url,
+                worker_url=_url_of(local, WORKER_ROLE),
+                product_url=_url_of(local, PRODUCT_ROLE),
+                redis_url=local.redis_url,
+                template=f"fermata_test_{token_hex(4)}",
             )
             finished(_make_template(servers, local))
             try:
@@ -102,6 +114,10 @@ def running_servers(given: dict[str, str]) -> Iterator[Servers]:
             finally:
                 if local.postgres is None:
                     finished(_drop_all(servers))
+
+
+def _url_of(local: LocalServers, role: str) -> str:
+    return local.postgres.url(role) if local.postgres is not None else local.database_url
 
 
 def may_create_databases(postgres: EmbeddedPostgres) -> None:
@@ -123,7 +139,8 @@ async def fresh_database(servers: Servers) -> AsyncIterator[Database]:
     # FILE_COPY: 15 ms a clone, WAL_LOG 20 to 28 ms (PostgreSQL 18 in memory, 40 tables, medians of 12).
     await _statements(servers.owner_url, f"CREATE DATABASE {name} TEMPLATE {servers.template} STRATEGY file_copy")
     try:
-        yield Database(name, _at(servers.app_url, name), _at(servers.owner_url, name))
+        urls = (servers.app_url, servers.owner_url, servers.worker_url, servers.product_url)
+        yield Database(name, *(_at(url, name) for url in urls))
     finally:
         await drop_database(servers.owner_url, name)
 

@@ -182,11 +182,11 @@ class Stage:
 
     def worker(self, *queues: str, **settings: object) -> Process:
         """Start a worker. `settings` by their names in lower case; `failpoints` too."""
-        return self._start(["worker", *queues], settings)
+        return self._start(["worker", *queues], self._as_worker(settings))
 
     def scheduler(self, **settings: object) -> Process:
         """Start a scheduler."""
-        return self._start(["scheduler"], settings)
+        return self._start(["scheduler"], self._as_worker(settings))
 
     def script(self, *argv: str, **settings: object) -> Process:
         """Start the installed script itself."""
@@ -213,6 +213,10 @@ class Stage:
         log = self._next_log(argv[0])
         pid = self.zygote.start(argv, self._environment(settings), log)
         return self._known(Process(pid, log, self.zygote.reap))
+
+    def _as_worker(self, settings: Mapping[str, object]) -> Mapping[str, object]:
+        """Unless the test leads it elsewhere, as the role that sets no prices."""
+        return {"database_url": dsn(self.database.worker_url or self.database.url), **settings}
 
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         return {**self.environment, **{f"FERMATA_{name.upper()}": str(value) for name, value in settings.items()}}

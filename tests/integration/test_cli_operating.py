@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.cli_support import Fermata, run_command
 from worker.cli.migrating import url_of
-from worker.local.roles import APP_ROLE, OWNER_ROLE, dsn
+from worker.local.roles import APP_ROLE, ROLES, dsn
 from worker.local.system import LocalServers
 from worker.local.waiting import finished
 
@@ -100,7 +100,7 @@ def test_migrating_again_changes_nothing(fermata: Fermata) -> None:
 
 
 def test_roles_are_made_with_passwords_that_only_a_file_knows(own_servers: LocalServers, tmp_path: Path) -> None:
-    """`migrate --roles` on a bare server: two roles, a database, every table; passwords are never shown."""
+    """`migrate --roles` on a bare server: the roles, a database, every table; passwords are never shown."""
     assert own_servers.postgres is not None
     database, file = "fermata_other", tmp_path / "roles.json"
     environment = {"PATH": "/usr/bin:/bin", "FERMATA_OWNER_DATABASE_URL": own_servers.postgres.superuser_url}
@@ -109,7 +109,7 @@ def test_roles_are_made_with_passwords_that_only_a_file_knows(own_servers: Local
     assert (0, 0) == (first.code, second.code), first.err + second.err
     assert first.document == second.document
     passwords = json.loads(file.read_text())
-    assert {OWNER_ROLE, APP_ROLE} == passwords.keys()
+    assert set(ROLES) == passwords.keys()
     assert file.stat().st_mode & 0o777 == 0o600
     assert not any(secret in first.out + first.err for secret in passwords.values())
     app_url = url_of(own_servers.postgres.superuser_url, APP_ROLE, passwords[APP_ROLE], database)

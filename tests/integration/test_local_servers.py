@@ -19,7 +19,7 @@ from tests.servers import scratch_folder
 from tests.waiting import wait_until
 from worker.local.postgres import OPEN_FOLDERS, EmbeddedPostgres
 from worker.local.processes import ProcessError, is_alive
-from worker.local.roles import dsn, ensure_roles
+from worker.local.roles import APP_ROLE, OWNER_ROLE, ROLES, dsn, ensure_roles
 from worker.local.system import environment_for, local_servers
 from worker.local.valkey import EmbeddedValkey
 
@@ -94,12 +94,12 @@ async def test_roles_can_be_made_by_who_is_no_superuser(postgres: EmbeddedPostgr
     """A hosted PostgreSQL gives out a role that may create roles and databases, no more; repeating changes nothing."""
     postgres.start()
     await answer(postgres.superuser_url, "DROP DATABASE fermata")
-    await answer(postgres.superuser_url, "DROP ROLE fermata_app")
-    await answer(postgres.superuser_url, "DROP ROLE fermata_owner")
+    for role in ROLES:
+        await answer(postgres.superuser_url, f"DROP ROLE {role}")
     await answer(postgres.superuser_url, "CREATE ROLE admin LOGIN CREATEROLE CREATEDB PASSWORD 'admin'")
     admin_url = f"postgresql+asyncpg://admin:admin@127.0.0.1:{postgres.port}/postgres"
     for _ in range(2):
-        await ensure_roles(admin_url, "it's owner's", "it's app's")
+        await ensure_roles(admin_url, {OWNER_ROLE: "it's owner's", APP_ROLE: "it's app's"})
     address = f"127.0.0.1:{postgres.port}/fermata"
     assert await answer(f"postgresql://fermata_app:it's app's@{address}", "SELECT current_user") == "fermata_app"
     await answer(f"postgresql://fermata_owner:it's owner's@{address}", "CREATE TABLE t (id int)")

@@ -103,7 +103,8 @@ def sqlstate_of(error: BaseException) -> str | None:
 _ADVICE = {
     "42P01": "the database has no tables of ours: run `fermata migrate`",
     "42883": "the database has no functions of ours: run `fermata migrate`",
-    "42501": "this role may not do that: migrations are run as the owner, by FERMATA_OWNER_DATABASE_URL",
+    "42501": "the role in FERMATA_DATABASE_URL may not do that: migrations are run as fermata_owner, prices are set as "
+    "fermata_product or fermata_app, credits are moved as fermata_app",
     "28P01": "the role or the password in FERMATA_DATABASE_URL is wrong",
     "28000": "the server takes no connection of this role from here: see its pg_hba.conf",
     "3D000": "there is no such database: `fermata migrate --roles` makes it",

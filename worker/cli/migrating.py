@@ -1,4 +1,4 @@
-"""Migrating as the owner, and making the two roles of a deployment first."""
+"""Migrating as the owner, and making the roles of a deployment first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from worker.cli.values import Misused
 from worker.local.passwords import kept_passwords
-from worker.local.roles import APP_ROLE, OWNER_ROLE, ensure_roles
+from worker.local.roles import OWNER_ROLE, ROLES, ensure_roles
 from worker.store.database import translated
 from worker.store.migrate import migrate
 
 
 def made_roles(superuser_url: str, passwords: str | None, database: str) -> str:
-    """Make owner, app role and database where they are missing; returns the owner's URL.
+    """Make the roles and the database where they are missing; returns the owner's URL.
 
     The passwords are those of the file, which is made with new ones where it isn't there. They are never printed.
     """
@@ -25,7 +25,7 @@ def made_roles(superuser_url: str, passwords: str | None, database: str) -> str:
 
     async def made() -> None:
         with translated():
-            await ensure_roles(superuser_url, kept[OWNER_ROLE], kept[APP_ROLE], database=database)
+            await ensure_roles(superuser_url, kept, database=database)
 
     asyncio.run(made())
     return url_of(superuser_url, OWNER_ROLE, kept[OWNER_ROLE], database)
@@ -54,7 +54,7 @@ def _kept(path: Path) -> dict[str, str]:
     if not path.absolute().parent.is_dir():
         raise Misused("passwords", f"{path} must lie in a folder that is there")
     try:
-        return kept_passwords(path, (OWNER_ROLE, APP_ROLE))
+        return kept_passwords(path, ROLES)
     except (json.JSONDecodeError, AttributeError, UnicodeDecodeError):
         raise Misused(
             "passwords", f"{path} is not a file of ours: it must hold a JSON object of roles and passwords"

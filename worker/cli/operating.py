@@ -146,13 +146,13 @@ def migrate(
         bool,
         Parameter(
             negative="",
-            help="First make the roles fermata_owner and fermata_app and the database; FERMATA_OWNER_DATABASE_URL "
-            "must be of a role that may do that.",
+            help="First make the database and the roles fermata_owner, fermata_app, fermata_worker, fermata_product; "
+            "FERMATA_OWNER_DATABASE_URL must be of a role that may do that.",
         ),
     ] = False,
     passwords: Annotated[
         str | None,
-        Parameter(help="With --roles: a file that keeps both passwords, made with new ones if it isn't there (0600)."),
+        Parameter(help="With --roles: a file that keeps their passwords, made with new ones if it isn't there (0600)."),
     ] = None,
     database: Annotated[str, Parameter(help="With --roles: the database's name.")] = "fermata",
     json: Json = False,

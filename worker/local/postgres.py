@@ -22,7 +22,7 @@ from worker.local.processes import (
     unprivileged_user,
     wait_until_gone,
 )
-from worker.local.roles import APP_ROLE, DATABASE, OWNER_ROLE, ensure_roles
+from worker.local.roles import APP_ROLE, DATABASE, OWNER_ROLE, ROLES, WORKER_ROLE, ensure_roles
 from worker.local.server import EmbeddedServer
 from worker.local.waiting import finished
 
@@ -64,7 +64,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self._durable = durable
         super().__init__("postgres", _home(folder.resolve(), self._user is not None), port, STOP_STEPS)
         self.data = self.home / f"postgres-{self._binaries.major}"
-        self._passwords = kept_passwords(self.home / "postgres.passwords", (SUPERUSER, OWNER_ROLE, APP_ROLE))
+        self._passwords = kept_passwords(self.home / "postgres.passwords", (SUPERUSER, *ROLES))
 
     def url(self, role: str, database: str = DATABASE) -> str:
         """Where `role` reaches `database`, password included."""
@@ -82,13 +82,18 @@ class EmbeddedPostgres(EmbeddedServer):
 
     @property
     def app_url(self) -> str:
-        """For everything else."""
+        """For the command and the API."""
         return self.url(APP_ROLE)
 
+    @property
+    def worker_url(self) -> str:
+        """For workers and schedulers."""
+        return self.url(WORKER_ROLE)
+
     def start(self) -> None:
-        """Start and wait until it takes connections; database, owner and app role are there then."""
+        """Start and wait until it takes connections; database and roles are there then."""
         super().start()
-        finished(ensure_roles(self.superuser_url, self._passwords[OWNER_ROLE], self._passwords[APP_ROLE]))
+        finished(ensure_roles(self.superuser_url, {role: self._passwords[role] for role in ROLES}))
 
     def is_ready(self) -> bool:
         """Whether the server that we started takes connections."""

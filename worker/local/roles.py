@@ -1,16 +1,27 @@
-"""The two roles of every Fermata database, for `migrate --roles` and for our own servers.
+"""The roles of every Fermata database, for `migrate --roles` and for our own servers.
 
-`fermata_owner` owns the database and its tables: migrations run as it. `fermata_app` is what our processes connect
-as; the migrations grant it what it needs and no more, so that not even a bug can rewrite the journal.
+`fermata_owner` owns the database and its tables: migrations run as it. The others are what processes and people
+connect as; the migrations grant each what it needs and no more, so that not even a bug can rewrite the journal:
+
+    fermata_app      the API and the command: accounts, jobs, credits, books
+    fermata_worker   workers and schedulers: jobs and credits, but no price and no plan
+    fermata_product  product people: price and plan books, but no credit
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import asyncpg
 
 DATABASE = "fermata"
 OWNER_ROLE = "fermata_owner"
 APP_ROLE = "fermata_app"
+WORKER_ROLE = "fermata_worker"
+PRODUCT_ROLE = "fermata_product"
+
+#: Each with a password of its own.
+ROLES = (OWNER_ROLE, APP_ROLE, WORKER_ROLE, PRODUCT_ROLE)
 
 
 def dsn(url: str) -> str:
@@ -18,14 +29,14 @@ def dsn(url: str) -> str:
     return url.replace("postgresql+asyncpg://", "postgresql://", 1)
 
 
-async def ensure_roles(superuser_url: str, owner_password: str, app_password: str, *, database: str = DATABASE) -> None:
-    """Make owner, app role and database where they are missing, and set both passwords. Safe to repeat.
+async def ensure_roles(superuser_url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
+    """Make the roles and the database where they are missing, and set the passwords by role. Safe to repeat.
 
     `superuser_url` is of a role that may create roles and databases; it need not be a superuser.
     """
     connection = await asyncpg.connect(dsn(superuser_url))
     try:
-        for role, password in ((OWNER_ROLE, owner_password), (APP_ROLE, app_password)):
+        for role, password in passwords.items():
             exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
             verb = "ALTER" if exists else "CREATE"
             await _execute(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", role, password)
@@ -36,7 +47,8 @@ async def ensure_roles(superuser_url: str, owner_password: str, app_password: st
                 connection, "CREATE DATABASE %I OWNER %I TEMPLATE template0 ENCODING UTF8", database, OWNER_ROLE
             )
         await _execute(connection, "REVOKE ALL ON DATABASE %I FROM PUBLIC", database)
-        await _execute(connection, "GRANT CONNECT ON DATABASE %I TO %I", database, APP_ROLE)
+        for role in passwords:
+            await _execute(connection, "GRANT CONNECT ON DATABASE %I TO %I", database, role)
     finally:
         await connection.close()
 

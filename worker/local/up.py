@@ -78,7 +78,7 @@ class Supervisor:
         self._servers = servers
         self._output = Output([name for name, _ in lines])
         environment = environment_of_children(settings, servers)
-        self._processes = [Process(name, argv, environment) for name, argv in lines]
+        self._processes = [Process(name, argv, {**environment, **role_of(name, servers)}) for name, argv in lines]
         self._kept: list[Kept] = [
             Kept(name, part)
             for name, part in [("postgres", servers.postgres), ("valkey", servers.valkey), *named(self._processes)]
@@ -224,6 +224,13 @@ def environment_of_children(settings: Settings, servers: LocalServers) -> dict[s
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **told, **environment_for(servers)}
     environment.pop(f"{PREFIX}OWNER_DATABASE_URL", None)
     return environment
+
+
+def role_of(name: str, servers: LocalServers) -> dict[str, str]:
+    """Workers and schedulers of our own servers set no prices: they connect as a role that can't."""
+    if servers.postgres is None or not name.startswith(("worker", "scheduler")):
+        return {}
+    return {f"{PREFIX}DATABASE_URL": dsn(servers.postgres.worker_url)}
 
 
 def named(processes: Sequence[Process]) -> list[tuple[str, Process]]:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.credits.account_ledger import NewLot
 from worker.credits.lots import LotSource
 from worker.credits.page import Page
+from worker.store.audit_log import acting
 from worker.store.books import Books
 from worker.store.database import tried_again
 from worker.store.errors import Conflict, Refused, UnknownJob
@@ -84,6 +85,7 @@ class Compensations:
                     f"at most {standing.left:,} credits: it was charged {standing.charged:,}, "
                     f"and {standing.compensated:,} were given for it before",
                 )
+            await acting(connection, actor)
             expires_at = _grant(page, job_id, amount, reference, reason, actor)
         return Compensated(job_id, account_id, amount, expires_at, reference, replayed=False)
 
@@ -100,6 +102,7 @@ class Compensations:
         references = {job_id: f"{prefix}:{job_id}" for job_id in amounts}
         given: dict[UUID, int] = {}
         async with self._books.page(account_id) as (connection, page):
+            await acting(connection, actor)
             before = await _given(connection, account_id, list(references.values()))
             standings = await _standings(connection, account_id, list(amounts))
             for job_id, standing in standings.items():

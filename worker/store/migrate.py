@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema, grant the app's role its rights, and load the shipped books."""
+"""Bring a database to the newest schema, grant the roles their rights, and load the shipped books."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ from sqlalchemy.pool import NullPool
 MIGRATION_LOCK = 4_607_182_418
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+#: In this order: the worker's rights are read off the app's.
+_GRANTS = {
+    "fermata_app": "grants.sql",
+    "fermata_worker": "grants_worker.sql",
+    "fermata_product": "grants_product.sql",
+}
 
 
 async def migrate(owner_url: str) -> str:
@@ -50,10 +57,11 @@ def _upgrade(connection: Connection) -> None:
 
 
 async def _grant(connection: AsyncConnection) -> None:
-    if not await connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = 'fermata_app'")):
-        return  # a single-role database: the owner runs the app
-    for statement in (_MIGRATIONS / "grants.sql").read_text(encoding="utf-8").split(";\n\n"):
-        await connection.exec_driver_sql(statement.rstrip().rstrip(";"))
+    """Give each role that is there its rights. A database without any is the owner's alone, who runs the app."""
+    for role, file in _GRANTS.items():
+        if await connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}):
+            for statement in (_MIGRATIONS / file).read_text(encoding="utf-8").split(";\n\n"):
+                await connection.exec_driver_sql(statement.rstrip().rstrip(";"))
 
 
 async def _load_books(connection: AsyncConnection) -> None:

@@ -33,6 +33,8 @@ TO fermata_app;
 
 GRANT DELETE ON due, live, parked, workers, controls, turns, told, api_keys TO fermata_app;
 
+REVOKE EXECUTE ON FUNCTION fermata_make_partitions(integer) FROM PUBLIC;
+
 GRANT EXECUTE ON FUNCTION fermata_make_partitions(integer) TO fermata_app;
 
 GRANT INSERT, DELETE ON webhooks, webhook_secrets, deliveries TO fermata_app;
