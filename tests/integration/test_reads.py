@@ -730,3 +730,40 @@ async def test_a_balance_says_what_becomes_of_the_subscription(database: Databas
         )
         await database.advance(timedelta(days=32))
         assert "lapsed" == (await reads.balance(account)).status
+
+
+async def test_a_receipt_is_the_whole_story_of_its_credits(database: Database) -> None:
+    """The request, who moved which credits when, and what the account had before the hold and after the settle."""
+    async with opened(database) as store:
+        account = await store.account("ada", 100)
+        request = {"prompt": "a waltz", "model": "draft"}
+        claimed = await store.running(account, quoted=30, request=request)
+        other = await store.running(account, quoted=5)
+        await store.settle(account, claimed, measured=20)
+        await store.settle(account, other)
+        await store.accounts.grant(account, 7, "later", ACTOR)
+        receipt = await Reads(store.engine).receipt(claimed.job.job_id)
+        lot = receipt.lots[0].lot
+    assert request == receipt.request
+    # The other job's hold of 5 came in between.
+    assert (100, 100 - 20 - 5) == (receipt.balance_before, receipt.balance_after)
+    assert [("reserve", 30, "reserved"), ("commit", 20, "succeeded"), ("refund", 10, "succeeded")] == [
+        (moved.move, moved.amount, moved.reason) for moved in receipt.movements
+    ]
+    assert {lot} == {moved.lot for moved in receipt.movements}
+    assert all(moved.actor and moved.at >= receipt.created_at for moved in receipt.movements)
+    assert "What was finished is paid, and no more than was quoted." == receipt.rule
+
+
+async def test_a_receipt_without_a_hold_has_no_balances(database: Database) -> None:
+    """One that runs has the balance before it, and not yet one after."""
+    async with opened(database) as store:
+        account = await store.account("ada", 30)
+        running = await store.running(account, quoted=10)
+        refused = await store.queued(account, quoted=50)
+        await store.claim(account, refused)
+        reads = Reads(store.engine)
+        held, never = await reads.receipt(running.job.job_id), await reads.receipt(refused)
+    assert (30, None, 1) == (held.balance_before, held.balance_after, len(held.movements))
+    assert (None, None, ()) == (never.balance_before, never.balance_after, never.movements)
+    assert (None, "What never started costs nothing.") == (held.rule, never.rule)

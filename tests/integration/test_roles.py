@@ -71,6 +71,7 @@ NOT_FOR_PRODUCT = [
     "DELETE FROM due",
     "DELETE FROM live",
     "SELECT fermata_make_partitions(3)",
+    "SELECT * FROM webhook_secrets",
     "SET ROLE fermata_worker",
 ]
 

@@ -78,16 +78,21 @@ def page(page: JobsPage) -> Iterator[RenderableType]:
 
 
 def receipt(shown: Receipt) -> Iterator[RenderableType]:
-    """Everything that explains a price."""
+    """Everything that explains a price, on one page."""
     yield facts(
         [
             ("job", shown.id),
             ("account", shown.account),
             ("kind", shown.kind),
+            *((f"request {name}", value) for name, value in shown.request.items() if value is not None),
+            *((f"input {name}", value) for name, value in shown.inputs.items()),
+            ("submitted", shown.created_at),
+            ("ended", shown.ended_at),
             ("state", f"{shown.state} (partly)" if shown.partial else shown.state),
             ("reason", shown.reason),
             ("message", shown.message),
             ("in words", shown.sentence),
+            ("by the book", shown.rule),
             *_shortfall(shown.shortfall),
             ("book", f"{shown.book}, plan {shown.plan or 'none'}"),
             ("outcome charges", shown.outcome),
@@ -95,10 +100,24 @@ def receipt(shown: Receipt) -> Iterator[RenderableType]:
             ("reserved", shown.reserved),
             ("charged", shown.charged),
             ("refunded", shown.refunded),
+            ("balance", _balances(shown)),
         ]
     )
     yield from _lines("the quote", shown.quote_lines)
     yield from _lines("the charge", shown.charge_lines)
+    yield from _paid(shown)
+    yield from _runs(shown)
+
+
+def _balances(shown: Receipt) -> str | None:
+    if shown.balance_before is None:
+        return None
+    after = "" if shown.balance_after is None else f", {shown.balance_after:,} after it was settled"
+    return f"{shown.balance_before:,} before the hold{after}"
+
+
+def _paid(shown: Receipt) -> Iterator[RenderableType]:
+    """The lots that paid, what else was given, and each movement of the hold."""
     if shown.lots:
         yield "\nlots, in the order in which they pay"
         yield table(
@@ -116,12 +135,31 @@ def receipt(shown: Receipt) -> Iterator[RenderableType]:
             [(str(g.lot), g.credits, g.reason, g.expires_at) for g in shown.given],
             right=["lot", "credits"],
         )
+    if shown.movements:
+        yield "\nhow its credits moved"
+        yield table(
+            ["at", "move", "credits", "lot", "reason", "by"],
+            [(m.at, m.move, m.amount, str(m.lot), m.reason, m.actor) for m in shown.movements],
+            right=["credits", "lot"],
+        )
+
+
+def _runs(shown: Receipt) -> Iterator[RenderableType]:
+    """The attempts, and what was measured of each output."""
     if shown.attempts:
         yield "\nattempts"
         yield table(
             ["attempt", "worker", "started", "ended", "ending", "message"],
             [(a.attempt, a.worker, a.started_at, a.ended_at, a.ending, a.message) for a in shown.attempts],
             right=["attempt"],
+        )
+    measured = [(a.attempt, part) for a in shown.attempts for part in a.usage]
+    if measured:
+        yield "\nwhat was measured"
+        yield table(
+            ["attempt", "output", "seconds read", "seconds written"],
+            [(n, part.get("output"), part.get("seconds_in"), part.get("seconds_out")) for n, part in measured],
+            right=["attempt", "seconds read", "seconds written"],
         )
 
 

@@ -295,5 +295,20 @@ def sentence_for(ending: Ending, charged: int, returned: int) -> str:
     return f"{RULES[ending].sentence} {money}{back}."
 
 
+def rule_sentence(charge: Charge, *, started: bool) -> str:
+    """What the book says of this way of ending, as the customer reads it."""
+    if not started:
+        return "What never started costs nothing."
+    match charge.basis:
+        case Basis.MEASURED:
+            return "What was finished is paid, and no more than was quoted."
+        case Basis.NOTHING:
+            return "A job that ends like this costs nothing."
+        case Basis.HOLD:
+            return f"A job that ends like this costs {charge.percent}% of what was reserved."
+        case _:
+            assert_never(charge.basis)
+
+
 def _credits(amount: int) -> str:
     return f"{amount} {'credit was' if amount == 1 else 'credits were'}"

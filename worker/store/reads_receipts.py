@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.allocation import Draw, split
 from worker.credits.lots import LotSource, Move
-from worker.credits.outcomes import Basis, Charge, Ending, charge_for, sentence_for
+from worker.credits.outcomes import Basis, Charge, Ending, charge_for, rule_sentence, sentence_for
 from worker.credits.prices import Line, PriceBook, UnknownPrice, Usage, price
 from worker.credits.refusals import Refusal
 from worker.credits.states import JobState
@@ -58,6 +58,18 @@ class LotGiven:
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """Credits of one lot that moved for this job: reserved, committed, refunded, made good; by whom and why."""
+
+    at: datetime
+    move: str
+    amount: int
+    lot: int
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptShown:
     """One run that ended. `usage`: seconds measured for each output that it finished."""
 
@@ -96,7 +108,13 @@ class Receipt:
     attempts: tuple[AttemptShown, ...]
     created_at: datetime
     ended_at: datetime | None
-    shortfall: Refusal | None = None  # of a job that was refused for want of credits
+    shortfall: Refusal | None  # of a job that was refused for want of credits
+    rule: str | None  # what the book says of this way of ending, for the customer
+    request: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    movements: tuple[Movement, ...]  # the history of the hold, in order
+    balance_before: int | None  # all that was available right before the hold; None if there was none
+    balance_after: int | None  # all that was available once it was settled, other jobs' movements included
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +129,8 @@ class _Gathered:
     book: PriceBook
     inputs: Mapping[str, ArtifactFacts]
     shortfall: Refusal | None
+    movements: tuple[Movement, ...]
+    balances: tuple[int | None, int | None]
 
 
 class ReceiptReads:
@@ -154,6 +174,12 @@ class ReceiptReads:
             created_at=job.created_at,
             ended_at=job.ended_at,
             shortfall=gathered.shortfall,
+            rule=rule_sentence(charge, started=job.attempt > 0) if charge else None,
+            request=job.request,
+            inputs=job.inputs,
+            movements=gathered.movements,
+            balance_before=gathered.balances[0],
+            balance_after=gathered.balances[1] if job.settled_at is not None else None,
         )
 
     async def _gather(self, connection: AsyncConnection, job_id: UUID, account_id: str | None) -> _Gathered:
@@ -170,7 +196,10 @@ class ReceiptReads:
         inputs = {name: facts[artifact_id] for name, artifact_id in wanted.items() if artifact_id in facts}
         refused = job.reason == Ending.INSUFFICIENT_CREDITS
         shortfall = await kept_refusal(connection, job.account_id, job.job_id) if refused else None
-        return _Gathered(job, draws, gone, given, attempts, book, inputs, shortfall)
+        moved = (await connection.execute(_MOVEMENTS, key | {"since": job.created_at})).all()
+        movements = tuple(Movement(*row[1:]) for row in moved)
+        balances = await _balances(connection, job.account_id, [row.seq for row in moved if row.move in _OF_HOLD])
+        return _Gathered(job, draws, gone, given, attempts, book, inputs, shortfall, movements, balances)
 
     def _quote_lines(self, gathered: _Gathered) -> tuple[Line, ...]:
         job = gathered.job
@@ -179,6 +208,15 @@ class ReceiptReads:
             usages = self._quoted_usage(job.kind, job.request, gathered.inputs)
         lines = () if usages is None else _priced(gathered, usages)
         return _summing_to(job.quoted, lines, "as quoted")
+
+
+async def _balances(connection: AsyncConnection, account_id: str, seqs: Sequence[int]) -> tuple[int | None, int | None]:
+    """What was available before the first and after the last of these entries: what there is now, counted back."""
+    if not seqs:
+        return None, None
+    values = {"account": account_id, "first": seqs[0], "last": seqs[-1]}
+    before, after = (await connection.execute(_BALANCES, values)).one()
+    return before, after
 
 
 def _attempt_of(row: Any) -> AttemptShown:
@@ -264,6 +302,9 @@ def _lots_paid(job: Any, rows: Sequence[Any], gone: Mapping[tuple[int, str], int
     )
 
 
+#: The moves that make and end a hold; what is given for a job later is none of it.
+_OF_HOLD = frozenset({"reserve", "commit", "refund"})
+
 _JOB = text("""
     SELECT j.account_id, j.job_id, j.kind, j.state, j.reason, j.message, j.partial, j.book_id, j.plan, j.request,
            j.inputs, j.quoted, j.attempt, j.created_at, j.ended_at, j.charged,
@@ -306,4 +347,32 @@ _ATTEMPTS = text("""
     WHERE account_id = :account
       AND job_id = :job
     ORDER BY attempt
+""")
+
+#: Since the job was submitted: older months of the journal are not looked at.
+_MOVEMENTS = text("""
+    SELECT seq, at, move, amount, lot_id, reason, actor
+    FROM journal
+    WHERE account_id = :account
+      AND job_id = :job
+      AND at >= :since
+    ORDER BY seq
+""")
+
+_BALANCES = text("""
+    WITH now AS (
+        SELECT COALESCE(sum(available), 0) AS available
+        FROM lots
+        WHERE account_id = :account
+    ), since AS (
+        SELECT seq, CASE WHEN move IN ('grant', 'refund') THEN amount
+                         WHEN move = 'commit' THEN 0
+                         ELSE -amount END AS change
+        FROM journal
+        WHERE account_id = :account
+          AND seq >= :first
+    )
+    SELECT CAST(now.available - (SELECT COALESCE(sum(change), 0) FROM since) AS bigint),
+           CAST(now.available - (SELECT COALESCE(sum(change), 0) FROM since WHERE seq > :last) AS bigint)
+    FROM now
 """)

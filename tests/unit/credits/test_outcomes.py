@@ -27,6 +27,7 @@ from worker.credits.outcomes import (
     default_charge,
     ending_with,
     fault_of,
+    rule_sentence,
     sentence_for,
     settlement_for,
 )
@@ -251,3 +252,17 @@ def test_only_what_the_customer_caused_may_be_charged(ending: Ending) -> None:
 def test_a_customer_can_read_how_it_ended(ending: str, charged: int, returned: int, sentence: str) -> None:
     """What happened, what it cost, what came back."""
     assert sentence == sentence_for(Ending(ending), charged, returned)
+
+
+@pytest.mark.parametrize(
+    ("charge", "started", "sentence"),
+    [
+        (Charge(Basis.MEASURED), True, "What was finished is paid, and no more than was quoted."),
+        (Charge(Basis.NOTHING), True, "A job that ends like this costs nothing."),
+        (Charge(Basis.HOLD, 25), True, "A job that ends like this costs 25% of what was reserved."),
+        (Charge(Basis.HOLD, 25), False, "What never started costs nothing."),
+    ],
+)
+def test_a_customer_can_read_what_the_book_says(charge: Charge, started: bool, sentence: str) -> None:
+    """Whatever the ending, and whether it had started."""
+    assert sentence == rule_sentence(charge, started=started)
