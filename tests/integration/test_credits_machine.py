@@ -1,0 +1,249 @@
+"""Any story of an account, told to the real store and to a bookkeeper's model: after each step both say the same.
+
+And after each step the auditor finds nothing. The clock jumps over days and ends of months.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.integration.books import ACTOR, Store, opened, set_clock
+from tests.integration.credits_model import CREDITS, Account, No
+from tests.servers import Servers, fresh_database
+from worker.credits.operations import Cancel, Claimed, Dropped, Ended, Expire
+from worker.credits.outcomes import Ending
+from worker.credits.subscribing import Turn
+from worker.store.audit import Violation, audit_on
+from worker.store.errors import Refused
+from worker.store.reads import Reads
+from worker.store.snapshots import snapshot
+
+#: Ten years: no job ends by itself in these stories.
+LONG = 10 * 365 * 86_400.0
+
+#: A few that are always the same; set STORIES for more, which are always others.
+EXAMPLES = int(os.environ.get("STORIES", "8"))
+
+plans = st.sampled_from(sorted(CREDITS))
+amounts = st.sampled_from([1, 20, 75, 150, 400, 1200])
+
+
+@pytest.fixture(scope="module")
+def told(servers: Servers) -> Iterator[tuple[asyncio.Runner, Store]]:
+    """A store on a database of its own, shared by all stories; each is of another account."""
+    with asyncio.Runner() as runner:
+        database = fresh_database(servers)
+        store = opened(runner.run(database.__aenter__()))
+        entered = runner.run(store.__aenter__())
+        # Just before a February, so that months end early.
+        runner.run(set_clock(entered, "2031-12-30T10:00:00Z"))
+        yield runner, entered
+        runner.run(store.__aexit__(None, None, None))
+        runner.run(database.__aexit__(None, None, None))
+
+
+class Story(RuleBasedStateMachine):
+    """One account's life."""
+
+    numbers = iter(range(10**9))
+
+    def __init__(self, runner: asyncio.Runner, store: Store) -> None:
+        super().__init__()
+        self.run, self.store, self.model = runner.run, store, Account()
+        self.account = self.run(store.account(f"story-{next(self.numbers)}"))
+        self.jobs: dict[int, Claimed] = {}
+
+    def now(self) -> datetime:
+        now: datetime = self.run(self.store.value("SELECT fermata_now()"))
+        return now
+
+    def both(self, model: Callable[[datetime], None], real: Callable[[], Awaitable[Any]]) -> None:
+        """Do it in both; either both can or neither."""
+        now, could = self.now(), True
+        self.model.look(now)
+        try:
+            model(now)
+        except No:
+            could = False
+        try:
+            self.run(_awaited(real))
+        except Refused:
+            assert not could
+            # What was refused has not even begun a cycle: whoever comes next does.
+            self.run(self.store.operations.do(Turn(self.account)))
+        else:
+            assert could
+
+    def reference(self) -> str:
+        return f"r-{next(self.numbers)}"
+
+    @rule(amount=amounts, days=st.none() | st.integers(1, 40))
+    def grant(self, amount: int, days: int | None) -> None:
+        ends = None if days is None else self.now() + timedelta(days=days)
+        self.both(
+            lambda now: self.model.grant(amount, ends, now),
+            lambda: self.store.accounts.grant(self.account, amount, self.reference(), ACTOR, expires_at=ends),
+        )
+
+    @rule(amount=amounts, twice=st.booleans())
+    def topup(self, amount: int, twice: bool) -> None:
+        reference = self.reference()
+
+        async def real() -> None:
+            for _ in range(1 + twice):
+                await self.store.accounts.topup(self.account, reference, ACTOR, amount=amount)
+
+        self.both(lambda now: self.model.topup(reference, amount, now), real)
+
+    @rule(plan=plans, grace=st.none() | st.integers(0, 27))
+    def subscribe(self, plan: str, grace: int | None) -> None:
+        external, days = grace is not None, grace or 0
+        renewal = "external" if external else "automatic"
+        self.both(
+            lambda now: self.model.subscribe(plan, now, external, timedelta(days=days)),
+            lambda: self.store.accounts.subscribe(
+                self.account, plan, self.reference(), ACTOR, renewal=renewal, grace_days=days
+            ),
+        )
+
+    @rule(plan=plans)
+    def change(self, plan: str) -> None:
+        self.both(
+            lambda now: self.model.change(plan, now),
+            lambda: self.store.accounts.change(self.account, plan, self.reference(), ACTOR),
+        )
+
+    @rule(at_once=st.booleans())
+    def cancel(self, at_once: bool) -> None:
+        self.both(
+            lambda now: self.model.cancel(now, at_once),
+            lambda: self.store.accounts.cancel(self.account, self.reference(), ACTOR, at_once=at_once),
+        )
+
+    @rule()
+    def resume(self) -> None:
+        self.both(self.model.resume, lambda: self.store.accounts.resume(self.account, self.reference(), ACTOR))
+
+    @rule()
+    def renewed(self) -> None:
+        self.both(self.model.renewed, lambda: self.store.accounts.renewed(self.account, self.reference(), ACTOR))
+
+    @precondition(lambda self: self.model.purchases)
+    @rule(data=st.data())
+    def chargeback(self, data: st.DataObject) -> None:
+        reference = data.draw(st.sampled_from(sorted(self.model.purchases)))
+        self.both(
+            lambda now: self.model.chargeback(reference),
+            lambda: self.store.accounts.chargeback(self.account, reference, ACTOR),
+        )
+
+    @rule(price=st.sampled_from([0, 1, 30, 75, 150, 1200]))
+    def claim(self, price: int) -> None:
+        number = next(self.numbers)
+        job = self.run(self.store.queued(self.account, price, job_seconds=LONG))
+        now = self.now()
+        self.model.look(now)
+        expected = self.model.claim(number, price, now)
+        claimed = self.run(self.store.claim(self.account, job))
+        match claimed:
+            case Claimed():
+                self.jobs[number] = claimed
+                assert expected == "claimed"
+            case Ended(reason=Ending.INSUFFICIENT_CREDITS):
+                assert expected == "refused"
+            case _:
+                assert (expected, claimed) == ("limit", Dropped.ACCOUNT_LIMIT)
+                self.run(self.store.operations.do(Cancel(self.account, job, "no room")))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), how=st.sampled_from(["whole", "part", "nothing", "ours", "theirs", "cancelled"]))
+    def settle(self, data: st.DataObject, how: str) -> None:
+        number = data.draw(st.sampled_from(sorted(self.jobs)))
+        claimed = self.jobs.pop(number)
+        held = claimed.job.quoted
+        charge = {"whole": held, "part": held // 3}.get(how, 0)
+        now = self.now()
+        self.model.look(now)
+        self.model.settle(number, charge, now, ours=how == "ours")
+        if how == "cancelled":
+            self.run(self.store.operations.do(Cancel(self.account, claimed.job.job_id, "no more")))
+        ending = {"ours": Ending.ENGINE_ERROR, "theirs": Ending.INVALID_INPUT, "cancelled": Ending.HANDED_BACK}.get(how)
+        if ending is None:
+            self.run(self.store.settle(self.account, claimed, measured=charge))
+        else:
+            self.run(self.store.settle(self.account, claimed, ending))
+
+    @rule(by=st.sampled_from([5, 24, 9 * 24, 31 * 24]).map(lambda hours: timedelta(hours=hours)), more=st.booleans())
+    def time_passes(self, by: timedelta, more: bool) -> None:
+        self.run(self.store.database.advance(by * (3 if more else 1)))
+
+    @rule(turn=st.booleans())
+    def a_duty_passes(self, turn: bool) -> None:
+        self.model.look(self.now())
+        self.run(self.store.operations.do(Turn(self.account) if turn else Expire(self.account)))
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        now, model = self.now(), self.model
+        balance = self.run(Reads(self.store.engine).balance(self.account))
+        buckets = self.run(self.store.buckets(self.account))
+        assert (
+            model.spendable(now),
+            model.spendable(now, "subscription"),
+            model.spendable(now, "topup"),
+            model.frozen(now),
+            model.held,
+            model.spent,
+            model.debt,
+        ) == (
+            balance.spendable,
+            balance.subscription.available,
+            balance.topup.available,
+            balance.topup.frozen,
+            buckets["held"],
+            buckets["spent"],
+            balance.debt,
+        )
+
+    @invariant()
+    def the_auditor_finds_nothing(self) -> None:
+        # No scheduler and no worker lives here: leases lapse, and nobody takes them back.
+        assert () == self.run(_violations(self.store))
+
+    def teardown(self) -> None:
+        for claimed in self.jobs.values():
+            with suppress(Exception):
+                self.run(self.store.settle(self.account, claimed))
+
+
+async def _violations(store: Store) -> tuple[Violation, ...]:
+    async with snapshot(store.engine) as connection:
+        return (await audit_on(connection, LONG, LONG)).violations
+
+
+async def _awaited(step: Callable[[], Awaitable[Any]]) -> Any:
+    return await step()
+
+
+def test_any_story_of_an_account_is_told_alike(told: tuple[asyncio.Runner, Store]) -> None:
+    """Grants, top-ups, subscriptions in all their turns, chargebacks, jobs that end in every way, and time."""
+    run_state_machine_as_test(
+        lambda: Story(*told),  # type: ignore[arg-type]  # it takes any maker of one
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=20 if EXAMPLES > 100 else 15,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=EXAMPLES <= 100,
+        ),
+    )
