@@ -83,7 +83,7 @@ async def _probed(path: Path, limits: ProbeLimits) -> Probed:
             found = await run_in_child(
                 EXAMINE,
                 _arguments(path, limits),
-                _Silent(Path(folder)),
+                Silent(Path(folder)),
                 RunLimits(memory_bytes=PROBE_MEMORY_BYTES),
                 restraints,
             )
@@ -103,7 +103,7 @@ _NO_JOB = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Silent:
+class Silent:
     """The context of a run that has nothing to tell but its answer."""
 
     workdir: Path

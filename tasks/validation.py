@@ -181,6 +181,7 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any], Any], str]] = {
         if isinstance(given, str)
         else f"must have at most {limit['max_length']} entries"
     ),
+    "string_pattern_mismatch": lambda limit, given: f"must look like {limit['pattern']} (given {_shown(given)})",
     "literal_error": lambda limit, given: f"must be {limit['expected']} (given {_shown(given)})",
     "value_error": lambda limit, given: str(limit["error"]),
 }

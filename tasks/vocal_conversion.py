@@ -18,6 +18,7 @@ from tasks.finish import FinishedRequest
 from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
 from tasks.tiers import TieredKind
 from tasks.validation import Number
+from tasks.voices import NAME_PATTERN, REFERENCE
 
 #: standard finds the pitch with DIO (0.2 CPU seconds a second of voice), studio with Harvest (0.35, steadier).
 Model = Literal["standard", "studio"]
@@ -31,7 +32,9 @@ class VocalConversionRequest(FinishedRequest):
     #: The formants' factor: above 1 a smaller singer, below 1 a bigger one.
     formant: Number = Field(1.0, ge=0.6, le=1.6)
     preset: Literal["natural", "whisper", "robot"] = "natural"
-    #: How far to go towards the input `reference`: 0 not at all, 1 all the way. Only with a reference; 1 if not given.
+    #: A voice of the registry (`fermata voices list`), instead of an input `reference` of one's own.
+    target: str | None = Field(None, pattern=NAME_PATTERN)
+    #: How far to go towards the voice or the reference: 0 not at all, 1 all the way. Only with one; 1 if not given.
     strength: Number | None = Field(None, ge=0, le=1)
     #: Whose loudness: 0 follows the voice's own, 1 leaves it as the engine made it.
     volume_mix: Number = Field(1.0, ge=0, le=1)
@@ -51,8 +54,8 @@ class VocalConversion(TieredKind):
 
     def usage(self, request: VocalConversionRequest, inputs: Mapping[str, AudioInfo]) -> tuple[Usage, ...]:
         """One output, as long as the voice. The reference is not counted."""
-        if request.strength is not None and "reference" not in inputs:
-            raise RefusedRequest("strength", "needs the input reference, whose voice it goes towards")
+        if request.strength is not None and request.target is None and REFERENCE not in inputs:
+            raise RefusedRequest("strength", "needs the input reference or a target, whose voice it goes towards")
         seconds = inputs["voice"].seconds
         return (Usage(seconds_in=seconds, seconds_out=seconds),)
 

@@ -17,7 +17,7 @@ PACKAGES = ("config", "tasks", "worker", "fermata_client")
 FLOORS = (
     {"worker.credits", "worker.failpoints"},
     {"worker.store", "worker.queue", "worker.artifacts", "worker.slots"},
-    {"worker.runner", "worker.keeper", "worker.hold_off", "worker.client"},
+    {"worker.runner", "worker.keeper", "worker.hold_off", "worker.client", "worker.voices"},
 )
 TOP = len(FLOORS)
 

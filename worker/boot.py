@@ -62,6 +62,7 @@ from worker.store.retries import Retries
 from worker.store.submits import Submits
 from worker.store.turns import Turns
 from worker.store.upkeep import Upkeep
+from worker.store.voices import Voices
 from worker.store.webhooks import Webhooks
 from worker.store.workers import WorkerCard, Workers
 from worker.watchdog import watched
@@ -285,6 +286,7 @@ async def opened_worker(
             hold_off=HoldOff(dispatching),
             keeper=keeper,
             stored=Artifacts(store.engine),
+            voices=Voices(store.engine),
             artifacts=artifacts,
             price_books=store.price_books,
         )

@@ -24,6 +24,7 @@ from config.settings import Settings
 from tasks.audio import ProbeLimits, probe
 from tasks.kind import AudioInfo, Kind, RefusedRequest, Request
 from tasks.validation import check_inputs, parse
+from tasks.voices import voice_of
 from worker.artifacts.store import ArtifactError, ArtifactStore, Draft, StoreUnwritable
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import Cancel
@@ -41,6 +42,7 @@ from worker.store.references import check_account_id
 from worker.store.retries import Retries
 from worker.store.submits import ArtifactFacts, NewJob, Submits, Submitted, SubmitView
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
+from worker.voices import check_voice
 
 #: The whole of one job's request, inputs and metadata, as JSON.
 BODY_BYTES_MAX = 65_536
@@ -175,7 +177,9 @@ class Client:
         Without an account in `asked` (an empty id) no plan applies and inputs can't be named.
         """
         submission = self._submission(asked, "quote")
-        view = await self.views.view(asked.account_id or None, submission.artifact_ids)
+        view = await self.views.view(asked.account_id or None, submission.artifact_ids, submission.voice)
+        if asked.account_id:
+            check_voice(asked.account_id, submission.request, submission.inputs, view)
         infos = inputs_of(submission.kind, submission.inputs, view.artifacts)
         priced = quote_of(submission.kind, submission.request, infos, view)
         return Quote(submission.kind.name, priced.total, view.book_id, priced.lines)
@@ -265,6 +269,10 @@ class _Submission:
         return list(self.inputs.values())
 
     @property
+    def voice(self) -> str | None:
+        return voice_of(self.request)
+
+    @property
     def body_hash(self) -> bytes:
         """Of what was asked, in canonical form: order, spaces, zones and spelled-out defaults make no difference."""
         asked = self.asked
@@ -286,6 +294,7 @@ class _Submission:
         if self.asked.ends_by is not None and self.asked.ends_by <= view.now:
             raise RefusedRequest("ends_by", "must be in the future")
         check_plan(self.kind, self.request, view)
+        check_voice(self.account_id, self.request, self.inputs, view)
         infos = inputs_of(self.kind, self.inputs, view.artifacts)
         quoted = quote_of(self.kind, self.request, infos, view).total
         asked = self.asked

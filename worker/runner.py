@@ -22,6 +22,7 @@ import uuid_utils.compat as uuids
 
 from config.settings import Settings
 from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, RunLimits
+from tasks.voices import REFERENCE, voice_of
 from worker.artifacts.store import ArtifactError, ArtifactStore, DamagedArtifact
 from worker.credits.operations import Claim, Claimed, Ended, Fenced, Requeued, Settle
 from worker.credits.outcomes import Ending
@@ -36,6 +37,7 @@ from worker.store.group_commit import GroupCommit
 from worker.store.leases import Held, Leases, Standing
 from worker.store.prices import PriceBooks
 from worker.store.submits import ArtifactFacts
+from worker.store.voices import Voices
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +150,7 @@ class Runner:
     hold_off: HoldOff
     keeper: Keeper
     stored: Artifacts
+    voices: Voices
     artifacts: ArtifactStore
     price_books: PriceBooks
 
@@ -259,6 +262,8 @@ class Runner:
         kind = self.kinds[claim.job.kind]
         request = kind.request_model.model_validate_json(claim.order.request)
         inputs = await self._fetch_inputs(attempt, msgspec.json.decode(claim.order.inputs))
+        if (voice := voice_of(request)) is not None:
+            inputs[REFERENCE] = await self._fetch_voice(attempt, voice)
         infos = {name: file.info for name, file in inputs.items()}
         attempt.outputs_due = bool(kind.usage(request, infos))
         limits = RunLimits(self.settings.run_seconds, self.settings.run_memory_bytes)
@@ -280,6 +285,19 @@ class Runner:
             await self.artifacts.fetch(fact.storage_key, fact.sha256, target)
             inputs[name] = InputFile(target, AudioInfo(fact.frames, fact.sample_rate, fact.channels))
         return inputs
+
+    async def _fetch_voice(self, attempt: Attempt, name: str) -> InputFile:
+        """The clip of a voice, as the input that it stands for. Who may use it was asked when the job was taken."""
+        while True:
+            try:
+                voice = await self.voices.show(name)
+                break
+            except (LedgerUnavailable, OutcomeUnknown):
+                await asyncio.sleep(_RETRY_SECONDS)
+        fact = (await self._facts(voice.owner, {REFERENCE: str(voice.clip)}))[REFERENCE]
+        target = attempt.workdir / "input-voice"
+        await self.artifacts.fetch(fact.storage_key, fact.sha256, target)
+        return InputFile(target, AudioInfo(fact.frames, fact.sample_rate, fact.channels))
 
     async def _facts(self, account_id: str, wanted: Mapping[str, str]) -> dict[str, ArtifactFacts]:
         """What was measured of the inputs. Waits for the books, as long as the lease's keeper lets it."""

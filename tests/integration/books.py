@@ -171,6 +171,7 @@ class ASubmission:
     quoted: int
     more: Mapping[str, Any]
     artifact_ids: Sequence[UUID] = ()
+    voice: str | None = None
 
     @property
     def body_hash(self) -> bytes:

@@ -26,6 +26,7 @@ from worker.store.tables import metadata
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 JOB = UUID(int=1)
+CLIP = UUID(int=77)
 
 #: Ours alone: what belongs to Alembic and to the tests' clock is not part of the schema.
 TABLES = """
@@ -129,7 +130,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 #: These say nothing of an account.
 MACHINERY = {
     *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
-    *("api_keys", "audit_log", "webhooks", "webhook_secrets"),
+    *("api_keys", "audit_log", "webhooks", "webhook_secrets", "voices"),
 }
 
 
@@ -324,6 +325,16 @@ LEGAL: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "actor": "t",
     },
+    "voices": {
+        "name": "alto",
+        "account_id": "ada",
+        "artifact_id": CLIP,
+        "licence": "l",
+        "consent": "c",
+        "statistics": "{}",
+        "created_at": NOW,
+        "actor": "t",
+    },
     "workers": {
         "worker_id": "w",
         "host": "h",
@@ -442,6 +453,7 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("deliveries_ended", {"ended_at": NOW}),
     ("deliveries_ended", {"state": "dead"}),
     ("deliveries_attempts", {"attempts": -1}),
+    *(("voices_rights", {name: ""}) for name in ("licence", "consent")),
     ("workers_slots", {"slots": 0}),
     ("controls_scope", {"scope": "account"}),
     ("controls_running_max", {"running_max": 0}),
@@ -463,6 +475,7 @@ async def test_every_check_refuses_its_illegal_rows(database: Database) -> None:
     """Also from the owner: the database repeats the rules, so that a bug can't break the books."""
     async with database.connection(as_owner=True) as connection:
         await insert(connection, "accounts", {**LEGAL["accounts"], "account_id": "ada"})
+        await insert(connection, "artifacts", {**LEGAL["artifacts"], "artifact_id": CLIP})
         for table, legal in LEGAL.items():
             transaction = connection.transaction()
             await transaction.start()
@@ -590,6 +603,8 @@ FORBIDDEN = [
     "DELETE FROM cycles",
     "UPDATE subscription_changes SET body = '{}'",
     "UPDATE api_keys SET role = 'admin'",
+    "UPDATE voices SET consent = 'none'",
+    "DELETE FROM voices",
     "UPDATE api_keys SET hash = ''",
     "UPDATE audit_log SET actor = 'eve'",
     "DELETE FROM audit_log",

@@ -231,6 +231,7 @@ async def test_only_the_accounts_own_artifacts_are_seen(database: Database) -> N
     @dataclass(frozen=True, slots=True)
     class Looking(ASubmission):
         artifact_ids: Sequence[UUID] = ()
+        voice: str | None = None
 
         def decide(self, view: SubmitView) -> NewJob:
             raise Refused("seen", " ".join(sorted(str(artifact_id) for artifact_id in view.artifacts)))

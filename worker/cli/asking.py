@@ -13,6 +13,7 @@ from uuid import UUID
 from tasks.audio import Probed, ProbeLimits, probe
 from tasks.kind import AudioInfo, Kind, RefusedRequest
 from tasks.validation import check_inputs, parse
+from tasks.voices import voice_of
 from worker.cli import values
 from worker.cli.opening import Desk
 from worker.client import JobRequest, Quote, check_source, quote_of
@@ -20,6 +21,7 @@ from worker.pricing import leaves_of
 from worker.store.errors import Refused
 from worker.store.reads_artifacts import ArtifactReads
 from worker.store.submits import SubmitView
+from worker.voices import check_voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,9 @@ async def quote(desk: Desk, asked: JobRequest, probed: Mapping[str, Probed]) -> 
     kind = kind_named(desk, asked.kind)
     request = parse(kind, asked.params)
     ids = {name: values.identifier(f"inputs.{name}", text) for name, text in asked.inputs.items()}
-    view = await desk.client.views.view(asked.account_id or None, list(ids.values()))
+    view = await desk.client.views.view(asked.account_id or None, list(ids.values()), voice_of(request))
+    if asked.account_id:
+        check_voice(asked.account_id, request, {*ids, *probed}, view)
     infos = _measured(kind, {name: found.info for name, found in probed.items()}, ids, view)
     priced = quote_of(kind, request, infos, view)
     return Quote(kind.name, priced.total, view.book_id, priced.lines)

@@ -13,7 +13,7 @@ from importlib.metadata import version as version_of
 
 import cyclopts
 
-from worker.cli import accounts, artifacts, jobs, keys, operating, plans, prices, processes, webhooks
+from worker.cli import accounts, artifacts, jobs, keys, operating, plans, prices, processes, voices, webhooks
 from worker.cli.failures import INTERRUPTED, explain
 
 
@@ -31,7 +31,7 @@ app = cyclopts.App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for group in (accounts.app, artifacts.app, jobs.app, keys.app, prices.app, plans.app, webhooks.app):
+for group in (accounts.app, artifacts.app, jobs.app, keys.app, prices.app, plans.app, voices.app, webhooks.app):
     app.command(group)
 operating.add_to(app)
 processes.add_to(app)

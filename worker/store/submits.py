@@ -6,7 +6,7 @@ Promise 13: the same idempotency key with the same body is the first answer agai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -22,6 +22,7 @@ from worker.store.errors import Conflict, UnknownAccount
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.turns import each_at_once, take_turns
+from worker.store.voices import VoiceTerms, read_voice_terms
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,6 +55,8 @@ class SubmitView:
     book: PriceBook
     now: datetime
     terms: Plan | None = None
+    #: Of the voices that were asked for, those that there are.
+    voices: Mapping[str, VoiceTerms] = field(default_factory=dict)
 
     @property
     def priority(self) -> int:
@@ -100,6 +103,9 @@ class Submission(Protocol):
 
     @property
     def artifact_ids(self) -> Sequence[UUID]: ...
+
+    @property
+    def voice(self) -> str | None: ...
 
     def decide(self, view: SubmitView) -> NewJob: ...
 
@@ -151,18 +157,19 @@ class Submits:
             for submission, job in zip(submissions, decided, strict=True)
         ]
 
-    async def view(self, account_id: str | None, artifact_ids: Sequence[UUID]) -> SubmitView:
+    async def view(self, account_id: str | None, artifact_ids: Sequence[UUID], voice: str | None = None) -> SubmitView:
         """What a submit of this account would look at now; for quotes. Raises `UnknownAccount`."""
         async with transaction(self._engine) as connection:
             book_id, book, now = await self._price_books.current(connection)
+            voices = await read_voice_terms(connection, [] if voice is None else [voice])
             if account_id is None:
-                return SubmitView(None, {}, book_id, book, now)
+                return SubmitView(None, {}, book_id, book, now, voices=voices)
             plans = await self._plans(connection, [account_id])
             if account_id not in plans:
                 raise UnknownAccount(account_id)
             plan, terms = plans[account_id]
             artifacts = await read_artifacts(connection, [(account_id, artifact_id) for artifact_id in artifact_ids])
-            return SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now, terms)
+            return SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now, terms, voices)
 
     async def _views(self, connection: AsyncConnection, submissions: Sequence[Submission]) -> Mapping[str, SubmitView]:
         book_id, book, now = await self._price_books.current(connection)
@@ -170,8 +177,9 @@ class Submits:
         plans = await self._plans(connection, accounts)
         wanted = [(s.account_id, artifact_id) for s in submissions for artifact_id in s.artifact_ids]
         artifacts = await read_artifacts(connection, wanted)
+        voices = await read_voice_terms(connection, sorted({s.voice for s in submissions if s.voice is not None}))
         return {
-            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now, terms)
+            account_id: SubmitView(plan, artifacts.get(account_id, {}), book_id, book, now, terms, voices)
             for account_id, (plan, terms) in plans.items()
         }
 

@@ -753,6 +753,27 @@ audit_log = Table(
 )
 Index("audit_log_subject", audit_log.c.subject, audit_log.c.entry_id)
 
+#: Voices that a conversion may name: by what right, and who may. Never deleted: jobs name them.
+voices = Table(
+    "voices",
+    metadata,
+    _text("name"),
+    Column("account_id", Text, nullable=False, comment="whose the clip is"),
+    Column("artifact_id", UUID(as_uuid=True), nullable=False, comment="a clip of the voice alone"),
+    Column("licence", Text, nullable=False, comment="by what right it is used"),
+    Column("consent", Text, nullable=False, comment="who agreed to it, and where that is kept"),
+    _json("statistics"),
+    Column("plans", ARRAY(Text), comment="only for these plans; null beside null accounts: for all"),
+    Column("accounts", ARRAY(Text), comment="only for these accounts"),
+    _time("created_at"),
+    _text("actor"),
+    _time("removed_at", null=True),
+    Column("changed_by", Text, comment="who removed it"),
+    PrimaryKeyConstraint("name"),
+    ForeignKeyConstraint(["account_id", "artifact_id"], ["artifacts.account_id", "artifacts.artifact_id"]),
+    CheckConstraint("licence <> '' AND consent <> ''", name="rights"),
+)
+
 duty_runs = Table(
     "duty_runs",
     metadata,

@@ -169,6 +169,20 @@ def profile_of(samples: NDArray[np.floating], rate: int) -> Profile | None:
     )
 
 
+def statistics(report: Report, path: Path) -> dict[str, str]:
+    """What a clip says of its voice, for people: pitch and its spread, and how much of what was heard is voiced."""
+    rate = 24_000
+    pitch = analysed(np.asarray(_heard(path, rate, "clip"), np.float64), rate, "standard")[0]
+    voiced = pitch[pitch > 0]
+    if not len(voiced):
+        raise InvalidInput(f"there is no voice in its first {PROFILE_SECONDS} seconds")
+    return {
+        "pitch_hz": f"{np.exp(np.log(voiced).mean()):.1f}",
+        "spread_semitones": f"{np.log2(voiced).std() * 12:.1f}",
+        "voiced_percent": f"{100 * len(voiced) / len(pitch):.0f}",
+    }
+
+
 def limited(sound: Sound) -> Sound:
     """Never over 0.99: what is over the knee is bent."""
     over = np.abs(sound) - KNEE
@@ -196,13 +210,18 @@ def _mono(path: Path, rate: int, name: str) -> Iterator[Sound]:
 
 def _profile(path: Path, rate: int, name: str) -> Profile | None:
     """Of the first `PROFILE_SECONDS` of a file."""
+    return profile_of(_heard(path, rate, name), rate)
+
+
+def _heard(path: Path, rate: int, name: str) -> NDArray[np.float32]:
+    """The first `PROFILE_SECONDS` of a file, in mono."""
     wanted, heard, blocks = PROFILE_SECONDS * rate, 0, []
     for block in _mono(path, rate, name):
         blocks.append(block)
         heard += len(block)
         if heard >= wanted:
             break
-    return profile_of(np.concatenate(blocks)[:wanted, 0], rate)
+    return np.concatenate(blocks)[:wanted, 0]
 
 
 def _reference(path: Path | None, rate: int) -> Profile | None:

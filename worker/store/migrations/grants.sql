@@ -28,6 +28,10 @@ GRANT UPDATE (withdrawn_at, withdrawn_by, withdrawn_note) ON price_books, plan_b
 
 GRANT UPDATE (expires_at, revoked_at, changed_by, last_used_at) ON api_keys TO fermata_app;
 
+GRANT INSERT ON voices TO fermata_app;
+
+GRANT UPDATE (removed_at, changed_by) ON voices TO fermata_app;
+
 GRANT UPDATE (state, attempt, failures, started_at, ended_at, reason, message, charged, partial, outputs) ON jobs
 TO fermata_app;
 
