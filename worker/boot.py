@@ -54,6 +54,7 @@ from worker.store.notices import Notices
 from worker.store.ops import Controls
 from worker.store.past_jobs import PastJobs
 from worker.store.plan_books import PlanBooks
+from worker.store.price_report import PriceReports
 from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
@@ -191,6 +192,7 @@ def price_desk(settings: Settings, engine: AsyncEngine, books: Books) -> PriceDe
         past=PastJobs(engine, quoted_usage_of(kinds)),
         rehearsals=Rehearsals(engine),
         compensations=Compensations(books),
+        reports=PriceReports(engine),
         kinds=kinds,
         settings=settings,
     )

@@ -18,6 +18,7 @@ from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLin
 from worker.store.compensations import Compensations
 from worker.store.errors import Refused
 from worker.store.past_jobs import PastJobs
+from worker.store.price_report import PriceReport, PriceReports
 from worker.store.rehearsals import Rehearsals, Rehearsed, rehearsed_or_forced
 
 
@@ -32,6 +33,7 @@ class PriceDesk:
         past: PastJobs,
         rehearsals: Rehearsals,
         compensations: Compensations,
+        reports: PriceReports,
         kinds: Mapping[str, Kind],
         settings: Settings,
     ) -> None:
@@ -40,6 +42,7 @@ class PriceDesk:
         self._past = past
         self._rehearsals = rehearsals
         self._overcharges = Overcharges(past, compensations)
+        self._reports = reports
         self._kinds = kinds
         self._bounds = bounds_of(settings)
         self._percent_max = settings.price_change_percent_max
@@ -107,6 +110,10 @@ class PriceDesk:
             raise Refused("under", f"book {book_id} can't be compared with itself: name another one")
         other = parse_price_book(right.document, bounds=WIDEST_BOUNDS)
         return await self._overcharges.found((book_id, wrong.effective_at), (right.book, other), worst_max, give)
+
+    async def report(self, length: timedelta) -> PriceReport:
+        """What prices did in the time until now, for each kind and model."""
+        return await self._reports.report(length)
 
     async def withdraw(self, book_id: int, author: str, note: str) -> BookLine:
         """Take back a book that is not in force yet."""

@@ -181,6 +181,14 @@ def overcharged(
     return present(found, json, prices_shown.overcharged(found))
 
 
+@app.command
+def report(*, since: Annotated[str, Parameter(help="How far back: 12h, 30d, 8w.")] = "30d", json: Json = False) -> int:
+    """What prices did: quoted against charged, what came back and why, what is held now."""
+    length = values.span("since", since)
+    found = _with_prices(lambda prices: prices.report(length))
+    return present(found, json, prices_shown.report(found))
+
+
 def _number(text: str) -> int:
     return values.whole("book", text, 1, 2**31 - 1)
 

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from worker.client import Quote
     from worker.credits.rehearsal import Outcome, Row
     from worker.overcharges import Overcharged
+    from worker.store.price_report import PriceLine, PriceReport, Quantiles
     from worker.store.rehearsals import Rehearsed
 
 #: Signs of the longest bar.
 _BAR = 32
+
+#: From here on a person should look: most of the hold comes back, or so many jobs end without a sale.
+_MARGIN_LARGE, _REFUNDS_MANY = 0.5, 0.1
 
 
 def quote(quoted: Quote) -> Iterator[RenderableType]:
@@ -71,6 +75,46 @@ def overcharged(found: Overcharged) -> Iterator[RenderableType]:
         )
     if found.jobs and not found.compensated:
         yield "\nto give it back, once per job: the same again with --compensate --reason WHY --as NAME"
+
+
+def report(found: PriceReport) -> Iterator[RenderableType]:
+    """Each kind and model on a line, then why credits came back."""
+    yield facts([("ended from", found.since), ("until", found.until)])
+    if not found.lines:
+        yield "no job ran"
+        return
+    yield ""
+    yield table(
+        ["kind", "model", "ran", "sold", "quoted 10/50/90 %", "charged 10/50/90 %", "unused", "refunded", "held", ""],
+        [_report_row(line) for line in found.lines],
+        right=["ran", "sold", "quoted 10/50/90 %", "charged 10/50/90 %", "unused", "refunded", "held"],
+    )
+    reasons = [(line.kind, line.model, one) for line in found.lines for one in line.refunds]
+    if reasons:
+        yield "\nwhy whole holds came back"
+        yield table(
+            ["kind", "model", "reason", "jobs", "of those that ran", "credits"],
+            [(kind, model, one.reason, one.jobs, f"{one.rate:.1%}", one.credits) for kind, model, one in reasons],
+            right=["jobs", "of those that ran", "credits"],
+        )
+
+
+def _report_row(line: PriceLine) -> tuple[object, ...]:
+    remarks = [
+        "most of each hold comes back" if (line.margin or 0) >= _MARGIN_LARGE else "",
+        "often ends without a sale" if line.refund_rate >= _REFUNDS_MANY else "",
+    ]
+    return (
+        *(line.kind, line.model, line.jobs, line.sold, _spread(line.quoted), _spread(line.charged)),
+        "" if line.margin is None else f"{line.margin:.1%}",
+        f"{line.refund_rate:.1%}",
+        f"{line.held_credits:,} in {line.held_jobs:,}" if line.held_jobs else "",
+        ", ".join(filter(None, remarks)),
+    )
+
+
+def _spread(found: Quantiles | None) -> str:
+    return "" if found is None else f"{found.p10:,} / {found.p50:,} / {found.p90:,}"
 
 
 def _rows(title: str, rows: Sequence[Row], longest: int) -> Iterator[RenderableType]:
