@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     #: Requests a minute by key; a customer's token has its own. A process takes its share of a minute in advance.
     api_requests_per_minute: int = Field(60_000, ge=1, le=10_000_000)
     api_token_requests_per_minute: int = Field(600, ge=1, le=10_000_000)
+    #: Where a customer buys a pack: {pack} and {account} are filled in. None: the page names packs without a link.
+    billing_url: str | None = Field(None, pattern=r"^https?://[^\s\"'<>]+$")
+    #: Sites that may show the customer's page in a frame: origins, separated by blanks.
+    embed_origins: str = Field("", pattern=r"^(https?://[A-Za-z0-9.*:-]+( https?://[A-Za-z0-9.*:-]+)*)?$")
 
     @field_validator("database_url", "owner_database_url")
     @classmethod

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from worker.queue.broker import HintBroker
     from worker.queue.hints import Pair
     from worker.slots import Slots
+    from worker.web.dashboard.board import Board
     from worker.web.services import Services
 
 log = structlog.get_logger(__name__)
@@ -237,6 +238,33 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         finally:
             await keyring.write_used()
             await limits.close()
+
+
+@asynccontextmanager
+async def opened_board(services: Services) -> AsyncIterator[Board]:
+    """What the dashboard's pages stand on, beside the services of the API's routes."""
+    from tasks.pictures import picture
+    from worker.store.reads_account_lists import AccountListReads
+    from worker.store.reads_overview import OverviewReads
+    from worker.store.sessions import Sessions
+    from worker.web.dashboard.board import Board
+    from worker.web.dashboard.live import Live
+    from worker.web.dashboard.pictures import Pictures
+
+    overview = OverviewReads(services.engine)
+    live = Live(overview)
+    try:
+        yield Board(
+            services=services,
+            lists=AccountListReads(services.engine),
+            overview=overview,
+            sessions=Sessions(services.engine),
+            upkeep=Upkeep(services.engine),
+            live=live,
+            pictures=Pictures(picture, services.client.artifacts),
+        )
+    finally:
+        await live.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def examine(report: Report, path: Path, limits: Mapping[str, Any]) -> dict[str, 
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise InvalidInput("was changed while it was read")
         return found | {"format": audio_format, "bytes": before.st_size, "sha256": digest}
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def opened_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+    """The sound of a file that was examined before. Raises `InvalidInput` where it is gone or damaged since."""
+    descriptor = _opened(path)
+    try:
+        with _decoder(descriptor, format_of(descriptor)) as sound:
+            yield sound
     finally:
         os.close(descriptor)
 

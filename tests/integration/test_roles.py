@@ -41,6 +41,8 @@ NOT_FOR_WORKERS = [
     "INSERT INTO jobs SELECT * FROM jobs",
     "SELECT * FROM api_keys",
     "DELETE FROM api_keys",
+    "SELECT * FROM sessions",
+    "INSERT INTO sessions SELECT",
     "SET ROLE fermata_app",
     "SET ROLE fermata_product",
 ]

@@ -130,7 +130,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 #: These say nothing of an account.
 MACHINERY = {
     *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
-    *("api_keys", "audit_log", "webhooks", "webhook_secrets", "voices"),
+    *("api_keys", "sessions", "audit_log", "webhooks", "webhook_secrets", "voices"),
 }
 
 
@@ -335,6 +335,7 @@ LEGAL: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "actor": "t",
     },
+    "sessions": {"hash": bytes(32), "key_id": JOB, "created_at": NOW, "expires_at": NOW},
     "workers": {
         "worker_id": "w",
         "host": "h",
@@ -444,6 +445,7 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     *(("artifacts_measured", {name: 0}) for name in ("frames", "sample_rate", "channels", "bytes")),
     ("artifacts_sha256", {"sha256": bytes(31)}),
     ("api_keys_hash", {"hash": bytes(31)}),
+    ("sessions_hash", {"hash": bytes(31)}),
     ("api_keys_role", {"role": "god"}),
     ("api_keys_customer_has_account", {"role": "customer", "expires_at": NOW}),
     ("api_keys_customer_has_account", {"account_id": "ada"}),
@@ -606,6 +608,7 @@ FORBIDDEN = [
     "UPDATE voices SET consent = 'none'",
     "DELETE FROM voices",
     "UPDATE api_keys SET hash = ''",
+    "UPDATE sessions SET expires_at = now() + interval '1 year'",
     "UPDATE audit_log SET actor = 'eve'",
     "DELETE FROM audit_log",
     "TRUNCATE audit_log",

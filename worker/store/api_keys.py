@@ -114,7 +114,7 @@ class ApiKeys:
         check_limit(limit)
         async with snapshot(self._engine) as connection:
             rows = await connection.execute(_LISTED, {"limit": limit, "after": after})
-            return tuple(_shown(row) for row in rows)
+            return tuple(shown_key(row) for row in rows)
 
     async def find(self, given: str) -> KeyShown:
         """A key by its id or its visible prefix. Raises `UnknownKey`, and `Refused` where two begin alike."""
@@ -124,7 +124,7 @@ class ApiKeys:
             raise Refused("key", f"{len(rows)} keys begin so; name it by its id")
         if not rows:
             raise UnknownKey(given)
-        return _shown(rows[0])
+        return shown_key(rows[0])
 
     async def revoke(self, key_id: UUID, actor: str) -> KeyShown:
         """Close it for good; a process that has just looked it up may still open to it for some seconds.
@@ -138,7 +138,7 @@ class ApiKeys:
                 row = (await connection.execute(_SHOW, {"key": key_id})).one_or_none()
         if row is None:
             raise UnknownKey(key_id)
-        return _shown(row)
+        return shown_key(row)
 
     async def rotate(self, key_id: UUID, actor: str, overlap_seconds: int = ROTATION_SECONDS) -> KeyMade:
         """A new key like this one, which itself still opens for `overlap_seconds`.
@@ -172,7 +172,7 @@ class ApiKeys:
         """The key of this secret, if it opens now by the database's clock."""
         async with snapshot(self._engine) as connection:
             row = (await connection.execute(_OPENING, {"hash": hash_of(secret)})).one_or_none()
-        return None if row is None else _shown(row)
+        return None if row is None else shown_key(row)
 
     async def used(self, key_ids: Sequence[UUID]) -> None:
         """Note that these were used just now."""
@@ -224,10 +224,11 @@ async def _insert(connection: AsyncConnection, values: dict[str, Any]) -> KeyMad
     ).one_or_none()
     if row is None:
         raise Refused("expires_at", "must be in the future")
-    return KeyMade(secret, _shown(row))
+    return KeyMade(secret, shown_key(row))
 
 
-def _shown(row: Any) -> KeyShown:
+def shown_key(row: Any) -> KeyShown:
+    """A key of a row with its columns in the order of `KeyShown`."""
     return KeyShown(row[0], row[1], Role(row[2]), *row[3:])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -63,31 +64,33 @@ class QueueReads:
     async def queues(self) -> tuple[QueueShown, ...]:
         """Every queue that has unfinished jobs, a worker or a control, by name."""
         async with snapshot(self._engine) as connection:
-            rows = await connection.execute(_QUEUES, {"alive": ALIVE_SECONDS})
+            rows = await connection.execute(QUEUES, {"alive": ALIVE_SECONDS})
             return tuple(QueueShown(*row) for row in rows)
 
     async def workers(self) -> tuple[WorkerShown, ...]:
         """Every process in the register, the latest seen first."""
         async with snapshot(self._engine) as connection:
-            rows = await connection.execute(_WORKERS, {"alive": ALIVE_SECONDS})
-            return tuple(
-                WorkerShown(
-                    worker=row.worker_id,
-                    host=row.host,
-                    pid=row.pid,
-                    version=row.version,
-                    queues=tuple(row.queues),
-                    slots=row.slots,
-                    running=row.running,
-                    state=WorkerState(row.state),
-                    started_at=row.started_at,
-                    seen_at=row.seen_at,
-                )
-                for row in rows
-            )
+            rows = await connection.execute(WORKERS, {"alive": ALIVE_SECONDS})
+            return tuple(worker_of(row) for row in rows)
 
 
-_QUEUES = text("""
+def worker_of(row: Any) -> WorkerShown:
+    """A worker of a row of `WORKERS`."""
+    return WorkerShown(
+        worker=row.worker_id,
+        host=row.host,
+        pid=row.pid,
+        version=row.version,
+        queues=tuple(row.queues),
+        slots=row.slots,
+        running=row.running,
+        state=WorkerState(row.state),
+        started_at=row.started_at,
+        seen_at=row.seen_at,
+    )
+
+
+QUEUES = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
     ), queued AS (
@@ -143,7 +146,7 @@ _QUEUES = text("""
     ORDER BY names.queue
 """)
 
-_WORKERS = text("""
+WORKERS = text("""
     SELECT w.worker_id, w.host, w.pid, w.version, w.queues, w.slots, w.started_at, w.seen_at,
            COALESCE(mine.running, 0) AS running,
            CASE

@@ -737,6 +737,19 @@ api_keys = Table(
 )
 Index("api_keys_prefix", api_keys.c.prefix)
 
+#: People in front of the dashboard. A session ends with its key, or after a working day.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", LargeBinary, nullable=False, comment="sha256 of the cookie's secret"),
+    Column("key_id", UUID(as_uuid=True), nullable=False),
+    _time("created_at"),
+    _time("expires_at"),
+    PrimaryKeyConstraint("hash"),
+    CheckConstraint("length(hash) = 32", name="hash"),
+)
+Index("sessions_expires_at", sessions.c.expires_at)
+
 #: Every change that a person or a key made, with the row before and after. Written by triggers, in the transaction of
 #: the change itself, so that no code can forget it; jobs tell their own story in `events`.
 audit_log = Table(

@@ -9,8 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from config.settings import Settings
-from worker.boot import opened_api, our_version
+from worker.boot import opened_api, opened_board, our_version
 from worker.web import problems
+from worker.web.dashboard.app import Pages, make_dashboard
+from worker.web.dashboard.forms import FORM_BYTES_MAX
 from worker.web.guard import Guard
 from worker.web.routes import accounts, artifacts, health, jobs, keys, prices, queues, quotes
 from worker.web.uploads import ENVELOPE_BYTES_MAX
@@ -27,10 +29,13 @@ lost answer, it is done once. Amounts are whole credits; times are UTC. Keys of 
 def make_app(settings: Settings) -> FastAPI:
     """The application. Connects when it is started, not here."""
 
+    dashboard = make_dashboard()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with opened_api(settings) as services:
+        async with opened_api(settings) as services, opened_board(services) as board:
             app.state.services = services
+            dashboard.state.board = board
             yield
 
     app = FastAPI(
@@ -45,6 +50,7 @@ def make_app(settings: Settings) -> FastAPI:
     )
     for resource in (health, jobs, quotes, artifacts, queues, accounts, prices, keys):
         app.include_router(resource.router)
+    app.router.routes.append(Pages(dashboard))
     problems.add_handlers(app)
     app.add_middleware(Guard, body_bytes_max=_body_bytes_max(settings))
     _describe_problems(app)
@@ -58,6 +64,7 @@ def _body_bytes_max(settings: Settings) -> dict[str, int]:
         "/v1/artifacts": settings.upload_bytes_max + ENVELOPE_BYTES_MAX,
         "/v1/prices": prices.BOOK_BYTES_MAX,
         "/v1/prices/rehearsals": prices.BOOK_BYTES_MAX,
+        "/do/prices/draft": FORM_BYTES_MAX,
     }
 
 

@@ -6,7 +6,7 @@ GRANT USAGE ON SCHEMA public TO fermata_product;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO fermata_product;
 
-REVOKE SELECT ON api_keys, webhook_secrets FROM fermata_product;
+REVOKE SELECT ON api_keys, sessions, webhook_secrets FROM fermata_product;
 
 GRANT INSERT ON price_books, plan_books, rehearsals TO fermata_product;
 

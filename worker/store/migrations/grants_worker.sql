@@ -6,7 +6,7 @@ GRANT USAGE ON SCHEMA public TO fermata_worker;
 
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO fermata_worker;
 
-REVOKE SELECT ON api_keys FROM fermata_worker;
+REVOKE SELECT ON api_keys, sessions FROM fermata_worker;
 
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_worker;
 
@@ -21,7 +21,7 @@ BEGIN
         WHERE g.grantee = 'fermata_app'
           AND g.table_schema = 'public'
           AND g.privilege_type IN ('INSERT', 'UPDATE')
-          AND g.table_name NOT IN ('price_books', 'plan_books', 'rehearsals', 'purchases', 'api_keys')
+          AND g.table_name NOT IN ('price_books', 'plan_books', 'rehearsals', 'purchases', 'api_keys', 'sessions')
           AND NOT (g.privilege_type = 'INSERT' AND g.table_name IN ('accounts', 'jobs'))
         GROUP BY g.table_name, g.privilege_type
         UNION ALL
@@ -30,7 +30,7 @@ BEGIN
         WHERE g.grantee = 'fermata_app'
           AND g.table_schema = 'public'
           AND g.privilege_type = 'DELETE'
-          AND g.table_name <> 'api_keys'
+          AND g.table_name NOT IN ('api_keys', 'sessions')
     LOOP
         IF held.columns IS NULL THEN
             EXECUTE format('GRANT %s ON %I TO fermata_worker', held.may, held.table_name);

@@ -1,0 +1,141 @@
+"""Figures that move: one look a second for everybody, none for nobody; and what the overview says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.integration.api_support import Api, an_api
+from tests.integration.dashboard_support import board_in, visiting
+from tests.servers import Database
+from worker.store.ops import Scope
+from worker.web.dashboard import streams
+from worker.web.dashboard.figures import figures_of
+from worker.web.dashboard.live import Live, Look
+
+
+@pytest.fixture
+async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
+    async with an_api(database, tmp_path) as opened:
+        await opened.account("ada", 100)
+        yield opened
+
+
+@pytest.fixture
+async def live(api: Api) -> AsyncIterator[Live]:
+    """A look that does not wait a second between two looks."""
+    made = Live(board_in(api).overview, pause_seconds=0.05)
+    yield made
+    await made.close()
+
+
+async def see(live: Live, looks: int, watched: UUID | None = None) -> list[Look]:
+    """What one viewer is shown, so many looks long."""
+    seen = []
+    async with asyncio.timeout(20), aclosing(live.looks_from(watched)) as stream:
+        async for look in stream:
+            seen.append(look)
+            if len(seen) == looks:
+                break
+    return seen
+
+
+async def test_a_hundred_viewers_cost_as_much_as_one(live: Live) -> None:
+    """Everybody is shown the same looks: their number does not grow with the viewers."""
+    shown = await asyncio.gather(*(see(live, 4) for _ in range(100)))
+    assert {4} == {len(looks) for looks in shown}
+    assert live.looks <= 8
+    assert len({id(look) for looks in shown for look in looks}) <= live.looks
+
+
+async def test_nobody_looks_nobody_asks(live: Live) -> None:
+    """When the last viewer has gone, PostgreSQL is not asked again, and the next viewer wakes it."""
+    await see(live, 2)
+    assert 0 == live.viewers
+    await asyncio.wait_for(asyncio.shield(live._looking), 5)  # type: ignore[arg-type]  # ends by itself
+    looks = live.looks
+    await asyncio.sleep(0.2)  # four pauses: nothing to wait for is just what is claimed
+    assert looks == live.looks
+    await see(live, 1)
+    assert looks < live.looks
+
+
+async def test_pages_that_open_at_once_share_a_look(api: Api) -> None:
+    """Fifty people who open the overview in the same second cost PostgreSQL one look."""
+    board = board_in(api)
+    async with visiting(api, "viewer") as visit:
+        before = board.live.looks
+        found = await asyncio.gather(*(visit.http.get("/") for _ in range(50)))
+        assert {200} == {one.status_code for one in found}
+        assert board.live.looks - before <= 2
+
+
+async def test_a_watched_job_is_seen_as_it_moves(api: Api, live: Live) -> None:
+    """Its state comes with the shared look; who watches nothing pays for nothing."""
+    job = UUID((await api.submit())["id"])
+    assert "queued" == getattr((await see(live, 1, job))[-1].glance(job), "state", None)
+    await api.services.client.cancel("ada", job, "test")
+    seen = await see(live, 3, job)
+    assert "cancelled" == getattr(seen[-1].glance(job), "state", None)
+    assert () == (await see(live, 2))[-1].now.watched
+
+
+async def test_a_stream_of_a_job_ends_when_the_job_has(api: Api, live: Live) -> None:
+    """The page is told that the job moved, is shown its end, and the stream is over."""
+    job = UUID((await api.submit())["id"])
+    events: list[str] = []
+    async with asyncio.timeout(20):
+        async for event in streams.job_events(live, job):
+            events.append(event.decode())
+            if len(events) == 1:
+                await api.services.client.cancel("ada", job, "test")
+    assert "queued" in events[0]
+    assert "event: moved\ndata: cancelled\n\n" == events[1]
+    assert "cancelled" in events[2]
+    assert 0 == live.viewers
+
+
+async def test_the_overview_tells_what_ended_and_where_credits_are(api: Api) -> None:
+    """Counts, charges and what was returned, of every job that ended."""
+    live = board_in(api).live
+    for _ in range(3):
+        job = await api.submit()
+        await api.services.client.cancel("ada", UUID(job["id"]), "test")
+    await api.submit()
+    live.outdated()
+    figures = figures_of(await live.latest())
+    assert (1, 0, 3) == (figures.ready, figures.running, figures.hour.others)
+    assert (0, 100) == (figures.held, figures.available)
+    assert "bad" == figures.tone
+    assert "generation has 1 job ready and no living worker." in figures.warnings
+    assert "No scheduler has ever run on this database: no job will start." in figures.warnings
+    assert "Nothing is running although 1 job could: 0 done in the last hour." == figures.verdict
+
+
+async def test_the_overview_tells_of_pauses_in_words(api: Api) -> None:
+    """With their reason, and how many jobs wait."""
+    board = board_in(api)
+    await api.submit()
+    await api.services.controls.pause(Scope.QUEUE, "generation", "GPU maintenance", "ops")
+    await api.services.controls.pause(Scope.KIND, "stem_split", "recall", "ops")
+    await api.services.controls.pause(Scope.ACCOUNT, "ada", "fraud", "ops")
+    board.live.outdated()
+    warnings = figures_of(await board.live.latest()).warnings
+    assert "generation is paused: GPU maintenance. 1 job waits." in warnings
+    assert "All stem split jobs are paused by kind." in warnings
+    assert "1 paused account." in warnings
+
+
+async def test_a_stream_needs_a_session_and_says_what_moves(api: Api) -> None:
+    """The overview's stream is server-sent events of parts of the page, for those who are signed in."""
+    async with visiting(api, None) as visit:
+        assert 401 == (await visit.http.get("/live/overview")).status_code
+    part = await anext(streams.overview_events(board_in(api).live))
+    assert part.startswith(b"data: ")
+    assert part.endswith(b"\n\n")
+    assert b"verdict" in part

@@ -1,0 +1,227 @@
+"""What the pages show and what their forms do: the same functions as the CLI and the API, told in the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID
+
+import pytest
+
+from tests.integration.api_support import Api, an_api
+from tests.integration.dashboard_support import Visit, board_in, visiting
+from tests.servers import Database
+from worker.store.ops import Scope
+
+NASTY = '<script>alert("x")</script>&\'"'
+
+
+@pytest.fixture
+async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
+    async with an_api(database, tmp_path, billing_url="https://shop.example/buy?pack={pack}&who={account}") as opened:
+        await opened.account("ada", 100)
+        yield opened
+
+
+@pytest.fixture
+async def visit(api: Api) -> AsyncIterator[Visit]:
+    async with visiting(api) as opened:
+        yield opened
+
+
+async def told(api: Api, what: str) -> list[tuple[str, str]]:
+    """Who did this to whom, by the audit log, the latest first."""
+    entries = (await api.services.log.entries()).entries
+    return [(entry.actor, entry.subject) for entry in entries if entry.what == what]
+
+
+async def actor_of(api: Api, role: str = "admin") -> str:
+    return f"key:{(await api.key(role))[:12]}"
+
+
+async def test_a_job_is_shown_with_its_quote_and_why_it_waits(api: Api, visit: Visit) -> None:
+    """The page has the receipt's lines and says in words what the job waits for."""
+    job = await api.submit(metadata={"take": "7"})
+    shown = await visit.page(f"/jobs/{job['id']}")
+    for expected in ("8 credits by book", "output 1 seconds_out", "no living worker serves its queue", "take"):
+        assert expected in shown
+    assert job["id"][-12:] in await visit.page("/jobs?account=ada&state=queued")
+    assert job["id"][-12:] in await visit.page("/jobs?account=ada&metadata=take%3D7")
+    assert job["id"][-12:] not in await visit.page("/jobs?account=ada&metadata=take%3D8")
+    assert str(UUID(job["id"])) in await visit.page(f"/jobs?find={job['id']}")
+
+
+async def test_what_customers_wrote_is_shown_as_text(api: Api, visit: Visit) -> None:
+    """A prompt or metadata that looks like markup is no markup."""
+    job = await api.submit(params={"prompt": NASTY, "seconds": 20}, metadata={NASTY: NASTY})
+    found = await visit.http.get(f"/jobs/{job['id']}")
+    assert "<script>alert" not in found.text
+    assert "&lt;script&gt;alert" in found.text
+
+
+async def test_a_job_is_cancelled_and_tried_again(api: Api, visit: Visit) -> None:
+    """With a reason; the log names the key that did it."""
+    job = await api.submit()
+    said = await visit.send(f"/do/jobs/cancel/{job['id']}", reason="typo", back=f"/jobs/{job['id']}")
+    assert "It is cancelled" in said.text
+    assert "cancelled" == (await api.services.reads.job(UUID(job["id"]))).state
+    assert [(await actor_of(api), job["id"])] == await told(api, "job.cancel")
+    again = await visit.send(f"/do/jobs/retry/{job['id']}", reason="after all")
+    assert "This is the new job" in again.text
+    assert "tried again before" in (await visit.send(f"/do/jobs/retry/{job['id']}", reason="x")).text
+    assert 2 == len((await api.services.reads.jobs("ada")).jobs)
+
+
+async def test_a_form_that_is_turned_down_says_why_on_its_page(api: Api, visit: Visit) -> None:
+    """Without a reason nothing is cancelled, and the message stands where the form stood."""
+    job = await api.submit()
+    said = await visit.send(f"/do/jobs/cancel/{job['id']}", back=f"/jobs/{job['id']}")
+    assert "reason: must be given" in said.text
+    assert f"/jobs/{job['id']}" == said.url.path
+    assert "queued" == (await api.services.reads.job(UUID(job["id"]))).state
+    assert "reason: must be given" not in await visit.page(f"/jobs/{job['id']}")  # said once
+
+
+async def test_a_queue_is_paused_limited_and_resumed(api: Api, visit: Visit) -> None:
+    """The overview says so in words; each step stands in the log with who did it."""
+    await visit.send("/do/pause/queue/generation", reason="GPU maintenance")
+    assert "generation is paused: GPU maintenance" in await visit.page("/")
+    await visit.send("/do/limit/queue/generation", running_max="3")
+    limits = {control.name: control.running_max for control in await api.services.controls.controls()}
+    assert 3 == limits["generation"]
+    await visit.send("/do/resume/queue/generation")
+    await visit.send("/do/pause/kind/stem_split", reason="model recall")
+    states = {(one.scope, one.name): one.paused for one in await api.services.controls.controls()}
+    assert {(Scope.QUEUE, "generation"): False, (Scope.KIND, "stem_split"): True} == states
+    who = await actor_of(api)
+    assert [(who, "generation"), (who, "generation")] == await told(api, "controls.update")
+    assert "no queue 'nothing'" in (await visit.send("/do/pause/queue/nothing", reason="x")).text.replace("&#39;", "'")
+
+
+async def test_credits_come_in_once_and_are_shown_in_their_kinds(api: Api, visit: Visit) -> None:
+    """The same reference twice is one purchase; the lot and the journal show it."""
+    for _ in range(2):
+        said = await visit.send("/do/accounts/topup/ada", pack="small", reference="order-1", back="/accounts/ada")
+    assert "as before" in said.text
+    await visit.send("/do/accounts/grant/ada", credits="1,000", reference="g-1", note="sorry")
+    balance = await api.services.reads.balance("ada")
+    assert (100, 1100) == (balance.topup.available + balance.topup.frozen, balance.grants.available)
+    shown = await visit.page("/accounts/ada")
+    for expected in ("order-1", "g-1", "grant: sorry", "1,100"):
+        assert expected in shown
+    refused = await visit.send("/do/accounts/grant/ada", credits="-5", reference="g-2", back="/accounts/ada")
+    assert "must be a whole number" in refused.text
+
+
+async def test_an_account_with_slashes_has_its_page_and_its_actions(api: Api, visit: Visit) -> None:
+    """Ids are the caller's own: a path in them leads nowhere else."""
+    await api.account("acme/eu/7", 10)
+    assert "acme/eu/7" in await visit.page("/accounts?find=acme/")
+    await visit.send(f"/do/accounts/pause/{quote('acme/eu/7')}", reason="fraud?")
+    assert "paused" in await visit.page("/accounts/acme/eu/7")
+    assert (await board_in(api).lists.account("acme/eu/7")).paused
+    await visit.send(f"/do/accounts/resume/{quote('acme/eu/7')}")
+    assert not (await board_in(api).lists.account("acme/eu/7")).paused
+
+
+async def test_accounts_are_found_by_how_their_id_begins(api: Api, visit: Visit) -> None:
+    """A page at a time, in order, none twice and none left out."""
+    for number in range(120):
+        await api.account(f"label-{number:03}")
+    lists = board_in(api).lists
+    found, after = [], None
+    while True:
+        page = await lists.accounts("label-", 50, after)
+        found += [line.account for line in page.accounts]
+        after = page.next
+        if after is None:
+            break
+    assert [f"label-{number:03}" for number in range(120)] == found
+    shown = await visit.page("/accounts?find=label-11")
+    assert "label-119" in shown
+    assert "label-109" not in shown
+
+
+async def test_the_customer_sees_one_account_and_no_staff_page(api: Api) -> None:
+    """By a token in the address or by signing in with it: their credits, their receipts, nobody else's."""
+    await api.account("eve", 50)
+    mine, others = await api.submit("ada"), await api.submit("eve")
+    token = await api.token("ada")
+    async with visiting(api, None) as visit:
+        shown = await visit.page(f"/credits?token={token}")
+        assert "100" in shown
+        assert "https://shop.example/buy?pack=small&who=ada" in shown
+        assert "Accounts" not in shown
+        assert "Quote" in await visit.page(f"/credits/jobs/{mine['id']}?token={token}")
+        await visit.page(f"/credits/jobs/{others['id']}?token={token}", 404)
+        assert "Sign in" in await visit.page(f"/credits?token={token[:-2]}xx")
+        assert "Sign in" in await visit.page("/accounts/ada")
+    async with visiting(api, key=token) as visit:
+        assert "Your credits" in await visit.page("/accounts/eve")  # wherever they go, it is their own page
+        sent = await visit.http.post("/do/accounts/grant/ada", data={"form_token": "x"})
+        assert 403 == sent.status_code
+
+
+async def test_the_customers_page_may_be_framed_by_named_sites_only(database: Database, tmp_path: Path) -> None:
+    """`FERMATA_EMBED_ORIGINS` says which; the staff's pages by none."""
+    async with an_api(database, tmp_path, embed_origins="https://product.example") as api:
+        await api.account("ada")
+        token = await api.token("ada")
+        async with visiting(api, None) as visit:
+            framed = await visit.http.get(f"/credits?token={token}")
+            assert "frame-ancestors https://product.example" in framed.headers["content-security-policy"]
+            assert "no-referrer" == framed.headers["referrer-policy"]
+            door = await visit.http.get("/sign-in")
+            assert "frame-ancestors 'none'" in door.headers["content-security-policy"]
+
+
+async def test_an_audit_is_run_and_its_verdict_kept(api: Api, visit: Visit) -> None:
+    """The last verdict stands on the page; drift is named by its rule."""
+    assert "The books are exact" in (await visit.send("/do/audit")).text
+    async with api.database.connection(as_owner=True) as connection:
+        await connection.execute(
+            "UPDATE lots SET available = available - 5, spent = spent + 5 WHERE account_id = 'ada'"
+        )
+    await visit.send("/do/audit")
+    shown = await visit.page("/audit")
+    assert "violations" in shown
+    assert "bucket is fold" in shown
+
+
+async def test_a_price_draft_is_checked_changed_and_applied(api: Api, visit: Visit) -> None:
+    """Wrong drafts keep what was typed; a right one shows what it changes; applied it is a new book by this key."""
+    document = (await api.services.prices.shown()).document
+    wrong = await visit.send("/do/prices/draft", verb="apply", document=document + "\n[nothing]\n", note="x")
+    assert 400 == wrong.status_code
+    assert "Not applied" in wrong.text
+    assert "[nothing]" in wrong.text
+    dearer = document.replace("multiplier = 2.5", "multiplier = 2.6")
+    checked = await visit.send("/do/prices/draft", verb="check", document=dearer)
+    assert "2.6" in checked.text
+    assert 1 == (await api.services.prices.shown()).book
+    await visit.send("/do/prices/draft", verb="apply", document=dearer, note="studio costs more")
+    book = await api.services.prices.shown()
+    assert (2, await actor_of(api)) == (book.book, book.author)
+    await visit.send("/do/prices/revert", book="1", note="too dear")
+    assert document == (await api.services.prices.shown()).document
+
+
+async def test_the_form_of_numbers_writes_the_document(api: Api, visit: Visit) -> None:
+    """A number typed in the form stands in the document, which is shown with what it changes."""
+    document = (await api.services.prices.shown()).document
+    fields: dict[str, Any] = {"number:generation/output/base": "4.5"}
+    shown = await visit.send("/do/prices/draft", verb="numbers", document=document, **fields)
+    assert "base = 4.5" in shown.text
+    assert "It can be applied" in shown.text
+
+
+async def test_the_calculator_prices_by_the_book_that_is_shown(visit: Visit) -> None:
+    """Line by line; what can't be asked is said."""
+    found = await visit.page("/prices?kind=generation&params=prompt%3Dx%0Aseconds_max%3D60")
+    assert "At most, by the book shown" in found
+    assert "16" in found
+    assert "prompt" in await visit.page("/prices?kind=generation&params=seconds_max%3D60")
+    studio = await visit.page("/prices?kind=stem_split&seconds=240&params=")
+    assert "At most, by the book shown" in studio

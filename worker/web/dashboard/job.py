@@ -1,0 +1,92 @@
+"""One job: where it stands, its attempts, its receipt, its audio, and what can be done with it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import uuid_utils.compat as uuids
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.credits.states import ENDED
+from worker.store.errors import UnknownArtifact
+from worker.store.reads_artifacts import ArtifactShown
+from worker.store.reads_jobs import JobShown
+from worker.web.dashboard import frame
+from worker.web.dashboard.board import Board, board_of
+from worker.web.dashboard.doors import job_id_of
+from worker.web.dashboard.forms import Form
+from worker.web.dashboard.session import Visitor
+
+
+async def job(request: Request, visitor: Visitor) -> Response:
+    """The whole story of one job."""
+    board = board_of(request)
+    shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
+    values = {
+        "job": shown,
+        "receipt": await board.services.reads.receipt(shown.id),
+        "ended": shown.state in ENDED,
+        "sounds": await _sounds(board, shown),
+        "now": await board.live.now(),
+        "can_force_end": False,
+        # Twice the same form is one compensation.
+        "reference": f"dashboard:{uuids.uuid7()}",
+    }
+    return frame.page(request, visitor, "job.html", values)
+
+
+async def _sounds(board: Board, shown: JobShown) -> list[tuple[str, ArtifactShown]]:
+    """What went in and what came out, by their names in the request."""
+    named = [(f"input {name}", artifact) for name, artifact in shown.inputs.items()]
+    named += [(out.name, str(out.artifact)) for out in shown.outputs]
+    sounds = []
+    for name, artifact in named:
+        try:
+            sounds.append((name, (await board.services.artifacts.place(UUID(artifact))).shown))
+        except UnknownArtifact:
+            continue  # deleted since; its name stands in the request all the same
+    return sounds
+
+
+async def cancel(request: Request, visitor: Visitor, form: Form) -> Response:
+    """End it, or ask its worker to stop it."""
+    board = board_of(request)
+    shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
+    await board.services.client.cancel(shown.account, shown.id, _reason(form, visitor))
+    await _tell(board, visitor, "job.cancel", shown, form)
+    return frame.go(f"/jobs/{shown.id}", "It is cancelled, or its worker is stopping it (2 s).")
+
+
+async def retry(request: Request, visitor: Visitor, form: Form) -> Response:
+    """A new job with the same request."""
+    board = board_of(request)
+    shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
+    made = await board.services.client.retry(shown.id, visitor.actor)
+    await _tell(board, visitor, "job.retry", shown, form)
+    said = "It was tried again before: this is that job." if made.replayed else "This is the new job."
+    return frame.go(f"/jobs/{made.job_id}", said)
+
+
+async def compensate(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Give credits for what it was charged. The charge stands."""
+    board = board_of(request)
+    shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
+    done = await board.services.compensations.compensate(
+        shown.account,
+        shown.id,
+        form.whole("credits", 1, max(shown.charged, 1)),
+        form.line("reference"),
+        form.line("reason"),
+        visitor.actor,
+    )
+    return frame.go(f"/jobs/{shown.id}", f"{done.credits:,} credits given{', as before' if done.replayed else ''}.")
+
+
+def _reason(form: Form, visitor: Visitor) -> str:
+    return f"{form.line('reason')} ({visitor.key.label})"
+
+
+async def _tell(board: Board, visitor: Visitor, what: str, shown: JobShown, form: Form) -> None:
+    after = {"account": shown.account, "reason": form.text("reason")}
+    await board.services.log.tell(visitor.actor, what, str(shown.id), {"state": shown.state}, after)

@@ -1,0 +1,168 @@
+"""One look a second for everybody: however many people watch, PostgreSQL is asked once, and not at all for nobody.
+
+Every page that shows the overview, and every stream that keeps it moving, takes the latest look. A look that takes
+long makes the pause before the next one longer: watching never costs PostgreSQL more than a twentieth of its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+from uuid import UUID
+
+import structlog
+
+from worker.store.errors import StoreError
+from worker.store.reads_overview import JobGlance, Now, OverviewReads, Slow
+from worker.web.dashboard.history import History
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between looks, and between looks at what moves slowly.
+PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
+#: A look may take at most this part of the time.
+_SHARE = 20
+#: A stream ends after so long and is opened anew by the page: then its session is checked again.
+STREAM_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen. `number` grows with each look; `away` says that the books did not answer since."""
+
+    number: int
+    now: Now
+    slow: Slow
+    history: History
+    away: bool = False
+
+    def glance(self, job_id: UUID) -> JobGlance | None:
+        """A watched job, as it was seen."""
+        return next((seen for seen in self.now.watched if seen.id == job_id), None)
+
+
+@dataclass(slots=True)
+class Live:
+    """The shared look of one API process."""
+
+    reads: OverviewReads
+    pause_seconds: float = PAUSE_SECONDS
+    #: Looks so far: tests and metrics count them.
+    looks: int = 0
+    _latest: Look | None = None
+    _looked_at: float = float("-inf")
+    _slow: Slow | None = None
+    _slow_at: float = float("-inf")
+    _history: History = field(default_factory=History)
+    _viewers: int = 0
+    _watched: Counter[UUID] = field(default_factory=Counter)
+    _looking: asyncio.Task[None] | None = None
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _one_look: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _parts: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def viewers(self) -> int:
+        """Streams that are open."""
+        return self._viewers
+
+    async def latest(self) -> Look:
+        """The latest look, at most a second old. Many who ask at once wait for the same one."""
+        async with self._one_look:
+            if self._latest is None or self._latest.away or monotonic() - self._looked_at > self.pause_seconds:
+                await self._look()
+        assert self._latest is not None
+        return self._latest
+
+    def outdated(self) -> None:
+        """Something was just changed from here: whoever comes next is to see it."""
+        self._looked_at = float("-inf")
+
+    async def now(self) -> datetime:
+        """The database's clock, as of the latest look."""
+        return (await self.latest()).now.now
+
+    async def looks_from(self, watched: UUID | None = None) -> AsyncGenerator[Look]:
+        """Each new look from the present one on; a slow reader skips those that it missed. Ends by itself.
+
+        Close it as soon as nobody reads on (`aclosing`): while it is open, it keeps us looking.
+        """
+        fresh = monotonic() - self._looked_at <= self.pause_seconds
+        ends, seen = monotonic() + STREAM_SECONDS, 0 if fresh else self.looks
+        with self._watching(watched):
+            while monotonic() < ends:
+                look = await self._after(seen)
+                seen = look.number
+                yield look
+
+    def part(self, name: str, look: Look, make: Callable[[Look], str]) -> bytes:
+        """A part of a page, made once a look for all who are shown it."""
+        key = f"{look.number} {look.away} {name}"
+        if key not in self._parts:
+            if not any(kept.startswith(f"{look.number} ") for kept in self._parts):
+                self._parts.clear()
+            self._parts[key] = make(look).encode()
+        return self._parts[key]
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+
+    async def _after(self, number: int) -> Look:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._latest is not None and self._latest.number > number)
+        assert self._latest is not None
+        return self._latest
+
+    @contextmanager
+    def _watching(self, job_id: UUID | None) -> Iterator[None]:
+        self._viewers += 1
+        if job_id is not None:
+            self._watched[job_id] += 1
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._keep_looking())
+        try:
+            yield
+        finally:
+            self._viewers -= 1
+            if job_id is not None:
+                self._watched[job_id] -= 1
+                self._watched += Counter()  # forget those that nobody watches
+
+    async def _keep_looking(self) -> None:
+        while self._viewers:
+            started = monotonic()
+            try:
+                async with self._one_look:
+                    await self._look()
+            except StoreError as error:
+                log.warning("the overview could not be read", error=str(error))
+                self._say_away()
+            async with self._changed:
+                self._changed.notify_all()
+            took = monotonic() - started
+            await asyncio.sleep(max(self.pause_seconds - took, took * (_SHARE - 1), 0.05))
+
+    async def _look(self) -> None:
+        now = await self.reads.now(self._watched.keys())
+        if self._slow is None or monotonic() - self._slow_at > SLOW_SECONDS:
+            self._slow = await self.reads.slow()
+            self._slow_at = monotonic()
+        for since, until in self._history.wanted(now.now):
+            self._history = self._history.with_ended(await self.reads.ended(since, until), since, until)
+        self.looks += 1
+        self._latest = Look(self.looks, now, self._slow, self._history)
+        self._looked_at = monotonic()
+
+    def _say_away(self) -> None:
+        if self._latest is not None and not self._latest.away:
+            self.looks += 1
+            last = self._latest
+            self._latest = Look(self.looks, last.now, last.slow, last.history, away=True)

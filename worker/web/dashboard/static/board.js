@@ -1,0 +1,113 @@
+// What htmx does not do: plots, and a page that is fetched anew when its job has moved on. Every page works without.
+"use strict";
+
+(() => {
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // What each kind of plot shows: a name, how it is computed, a colour of the style sheet.
+  const SHOWS = {
+    // Stacked: the tallest is drawn first, the ones that stand before it over it.
+    jobs: [
+      ["cancelled, refused", (drawn) => drawn.succeeded.map((good, at) => good + drawn.failed[at] + drawn.others[at]), "--calm"],
+      ["failed", (drawn) => drawn.succeeded.map((good, at) => good + drawn.failed[at]), "--bad"],
+      ["succeeded", (drawn) => drawn.succeeded, "--good"],
+    ],
+    credits: [
+      ["committed", (drawn) => drawn.charged, "--active"],
+      ["returned", (drawn) => drawn.refunded, "--warn"],
+    ],
+    success: [
+      ["% succeeded", (drawn) => drawn.succeeded.map((good, at) => {
+        const ended = good + drawn.failed[at];
+        return ended ? Math.round(1000 * good / ended) / 10 : null;
+      }), "--good"],
+    ],
+  };
+
+  const clock = (seconds) => new Date(seconds * 1000).toISOString().slice(11, 16);
+
+  const axis = () => ({
+    stroke: colour("--quiet"),
+    grid: { stroke: colour("--line"), width: 1 },
+    ticks: { stroke: colour("--line"), width: 1 },
+    font: "11px system-ui, sans-serif",
+  });
+
+  const series = (kind) => SHOWS[kind].map(([label, , stroke]) => ({
+    label,
+    stroke: colour(stroke),
+    width: 1.5,
+    fill: kind === "jobs" ? colour(stroke) : undefined,
+    points: { show: kind === "success", size: 4 },
+    spanGaps: kind === "success",
+    paths: { jobs: uPlot.paths.bars({ size: [0.8, 20], gap: 1 }), credits: uPlot.paths.stepped({ align: 1 }) }[kind],
+  }));
+
+  const draw = (box, drawn) => {
+    const kind = box.dataset.shows;
+    // Where there is nothing, nothing is drawn: not a bar of no height.
+    const seen = (values) => (kind === "jobs" ? values.map((value) => value || null) : values);
+    const values = [drawn.at, ...SHOWS[kind].map(([, of]) => seen(of(drawn)))];
+    if (box.plot) {
+      box.plot.setData(values);
+      return;
+    }
+    box.plot = new uPlot({
+      width: box.clientWidth,
+      height: 170,
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+      legend: { live: false },
+      cursor: { y: false },
+      scales: { y: kind === "success" ? { range: [0, 100] } : { range: (_, low, high) => [0, Math.max(high, 1) * 1.05] } },
+      series: [{}, ...series(kind)],
+      axes: [{ ...axis(), values: (_, splits) => splits.map(clock) }, { ...axis(), size: 46 }],
+    }, values, box);
+  };
+
+  const refresh = async (box) => {
+    try {
+      const answer = await fetch(box.dataset.plot, { headers: { accept: "application/json" } });
+      if (answer.ok) draw(box, await answer.json());
+    } catch {
+      // The next round will tell; the figures say by themselves when the server is away.
+    }
+  };
+
+  const plots = () => [...document.querySelectorAll(".plot[data-plot]")];
+  const refreshAll = () => { if (!document.hidden) plots().forEach(refresh); };
+
+  const redraw = () => plots().forEach((box) => {
+    if (!box.plot) return;
+    box.plot.destroy();
+    box.plot = null;
+    refresh(box);
+  });
+
+  document.addEventListener("DOMContentLoaded", () => {
+    if (window.uPlot && plots().length) {
+      refreshAll();
+      setInterval(refreshAll, 10_000);
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+      let width = innerWidth;
+      addEventListener("resize", () => {
+        if (innerWidth === width) return;
+        width = innerWidth;
+        plots().forEach((box) => box.plot?.setSize({ width: box.clientWidth, height: 170 }));
+      });
+    }
+    for (const box of document.querySelectorAll("[data-reload-on]")) {
+      box.addEventListener(box.dataset.reloadOn, () => {
+        // Never under somebody's hands: an open form keeps the page as it is.
+        if (!document.querySelector("details.act[open]")) location.reload();
+      });
+    }
+    for (const button of document.querySelectorAll("[data-select-all]")) {
+      button.hidden = false;
+      button.addEventListener("click", () => {
+        const boxes = [...button.form.querySelectorAll("input[name=job]")];
+        const all = boxes.every((box) => box.checked);
+        boxes.forEach((box) => { box.checked = !all; });
+      });
+    }
+  });
+})();

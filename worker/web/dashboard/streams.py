@@ -1,0 +1,84 @@
+"""Streams that keep a page's figures moving: parts of pages as server-sent events, from the look shared by all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from worker.credits.states import ENDED
+from worker.web.dashboard import frame
+from worker.web.dashboard.board import board_of
+from worker.web.dashboard.doors import job_id_of
+from worker.web.dashboard.live import Live, Look
+from worker.web.dashboard.overview import overview_part
+from worker.web.dashboard.session import Visitor
+from worker.web.dashboard.workers import workers_part
+
+#: Streams of one process. Further ones are told to come again.
+STREAMS_MAX = 2000
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+async def overview(request: Request, visitor: Visitor) -> Response:
+    """The overview's figures."""
+    return _stream(request, overview_events)
+
+
+async def workers(request: Request, visitor: Visitor) -> Response:
+    """The workers' figures."""
+    return _stream(request, workers_events)
+
+
+async def job(request: Request, visitor: Visitor) -> Response:
+    """One job's progress, until it has ended."""
+    job_id = job_id_of(request.path_params["job"])
+    return _stream(request, lambda live: job_events(live, job_id))
+
+
+def event(text: str, name: str | None = None) -> bytes:
+    """One server-sent event."""
+    lines = [f"data: {line}" for line in text.splitlines() or [""]]
+    return "\n".join([*([f"event: {name}"] if name else []), *lines, "", ""]).encode()
+
+
+def _stream(request: Request, events: Callable[[Live], AsyncIterator[bytes]]) -> Response:
+    board = board_of(request)
+    if board.live.viewers >= STREAMS_MAX:
+        return Response(status_code=503, headers={"retry-after": "30"})
+    return StreamingResponse(events(board.live), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _parts(live: Live, name: str, make: Callable[[Look], str]) -> AsyncIterator[bytes]:
+    async with aclosing(live.looks_from()) as looks:
+        async for look in looks:
+            yield live.part(name, look, lambda look: event(make(look)).decode())
+
+
+def overview_events(live: Live) -> AsyncIterator[bytes]:
+    """What moves on the overview, with each look."""
+    return _parts(live, "overview", overview_part)
+
+
+def workers_events(live: Live) -> AsyncIterator[bytes]:
+    """What moves on the page of workers, with each look."""
+    return _parts(live, "workers", workers_part)
+
+
+async def job_events(live: Live, job_id: UUID) -> AsyncIterator[bytes]:
+    """One job whenever it has changed; `moved` where the whole page is another one now. Ends with the job."""
+    shown = None
+    async with aclosing(live.looks_from(job_id)) as looks:
+        async for look in looks:
+            glance = look.glance(job_id)
+            if glance is None or glance == shown:
+                continue
+            before, shown = shown, glance
+            if before is not None and (before.state, before.attempts) != (glance.state, glance.attempts):
+                yield event(glance.state, "moved")
+            yield event(frame.render("job_live.html", glance=glance))
+            if glance.state in ENDED:
+                return

@@ -1,0 +1,24 @@
+"""Workers: every process, where it runs, what it does, and when it was last seen."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.web.dashboard import frame
+from worker.web.dashboard.board import board_of
+from worker.web.dashboard.live import Look
+from worker.web.dashboard.session import Visitor
+
+
+async def workers(request: Request, visitor: Visitor) -> Response:
+    """Every worker process in the register, and what runs on it."""
+    board = board_of(request)
+    look = await board.live.latest()
+    running = await board.overview.running(limit=200)
+    return frame.page(request, visitor, "workers.html", {"look": look, "running": running, "now": look.now.now})
+
+
+def workers_part(look: Look) -> str:
+    """What moves on the page of workers."""
+    return frame.render("workers_live.html", look=look, now=look.now.now)
