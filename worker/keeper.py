@@ -7,6 +7,8 @@ measured by a monotonic clock. A renewal that finds another's token stops that j
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -59,6 +61,7 @@ class Keeper:
     draining: Callable[[], bool] = lambda: False
     _kept: dict[UUID, _Kept] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _told_to_drain: bool = False
 
     def hold(self, held: Held) -> None:
         """Keep this job's lease from here on."""
@@ -129,7 +132,11 @@ class Keeper:
 
     async def _say_alive(self) -> None:
         try:
-            await self.workers.here(self.card, draining=self.draining())
+            asked = await self.workers.here(self.card, draining=self.draining())
+            if asked and not self._told_to_drain:
+                self._told_to_drain = True
+                log.info("asked to drain")
+                os.kill(os.getpid(), signal.SIGTERM)  # as whoever stops us does: one way to end in good order
         except StoreError as error:
             log.warning("the books are out of reach", error=str(error))
 

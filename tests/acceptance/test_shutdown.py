@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.acceptance.stage import Stage
+from worker.store.workers import Workers
 
 
 async def test_jobs_end_within_the_drain(stage: Stage) -> None:
@@ -23,6 +24,21 @@ async def test_jobs_end_within_the_drain(stage: Stage) -> None:
     assert [["succeeded"]] * 2 == [(await stage.job(job_id)).endings for job_id in running]
     assert "queued" == (await stage.job(late)).state
     assert await stage.value("SELECT bool_and(stopped_at IS NOT NULL) FROM workers")
+
+
+async def test_ops_drain_a_worker_from_afar(stage: Stage) -> None:
+    """Given a worker with a running job, when ops ask it to drain, then the job ends, nothing starts, exit code 0."""
+    stage.scheduler()
+    worker = stage.script("worker", slots=2)
+    running = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(running, "running")
+    assert await Workers(stage.store.engine).ask_to_drain(await stage.value("SELECT worker_id FROM workers"), "ops")
+    await stage.until(lambda: stage.value("SELECT bool_and(draining) FROM workers"), "said to be draining")
+    late = await stage.submit()
+    stage.gate().touch()
+    assert 0 == await worker.ended()
+    assert ["succeeded"] == (await stage.job(running)).endings
+    assert "queued" == (await stage.job(late)).state
 
 
 async def test_what_takes_longer_goes_back_uncounted(stage: Stage) -> None:

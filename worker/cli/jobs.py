@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
@@ -15,6 +16,7 @@ from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
 if TYPE_CHECKING:
     from worker.cli.opening import Books, Desk
     from worker.client import JobRequest
+    from worker.steering import Steering, Wanted
     from worker.store.compensations import Compensated
     from worker.store.reads_jobs import JobShown
     from worker.store.submits import Submitted
@@ -27,6 +29,12 @@ _REASON_MAX = NOTE_LENGTH_MAX - ACTOR_LENGTH_MAX - len(" ()")
 Wait = Annotated[
     bool, Parameter(name="--wait", negative="", show_default=False, help="Follow it to its end; 1 unless it succeeded.")
 ]
+
+OfAccount = Annotated[str | None, Parameter(name="--account", help="Of this account only.")]
+OfKind = Annotated[str | None, Parameter(name="--kind", help="Of this kind only.")]
+OfQueue = Annotated[str | None, Parameter(name="--queue", help="Of this queue only.")]
+AtMost = Annotated[str, Parameter(name="--limit", help="1 to 10,000 jobs.")]
+DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False, help="Only show what would be.")]
 
 
 @app.command
@@ -208,6 +216,89 @@ def compensate(
         json,
         [facts([*((name, getattr(done, name)) for name in ("job", "account", "credits", "expires_at", "reference"))])],
     )
+
+
+@app.command(name="force-end")
+def force_end(
+    job: str,
+    /,
+    *,
+    reason: Annotated[str, Parameter(help="Why, for the customer and the books.")],
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """End a running job that is stuck: it fails, what it holds goes back, and its worker can't settle it any more."""
+    job_id, why, who = values.identifier("job", job), values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
+    done = opening.with_desk(lambda desk: _steering(desk).force_end(job_id, why, who))
+    return present(done, json, [f"job {job_id}: {done.state}, {done.refunded:,} credits went back"])
+
+
+@app.command(name="cancel-many")
+def cancel_many(
+    *,
+    account: OfAccount = None,
+    kind: OfKind = None,
+    queue: OfQueue = None,
+    state: Annotated[str | None, Parameter(help="queued, waiting or running. Default: all three.")] = None,
+    limit: AtMost = "1000",
+    reason: Annotated[str, Parameter(help="Why, for the customers and the books.")],
+    dry_run: DryRun = False,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Cancel all unfinished jobs that match. `--dry-run` shows first which those are."""
+    why, who = values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
+    wanted = _wanted(account, kind, queue, state, None, limit)
+    done = opening.with_desk(lambda desk: _steering(desk).cancel_many(wanted(), why, who, dry_run=dry_run))
+    return present(done, json, jobs_shown.many(done))
+
+
+@app.command(name="retry-many")
+def retry_many(
+    *,
+    account: OfAccount = None,
+    kind: OfKind = None,
+    queue: OfQueue = None,
+    state: Annotated[str | None, Parameter(help="failed, cancelled or refused. Default: failed.")] = "failed",
+    reason: Annotated[str | None, Parameter(help="That ended for this reason only.")] = None,
+    limit: AtMost = "1000",
+    dry_run: DryRun = False,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Ask again for all jobs that match, each once. `--dry-run` shows first which those are, and what they cost."""
+    who = values.actor_of(actor)
+    wanted = _wanted(account, kind, queue, state, reason, limit)
+    done = opening.with_desk(lambda desk: _steering(desk).retry_many(wanted(), who, dry_run=dry_run))
+    return present(done, json, jobs_shown.many(done))
+
+
+def _wanted(
+    account: str | None, kind: str | None, queue: str | None, state: str | None, reason: str | None, limit: str
+) -> Callable[[], Wanted]:
+    """Checked now, made when the database is needed anyway."""
+    whose = None if account is None else values.account_id(account)
+    sort, where = (None if name is None else values.line("kind", name, 64) for name in (kind, queue))
+    most = values.whole("limit", limit, 1, 10_000)
+
+    def made() -> Wanted:
+        from worker.credits.states import JobState
+        from worker.steering import Wanted
+        from worker.store.errors import Refused
+
+        if state is not None and state not in list(JobState):
+            raise Refused("state", f"no state {state!r}; there are {', '.join(sorted(JobState))}")
+        return Wanted(whose, sort, where, None if state is None else JobState(state), reason, most)
+
+    return made
+
+
+def _steering(desk: Desk) -> Steering:
+    from worker.steering import Steering
+    from worker.store.audit_log import AuditLog
+    from worker.store.workers import Workers
+
+    return Steering(desk.client, Workers(desk.store.engine), AuditLog(desk.store.engine))
 
 
 async def _submitted(desk: Desk, done: Submitted, *, wait: bool) -> tuple[Submitted, JobShown | None]:

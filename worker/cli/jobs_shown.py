@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from worker.credits.prices import Line
     from worker.credits.refusals import Refusal
+    from worker.steering import ManyDone
     from worker.store.reads_job_lists import JobsPage
     from worker.store.reads_jobs import JobShown
     from worker.store.reads_receipts import Receipt
@@ -171,6 +172,20 @@ def _shortfall(refusal: Refusal | None) -> Iterator[tuple[str, object]]:
         yield "can't be paid", words_of(refusal)
         for hold in refusal.held_by:
             yield "held by", f"{hold.job}  {hold.credits:,} credits"
+
+
+def many(done: ManyDone) -> Iterator[RenderableType]:
+    """What an act on many jobs did, or would do."""
+    if done.jobs:
+        yield table(
+            ["job", "account", "was", "quoted", "outcome", "new job"],
+            [(j.id, j.account, j.state, j.quoted, j.outcome, j.new_job) for j in done.jobs],
+            right=["quoted"],
+        )
+    did = "nothing was done" if done.dry_run else f"{done.changed:,} changed, {done.turned_down:,} turned down"
+    yield f"{done.matched:,} job(s) match, quoted {done.quoted:,} credits; {did}"
+    if done.more:
+        yield "more match: raise --limit, or run it again"
 
 
 def _lines(title: str, lines: Sequence[Line]) -> Iterator[RenderableType]:

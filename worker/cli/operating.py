@@ -17,7 +17,7 @@ from worker.cli.output import length, present, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from worker.cli.opening import Books
+    from worker.cli.opening import Books, Desk
     from worker.doctor import Diagnosis
     from worker.store.audit import Audit
     from worker.store.ops import Controls, Scope, Switched
@@ -32,7 +32,7 @@ _WATCH_SECONDS = 1.0
 
 def add_to(app: cyclopts.App) -> None:
     """Make these verbs of `app`."""
-    for verb in (queues, pause, resume, limit, audit, doctor, migrate):
+    for verb in (queues, pause, resume, limit, drain, audit, doctor, migrate):
         app.command(verb)
 
 
@@ -109,6 +109,28 @@ def limit(
     opening.with_books(lambda books: _controls(books).limit(queue, most, who))
     line = f"queue {queue} runs {'any number of jobs' if most is None else f'at most {most:,}'} at a time"
     return present({"queue": queue, "running_max": most}, json, [line])
+
+
+def drain(worker: str, /, *, json: Json = False, actor: Actor = None) -> int:
+    """Let a worker take no more jobs, finish those it has, and end.
+
+    Parameters
+    ----------
+    worker: str
+        Its name in `fermata queues`. It hears of it with its next sign of life, within seconds.
+    """
+    name, who = values.line("worker", worker, 128), values.actor_of(actor)
+
+    async def work(desk: Desk) -> None:
+        from worker.steering import Steering
+        from worker.store.audit_log import AuditLog
+        from worker.store.workers import Workers
+
+        log = AuditLog(desk.store.engine)
+        await Steering(desk.client, Workers(desk.store.engine), log).drain_worker(name, who)
+
+    opening.with_desk(work)
+    return present({"worker": name, "drain_asked": True}, json, [f"worker {name} was asked to drain"])
 
 
 def audit(*, json: Json = False) -> int:

@@ -43,6 +43,9 @@ from worker.credits.states import ENDED, JobState, ReservationState, may_move
 from worker.credits.subscribing import expire_topups
 from worker.credits.values import value
 
+#: What is decided otherwise than by a cancel that was asked for: `partial` below, the others as they are.
+_BEATS_CANCEL = frozenset({Ending.SUCCEEDED, Ending.PARTIAL, Ending.ENDED_BY_STAFF})
+
 _NO_ORDER = Order("{}", "{}", None, None, None)
 
 
@@ -246,7 +249,7 @@ class Settle:
         if self.reap_grace_seconds is not None and not self._reapable(job, lease, page.now):
             return Fenced.FENCED
         ending = ending_with(self.ending, len(self.outputs), outputs_due=self.outputs_due)
-        if lease.cancel_asked_at is not None and ending not in (Ending.SUCCEEDED, Ending.PARTIAL):
+        if lease.cancel_asked_at is not None and ending not in _BEATS_CANCEL:
             ending = Ending.CANCELLED_RUNNING
         if lease.cancel_asked_at is not None and ending is Ending.PARTIAL:
             ending = Ending.CANCELLED_RUNNING  # only a finished result beats a cancel
@@ -319,6 +322,31 @@ class Cancel:
             page.writes.cancel_asked.append((job.job_id, self.reason))
             return CancelAsked()
         return _end_queued(page, job, Ending.CANCELLED, message=self.reason)
+
+
+@value
+class ForceEnd:
+    """A person of ours ends a running job that is stuck: it fails, its hold goes back, its token is void."""
+
+    account_id: str
+    job_id: UUID
+    reason: str
+
+    def decide(self, page: Page) -> Ended | AlreadyEnded | Dropped | TryAgain:
+        """End it, or say why not: it has ended, or does not run."""
+        job, lease = page.jobs.get(self.job_id), page.leases.get(self.job_id)
+        if job is None:
+            return Dropped.UNKNOWN
+        if job.state in ENDED:
+            return AlreadyEnded(job.state)
+        if _row_is_held(job, lease):
+            return TryAgain.TRY_AGAIN
+        if job.state is not JobState.RUNNING or lease is None:
+            return Dropped.WAITING if job.state is JobState.WAITING else Dropped.NOT_BEFORE
+        settle = Settle(self.account_id, self.job_id, lease.token, Ending.ENDED_BY_STAFF, message=self.reason)
+        ended = settle.decide(page)
+        assert isinstance(ended, Ended)
+        return ended
 
 
 @value

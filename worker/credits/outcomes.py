@@ -41,6 +41,7 @@ class Ending(StrEnum):
     INTERNAL_ERROR = "internal_error"  # a bug of ours
     TOO_MANY_FAILURES = "too_many_failures"  # met by a claim: poisoned before this attempt
     UNKNOWN_PRICE = "unknown_price"  # no price for what was asked
+    ENDED_BY_STAFF = "ended_by_staff"  # a person of ours ended it: it was stuck
 
     # nobody's
     PAST_ENDS_BY = "past_ends_by"  # it never ran
@@ -122,6 +123,7 @@ RULES: Mapping[Ending, Rule] = {
     # Met by a claim, before an attempt: no further failure.
     Ending.TOO_MANY_FAILURES: Rule(JobState.FAILED, Fault.OURS, "It failed too often on our side."),
     Ending.UNKNOWN_PRICE: Rule(JobState.FAILED, Fault.OURS, "There is no price for what was asked."),
+    Ending.ENDED_BY_STAFF: Rule(JobState.FAILED, Fault.OURS, "It was stuck on our side, and we ended it."),
     Ending.PAST_ENDS_BY: Rule(JobState.REFUSED, Fault.NOBODY, "It could not start before its deadline."),
     # Nobody's: a deadline is chosen by the customer, and must not carry credits over the end of a cycle.
     Ending.PAST_ENDS_BY_STARTED: Rule(JobState.FAILED, Fault.NOBODY, "It was not finished before its deadline."),

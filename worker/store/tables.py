@@ -687,6 +687,7 @@ workers = Table(
     _time("seen_at"),
     _flag("draining"),
     _time("stopped_at", null=True),
+    _text("drain_asked_by", null=True),
     PrimaryKeyConstraint("worker_id"),
     CheckConstraint("slots > 0", name="slots"),
     postgresql_with={"fillfactor": "50"},

@@ -29,8 +29,11 @@ class Workers:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def here(self, card: WorkerCard, *, draining: bool = False) -> None:
-        """Say that the process is alive. Also wakes the dispatcher: there may be room now."""
+    async def here(self, card: WorkerCard, *, draining: bool = False) -> bool:
+        """Say that the process is alive. Also wakes the dispatcher: there may be room now.
+
+        Returns whether somebody asked it to drain.
+        """
         values = {
             "worker": card.worker_id,
             "host": card.host,
@@ -41,9 +44,15 @@ class Workers:
             "draining": draining,
         }
         async with transaction(self._engine) as connection:
-            fresh = await connection.scalar(_HERE, values)
+            fresh, asked = (await connection.execute(_HERE, values)).one()
             if fresh:
                 await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
+        return bool(asked)
+
+    async def ask_to_drain(self, worker_id: str, actor: str) -> bool:
+        """Have it take no more jobs. False: no such worker is alive."""
+        async with transaction(self._engine) as connection:
+            return bool(await connection.scalar(_ASK_TO_DRAIN, {"worker": worker_id, "actor": actor}))
 
     async def gone(self, worker_id: str) -> None:
         """The process ends in good order."""
@@ -62,7 +71,16 @@ _HERE = text("""
     VALUES (:worker, :host, :pid, :version, CAST(:queues AS text[]), :slots, fermata_now(), fermata_now(), :draining)
     ON CONFLICT (worker_id) DO UPDATE
     SET seen_at = fermata_now(), draining = :draining
-    RETURNING w.xmax = 0
+    RETURNING w.xmax = 0, w.drain_asked_by IS NOT NULL
+""")
+
+_ASK_TO_DRAIN = text("""
+    UPDATE workers
+    SET drain_asked_by = COALESCE(drain_asked_by, :actor)
+    WHERE worker_id = :worker
+      AND stopped_at IS NULL
+      AND seen_at > fermata_now() - interval '1 minute'
+    RETURNING 1
 """)
 
 _GONE = text("""

@@ -269,6 +269,8 @@ def expected_of(ending: str, failures: int, cancel: bool, past: bool, outputs: i
     """state afterwards, reason, failures: the table of the design as nested questions."""
     if ending == "succeeded" and outputs:
         return "succeeded", "succeeded", failures  # a finished result beats a cancel flag
+    if ending == "ended_by_staff":
+        return "failed", ending, failures  # so does a person's word
     if cancel:
         return "cancelled", "cancelled_running", failures
     if ending in SELLS_PARTS and outputs:

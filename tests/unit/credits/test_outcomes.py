@@ -62,6 +62,7 @@ TABLE = [
     ("internal_error", "failed", "ours", "bounded", True, "nothing"),
     ("too_many_failures", "failed", "ours", "never", False, "nothing"),
     ("unknown_price", "failed", "ours", "never", False, "nothing"),
+    ("ended_by_staff", "failed", "ours", "never", False, "nothing"),
     ("past_ends_by", "refused", "nobody", "never", False, "nothing"),
     ("past_ends_by_started", "failed", "nobody", "never", False, "nothing"),
     ("handed_back", "failed", "nobody", "always", False, "nothing"),

@@ -1,0 +1,183 @@
+"""What ops do to jobs: end a stuck one, cancel and retry many by a filter. Each act is in the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import uuid_utils.compat as uuids
+
+from tests.integration.books import an_output
+from tests.integration.cli_support import Fermata
+from tests.integration.test_client import a_client, asked
+from tests.servers import Database
+from worker.client import Client
+from worker.credits.operations import Cancel, Claim, Claimed, Fenced, Settle
+from worker.credits.outcomes import Ending
+from worker.credits.states import JobState
+from worker.steering import Steering, Wanted
+from worker.store.audit import audit
+from worker.store.audit_log import AuditLog
+from worker.store.errors import Refused, UnknownJob
+from worker.store.workers import WorkerCard, Workers
+
+
+@asynccontextmanager
+async def steered(database: Database, folder: Path) -> AsyncIterator[tuple[Steering, Client]]:
+    """A client with one account that has credits, and the acts of ops on it."""
+    async with a_client(database, folder) as client:
+        engine = client.views._engine
+        yield Steering(client, Workers(engine), AuditLog(engine)), client
+
+
+async def submitted(client: Client, count: int = 1, **more: Any) -> list[UUID]:
+    return [UUID(str((await client.submit(asked(**more), "test")).job_id)) for _ in range(count)]
+
+
+async def running(client: Client) -> Claimed:
+    (job,) = await submitted(client)
+    claimed = await client.operations.do(Claim("ada", job, uuids.uuid7(), "w1", 30))
+    assert isinstance(claimed, Claimed)
+    return claimed
+
+
+async def logged(steering: Steering) -> list[tuple[str, str]]:
+    """What ops did, the latest first."""
+    entries = (await steering.log.entries()).entries
+    return [(entry.what, entry.actor) for entry in entries if entry.what.startswith(("jobs.", "workers."))]
+
+
+async def test_a_stuck_job_is_ended_refunded_and_its_token_void(database: Database, tmp_path: Path) -> None:
+    """In one transaction: failed, nothing charged, all back; whoever still runs it can't settle it any more."""
+    async with steered(database, tmp_path) as (steering, client):
+        claimed = await running(client)
+        job = claimed.job.job_id
+        before = await client.reads.balance("ada")
+        done = await steering.force_end(job, "hangs since noon", "olga")
+        assert (job, "ada", JobState.FAILED, claimed.job.quoted) == (done.id, done.account, done.state, done.refunded)
+        after = await client.reads.balance("ada")
+        assert (before.spendable + claimed.job.quoted, 0) == (after.spendable, after.grants.held)
+        shown = await client.reads.job(job)
+        assert ("ended_by_staff", "hangs since noon (olga)", 0) == (shown.reason, shown.message, shown.charged)
+        late = Settle("ada", job, claimed.token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
+        assert Fenced.FENCED is await client.operations.do(late)
+        assert [("jobs.force_end", "olga")] == await logged(steering)
+        assert (await audit(client.views._engine)).ok
+
+
+async def test_a_forced_end_is_our_fault(database: Database, tmp_path: Path) -> None:
+    """Also where a cancel was asked for before: what its lot lost meanwhile is made good."""
+    async with steered(database, tmp_path) as (steering, client):
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("UPDATE lots SET expires_at = fermata_now() + interval '1 hour'")
+        claimed = await running(client)
+        await client.operations.do(Cancel("ada", claimed.job.job_id, "unwanted"))
+        await database.advance(timedelta(hours=2))
+        done = await steering.force_end(claimed.job.job_id, "stuck", "olga")
+        assert JobState.FAILED is done.state
+        assert claimed.job.quoted == (await client.reads.balance("ada")).spendable
+
+
+async def test_only_running_jobs_are_ended_by_force(database: Database, tmp_path: Path) -> None:
+    """A queued one is cancelled, an ended one stays as it is, a typing error is none of both."""
+    async with steered(database, tmp_path) as (steering, client):
+        (job,) = await submitted(client)
+        with pytest.raises(Refused, match="does not run, it is queued: cancel it instead"):
+            await steering.force_end(job, "stuck", "olga")
+        await client.cancel("ada", job, "unwanted")
+        with pytest.raises(Refused, match="has ended before: cancelled"):
+            await steering.force_end(job, "stuck", "olga")
+        with pytest.raises(UnknownJob):
+            await steering.force_end(uuids.uuid7(), "stuck", "olga")
+        with pytest.raises(Refused, match="reason"):
+            await steering.force_end(job, " ", "olga")
+        assert [] == await logged(steering)
+
+
+async def test_many_are_cancelled_by_a_filter_after_a_look(database: Database, tmp_path: Path) -> None:
+    """A dry run changes nothing and shows the very jobs; running ones are asked; others' are left alone."""
+    async with steered(database, tmp_path) as (steering, client):
+        stuck = await running(client)
+        queued = await submitted(client, 3)
+        wanted = Wanted(account="ada", kind="generation")
+        before = await steering.cancel_many(wanted, "bad batch", "olga", dry_run=True)
+        assert (4, 0, True) == (before.matched, before.changed, before.dry_run)
+        assert ["queued"] * 3 == [(await client.reads.job(job)).state for job in queued]
+        assert [] == await logged(steering)
+        assert 0 == (await steering.cancel_many(Wanted(queue="stem_split"), "x", "olga", dry_run=False)).matched
+        done = await steering.cancel_many(wanted, "bad batch", "olga", dry_run=False)
+        assert ({job.id for job in before.jobs}, 4) == ({job.id for job in done.jobs}, done.changed)
+        assert {stuck.job.job_id: "cancel asked", **dict.fromkeys(queued, "cancelled")} == {
+            job.id: job.outcome for job in done.jobs
+        }
+        assert ("jobs.cancel_many", "olga") in await logged(steering)
+        again = await steering.cancel_many(wanted, "bad batch", "olga", dry_run=False)
+        assert [stuck.job.job_id] == [job.id for job in again.jobs]
+
+
+async def test_many_are_retried_each_once(database: Database, tmp_path: Path) -> None:
+    """By state and reason; again it is the same new jobs. Beyond the limit it says that there are more."""
+    async with steered(database, tmp_path) as (steering, client):
+        jobs = await submitted(client, 3)
+        for job in jobs[:2]:
+            claimed = await client.operations.do(Claim("ada", job, uuids.uuid7(), "w1", 30))
+            await client.operations.do(Settle("ada", job, claimed.token, Ending.ENGINE_ERROR))
+        await client.cancel("ada", jobs[2], "unwanted")
+        wanted = Wanted(state=JobState.FAILED, reason="engine_error")
+        assert 2 == (await steering.retry_many(wanted, "olga", dry_run=True)).matched
+        first, again = [await steering.retry_many(wanted, "olga", dry_run=False) for _ in range(2)]
+        assert [2, 0] == [first.changed, again.changed]
+        assert {job.new_job for job in first.jobs} == {job.new_job for job in again.jobs}
+        assert set(jobs[:2]) == {(await client.reads.job(job.new_job)).retry_of for job in first.jobs if job.new_job}
+        one = await steering.retry_many(Wanted(state=JobState.FAILED, limit=1), "olga", dry_run=True)
+        assert (1, True) == (one.matched, one.more)
+        with pytest.raises(Refused, match="must be one of failed, cancelled, refused"):
+            await steering.retry_many(Wanted(state=JobState.QUEUED), "olga", dry_run=True)
+
+
+async def test_one_that_can_not_be_retried_harms_no_other(database: Database, tmp_path: Path) -> None:
+    """It says why; its neighbours go on."""
+    async with steered(database, tmp_path) as (steering, client):
+        jobs = await submitted(client, 2)
+        await asyncio.gather(*(client.cancel("ada", job, "unwanted") for job in jobs))
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("UPDATE jobs SET kind = 'no_more' WHERE job_id = $1", jobs[0])
+        done = await steering.retry_many(Wanted(account="ada", state=JobState.CANCELLED), "olga", dry_run=False)
+        assert (2, 1, 1) == (done.matched, done.changed, done.turned_down)
+
+
+async def test_a_worker_hears_that_it_is_to_drain(database: Database, tmp_path: Path) -> None:
+    """With its next sign of life; one that is gone or unknown is refused."""
+    async with steered(database, tmp_path) as (steering, client):
+        card = WorkerCard("w-7", "host", 1, "1", ["generation"], 2)
+        workers = Workers(client.views._engine)
+        assert not await workers.here(card)
+        await steering.drain_worker("w-7", "olga")
+        assert await workers.here(card)
+        assert [("workers.drain", "olga")] == await logged(steering)
+        await workers.gone("w-7")
+        for name in ("w-7", "w-8"):
+            with pytest.raises(Refused, match="is alive"):
+                await steering.drain_worker(name, "olga")
+
+
+def test_people_steer_too(fermata: Fermata) -> None:
+    """`jobs cancel-many`, `retry-many`, `force-end` and `drain`: the same acts, with a look before."""
+    fermata.account("ada", 1000)
+    submit = ("jobs", "submit", "generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=20")
+    job = fermata.ok(*submit)["id"]
+    look = fermata.ok("jobs", "cancel-many", "--account", "ada", "--reason", "x", "--dry-run")
+    assert (1, True, [job]) == (look["matched"], look["dry_run"], [one["id"] for one in look["jobs"]])
+    assert "nothing was done" in fermata("jobs", "cancel-many", "--account", "ada", "--reason", "x", "--dry-run").out
+    assert "cancel it instead" in fermata("jobs", "force-end", job, "--reason", "stuck").err
+    assert 1 == fermata.ok("jobs", "cancel-many", "--account", "ada", "--reason", "x")["changed"]
+    retried = fermata.ok("jobs", "retry-many", "--state", "cancelled")
+    assert (1, job) == (retried["changed"], fermata.ok("jobs", "show", retried["jobs"][0]["new_job"])["retry_of"])
+    assert "no state 'lost'" in fermata("jobs", "retry-many", "--state", "lost").err
+    assert "no worker 'w-9' is alive" in fermata("drain", "w-9").err

@@ -1,0 +1,228 @@
+"""What ops do to jobs and workers: end a stuck job, cancel or retry many by a filter, drain a worker.
+
+One function each, for the CLI, the API and the dashboard alike; every act that changes something is in the audit log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from tasks.kind import RefusedRequest
+from worker.client import Client
+from worker.credits.operations import AlreadyEnded, CancelAsked, Ended, ForceEnd
+from worker.credits.states import ENDED, JobState
+from worker.store.audit_log import AuditLog
+from worker.store.errors import Refused, StoreError
+from worker.store.reads_accounts import PAGE_MAX
+from worker.store.reads_job_lists import JobLine
+from worker.store.submits import Submitted
+from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
+from worker.store.workers import Workers
+
+#: Jobs of one act at most: what a person can mean to do at once.
+JOBS_MAX = 10_000
+
+#: What can be cancelled, and what can be tried again.
+UNFINISHED = (JobState.QUEUED, JobState.WAITING, JobState.RUNNING)
+UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED, JobState.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs are meant; None: any. `reason`: why they ended."""
+
+    account: str | None = None
+    kind: str | None = None
+    queue: str | None = None
+    state: JobState | None = None
+    reason: str | None = None
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """One job of an act. `outcome`: what became of it, or would; `new_job`: the one that a retry made."""
+
+    id: UUID
+    account: str
+    state: JobState
+    quoted: int
+    outcome: str
+    new_job: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManyDone:
+    """What an act did, or, with `dry_run`, would do. `more`: others match beyond the limit."""
+
+    act: str
+    dry_run: bool
+    matched: int
+    changed: int
+    turned_down: int
+    #: The credits that the matched jobs were quoted: what retries would cost at most by the prices of then.
+    quoted: int
+    more: bool
+    jobs: tuple[JobDone, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForcedEnd:
+    """A job that was ended by hand. `refunded`: what it had held."""
+
+    id: UUID
+    account: str
+    state: JobState
+    refunded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """The acts."""
+
+    client: Client
+    workers: Workers
+    log: AuditLog
+
+    async def force_end(self, job_id: UUID, reason: str, actor: str) -> ForcedEnd:
+        """End a running job as `failed`, give back what it holds and void its token, in one transaction.
+
+        For a job that is stuck: whoever still runs it can neither settle nor publish. Raises `UnknownJob`, and
+        `Refused` for a job that does not run (cancel it) or that has ended.
+        """
+        _check_words(reason, actor)
+        before = await self.client.reads.job(job_id)
+        answer = await self.client.operations.do(ForceEnd(before.account, job_id, f"{reason} ({actor})"))
+        match answer:
+            case Ended():
+                pass
+            case AlreadyEnded():
+                raise Refused("job", f"has ended before: {answer.state}")
+            case _:
+                raise Refused("job", f"does not run, it is {before.state}: cancel it instead")
+        done = ForcedEnd(job_id, before.account, answer.state, before.reserved - answer.charged)
+        after = {"state": answer.state, "reason": reason, "refunded": done.refunded, "account": before.account}
+        await self.log.tell(actor, "jobs.force_end", str(job_id), {"state": before.state}, after)
+        return done
+
+    async def cancel_many(self, wanted: Wanted, reason: str, actor: str, *, dry_run: bool) -> ManyDone:
+        """Cancel all unfinished jobs that match; with `dry_run` only say which. Raises `Refused`."""
+        _check_words(reason, actor)
+
+        async def cancel(job: JobLine) -> JobDone:
+            answer = await self.client.cancel(job.account, job.id, f"{reason} ({actor})")
+            match answer:
+                case Ended():
+                    return _done(job, str(answer.state))
+                case CancelAsked():
+                    return _done(job, "cancel asked")
+                case _:
+                    return _done(job, "had ended before")
+
+        return await self._many("cancel", UNFINISHED, wanted, actor, cancel, "would be cancelled", dry_run=dry_run)
+
+    async def retry_many(self, wanted: Wanted, actor: str, *, dry_run: bool) -> ManyDone:
+        """Ask again for all jobs that match and did not succeed, each once; with `dry_run` only say which."""
+        _check_words("retry", actor)
+
+        async def retry(job: JobLine) -> JobDone:
+            answer: Submitted = await self.client.retry(job.id, actor)
+            outcome = "was retried before" if answer.replayed else "retried"
+            return replace(_done(job, outcome), new_job=answer.job_id)
+
+        return await self._many("retry", UNSUCCESSFUL, wanted, actor, retry, "would be retried", dry_run=dry_run)
+
+    async def drain_worker(self, worker_id: str, actor: str) -> None:
+        """Let a worker process take no more jobs, finish those it has and end, as by a first SIGTERM.
+
+        It hears of it with its next sign of life. Raises `Refused` for a worker that is not alive.
+        """
+        _check_words("drain", actor)
+        if not await self.workers.ask_to_drain(worker_id, actor):
+            raise Refused("worker", f"no worker {worker_id!r} is alive; see `fermata queues`")
+        await self.log.tell(actor, "workers.drain", worker_id, None, {"draining": True})
+
+    async def _many(
+        self,
+        act: str,
+        states: Iterable[JobState],
+        wanted: Wanted,
+        actor: str,
+        do: Callable[[JobLine], Awaitable[JobDone]],
+        would: str,
+        *,
+        dry_run: bool,
+    ) -> ManyDone:
+        jobs, more = await self._matching(wanted, tuple(states))
+        if dry_run:
+            done = [_done(job, would) for job in jobs]
+        else:
+            done = list(await asyncio.gather(*(_or_why(do, job) for job in jobs)))
+            told = {"matched": len(jobs), "filter": _told(wanted)}
+            await self.log.tell(actor, f"jobs.{act}_many", wanted.account or "all accounts", None, told)
+        turned_down = sum(one.outcome.startswith("turned down") for one in done)
+        return ManyDone(
+            act=act,
+            dry_run=dry_run,
+            matched=len(jobs),
+            changed=0 if dry_run else sum(one.outcome in _CHANGED for one in done),
+            turned_down=turned_down,
+            quoted=sum(job.quoted for job in jobs),
+            more=more,
+            jobs=tuple(done),
+        )
+
+    async def _matching(self, wanted: Wanted, states: tuple[JobState, ...]) -> tuple[list[JobLine], bool]:
+        """The jobs, and whether there are others beyond the limit."""
+        if not 1 <= wanted.limit <= JOBS_MAX:
+            raise Refused("limit", f"must be from 1 to {JOBS_MAX:,}")
+        if wanted.state is not None and wanted.state not in states:
+            raise Refused("state", f"must be one of {', '.join(states)}")
+        found: list[JobLine] = []
+        for state in states if wanted.state is None else (wanted.state,):
+            after: UUID | None = None
+            while len(found) <= wanted.limit:
+                page = await self.client.reads.jobs(wanted.account, state, wanted.kind, PAGE_MAX, after)
+                found += [job for job in page.jobs if _matches(job, wanted)]
+                after = page.next
+                if after is None:
+                    break
+        return found[: wanted.limit], len(found) > wanted.limit
+
+
+_CHANGED = frozenset({"retried", "cancel asked", *map(str, ENDED)})
+
+
+async def _or_why(do: Callable[[JobLine], Awaitable[JobDone]], job: JobLine) -> JobDone:
+    """One that can't be done harms no other."""
+    try:
+        return await do(job)
+    except (StoreError, RefusedRequest) as error:
+        return _done(job, f"turned down: {error}")
+
+
+def _done(job: JobLine, outcome: str) -> JobDone:
+    return JobDone(job.id, job.account, job.state, job.quoted, outcome)
+
+
+def _matches(job: JobLine, wanted: Wanted) -> bool:
+    return (wanted.queue is None or job.queue == wanted.queue) and (
+        wanted.reason is None or job.reason == wanted.reason
+    )
+
+
+def _told(wanted: Wanted) -> Mapping[str, Any]:
+    names = ("account", "kind", "queue", "state", "reason")
+    return {name: str(value) for name in names if (value := getattr(wanted, name)) is not None}
+
+
+def _check_words(reason: str, actor: str) -> None:
+    if not is_line(actor, ACTOR_LENGTH_MAX):
+        raise Refused("actor", f"must be 1 to {ACTOR_LENGTH_MAX} printable characters on one line")
+    most = NOTE_LENGTH_MAX - len(actor) - len(" ()")
+    if not is_line(reason, most) or not reason.strip():
+        raise Refused("reason", f"must be 1 to {most} printable characters on one line")

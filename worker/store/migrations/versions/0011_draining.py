@@ -1,0 +1,19 @@
+"""Ops ask a worker to drain by its row: it hears of it with its next sign of life.
+
+Revision ID: 0011
+"""
+
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+
+
+def upgrade() -> None:
+    """Add the column."""
+    op.get_bind().exec_driver_sql("ALTER TABLE workers ADD COLUMN drain_asked_by TEXT")
+
+
+def downgrade() -> None:
+    """Drop it."""
+    op.get_bind().exec_driver_sql("ALTER TABLE workers DROP COLUMN drain_asked_by")
