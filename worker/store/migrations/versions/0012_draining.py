@@ -1,12 +1,12 @@
 """Ops ask a worker to drain by its row: it hears of it with its next sign of life.
 
-Revision ID: 0011
+Revision ID: 0012
 """
 
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:
