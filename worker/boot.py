@@ -67,6 +67,7 @@ from worker.store.voices import Voices
 from worker.store.webhooks import Webhooks
 from worker.store.workers import WorkerCard, Workers
 from worker.watchdog import watched
+from worker.webhooks.desk import WebhookDesk
 from worker.webhooks.sender import Sender
 
 if TYPE_CHECKING:
@@ -245,6 +246,7 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
     """What the dashboard's pages stand on, beside the services of the API's routes."""
     from tasks.pictures import picture
     from worker.store.reads_account_lists import AccountListReads
+    from worker.store.reads_events import EventReads
     from worker.store.reads_overview import OverviewReads
     from worker.store.sessions import Sessions
     from worker.web.dashboard.board import Board
@@ -260,6 +262,8 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
             overview=overview,
             sessions=Sessions(services.engine),
             upkeep=Upkeep(services.engine),
+            events=EventReads(services.engine),
+            webhooks=webhook_desk(services.settings, services.engine),
             live=live,
             pictures=Pictures(picture, services.client.artifacts),
         )
@@ -383,6 +387,11 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 await sender.close()
                 await deliver.close()
                 await telling.close()
+
+
+def webhook_desk(settings: Settings, engine: AsyncEngine) -> WebhookDesk:
+    """What people do with endpoints, over an opened store."""
+    return WebhookDesk(Webhooks(engine), lambda: webhook_sender(settings), settings.webhook_private_targets)
 
 
 def webhook_sender(settings: Settings) -> Sender:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from secrets import token_bytes
 from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from worker.store.webhooks import DeliveryShown, Webhooks, WebhookShown
-    from worker.webhooks.sender import Answer
+    from worker.webhooks.desk import WebhookDesk
 
 app = cyclopts.App(name="webhooks", help="Endpoints that are told of events, signed as Standard Webhooks says.")
 
@@ -40,22 +37,9 @@ def create(
     actor: Actor = None,
 ) -> int:
     """Tell an endpoint of what happens from now on. Shows its secret: once, so keep it."""
-    from worker.webhooks.message import SECRET_BYTES, secret_of
-    from worker.webhooks.targets import ForbiddenTarget, check_url
-
     whose, who = None if account is None else values.account_id(account), values.actor_of(actor)
-    wanted, secret = _events(event), secret_of(token_bytes(SECRET_BYTES))
-
-    async def work(books: opening.Books) -> UUID:
-        try:
-            check_url(url, private_too=books.settings.webhook_private_targets)
-        except ForbiddenTarget as error:
-            raise values.Misused("url", str(error)) from None
-        return await _webhooks(books).create(url, secret, whose, wanted, who)
-
-    webhook = opening.with_books(work)
-    document = {"webhook": webhook, "url": url, "account": whose, "events": wanted, "secret": secret}
-    return present(document, json, _made(webhook, secret))
+    made = opening.with_books(lambda books: _desk(books).create(url, whose, event, who))
+    return present(made, json, _made(made.webhook, made.secret))
 
 
 @app.command(name="list")
@@ -100,18 +84,7 @@ def trial(webhook: str, /, *, json: Json = False) -> int:
     """Send an endpoint a signed `test` event now: 0 if it takes it, 1 if not, with what it answered."""
     webhook_id = values.identifier("webhook", webhook)
 
-    async def work(books: opening.Books) -> Answer:
-        from worker.boot import webhook_sender
-        from worker.webhooks.message import trial_message
-
-        target = await _webhooks(books).target(webhook_id)
-        sender = webhook_sender(books.settings)
-        try:
-            return await sender.send(target, trial_message(datetime.now(UTC)))
-        finally:
-            await sender.close()
-
-    answer = opening.with_books(work)
+    answer = opening.with_books(lambda books: _desk(books).try_out(webhook_id))
     document = {"webhook": webhook_id, "taken": answer.taken, "status": answer.status, "error": answer.error}
     line = f"taken: answered {answer.status}" if answer.taken else f"not taken: {answer.error}"
     return present(document, json, [line], 0 if answer.taken else NO)
@@ -137,17 +110,16 @@ def _made(webhook: UUID, secret: str) -> Iterator[RenderableType]:
     yield "The secret is not shown again."
 
 
-def _events(given: Sequence[str]) -> list[str]:
-    for name in given:
-        if not re.fullmatch(r"[a-z][a-z_.]{0,63}", name):
-            raise values.Misused("event", "must be the name of an event, such as ended")
-    return sorted(set(given))
-
-
 def _webhooks(books: opening.Books) -> Webhooks:
     from worker.store.webhooks import Webhooks
 
     return Webhooks(books.store.engine)
+
+
+def _desk(books: opening.Books) -> WebhookDesk:
+    from worker.boot import webhook_desk
+
+    return webhook_desk(books.settings, books.store.engine)
 
 
 def _list(found: Sequence[WebhookShown]) -> Iterator[RenderableType]:

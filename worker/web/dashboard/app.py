@@ -75,6 +75,8 @@ def _pages() -> Iterator[Route]:
     yield Route("/accounts", staff(accounts.accounts, May.LOOK_AT_ACCOUNTS))
     yield Route("/accounts/{account:path}", staff(accounts.account, May.LOOK_AT_ACCOUNTS))
     yield Route("/prices", staff(prices.prices, May.LOOK_AT_PRICES))
+    yield Route("/events", staff(events.events, May.LOOK_AT_JOBS))
+    yield Route("/webhooks/{webhook}", staff(events.webhook, May.STEER))
     yield Route("/audit", staff(audit.audit, May.LOOK_AT_LOG))
     yield Route("/credits", customer.own_credits)
     yield Route("/credits/jobs/{job}", customer.receipt)
@@ -91,6 +93,10 @@ def _actions() -> Iterator[Route]:
         ("/do/prices/withdraw", prices.withdraw, May.SET_PRICES),
         ("/do/prices/revert", prices.revert, May.SET_PRICES),
         ("/do/audit", audit.run, May.STEER),
+        ("/do/webhooks/create", events.create, May.STEER),
+        ("/do/webhooks/test/{webhook}", events.try_out, May.STEER),
+        ("/do/webhooks/redeliver/{webhook}", events.redeliver, May.STEER),
+        ("/do/webhooks/delete/{webhook}", events.delete, May.STEER),
         ("/do/jobs/compensate/{job}", job.compensate, May.CREDIT),
         ("/do/accounts/topup/{account:path}", accounts.topup, May.CREDIT),
         ("/do/accounts/grant/{account:path}", accounts.grant, May.CREDIT),

@@ -8,12 +8,14 @@ from typing import cast
 from starlette.requests import Request
 
 from worker.store.reads_account_lists import AccountListReads
+from worker.store.reads_events import EventReads
 from worker.store.reads_overview import OverviewReads
 from worker.store.sessions import Sessions
 from worker.store.upkeep import Upkeep
 from worker.web.dashboard.live import Live
 from worker.web.dashboard.pictures import Pictures
 from worker.web.services import Services
+from worker.webhooks.desk import WebhookDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Board:
     overview: OverviewReads
     sessions: Sessions
     upkeep: Upkeep
+    events: EventReads
+    webhooks: WebhookDesk
     live: Live
     pictures: Pictures
 

@@ -21,6 +21,7 @@ from worker.store.errors import (
     UnknownAccount,
     UnknownArtifact,
     UnknownJob,
+    UnknownWebhook,
 )
 from worker.web.access import May
 from worker.web.dashboard import frame
@@ -35,7 +36,7 @@ Action = Callable[[Request, Visitor, Form], Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: What was asked can't be done: said in the words of the error, which never hold a secret.
-TURNED_DOWN = (Refused, RefusedRequest, Conflict, UnknownAccount, UnknownArtifact, UnknownJob)
+TURNED_DOWN = (Refused, RefusedRequest, Conflict, UnknownAccount, UnknownArtifact, UnknownJob, UnknownWebhook)
 
 
 def staff(handler: Page, may: May, *, elsewhere: bool = False) -> Endpoint:
@@ -122,6 +123,8 @@ def explained(error: Exception) -> tuple[int, str, str]:
             return 404, "No such account", str(error)
         case UnknownJob():
             return 404, "No such job", str(error)
+        case UnknownWebhook():
+            return 404, "No such endpoint", str(error)
         case UnknownArtifact():
             return 404, "No such audio", str(error)
         case Refused() | RefusedRequest():

@@ -1,0 +1,62 @@
+"""What people do with endpoints: each verb of `fermata webhooks`, and each button of the dashboard, is one of these."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_bytes
+from uuid import UUID
+
+from worker.store.errors import Refused
+from worker.store.webhooks import Webhooks
+from worker.webhooks.message import SECRET_BYTES, secret_of, trial_message
+from worker.webhooks.sender import Answer, Sender
+from worker.webhooks.targets import ForbiddenTarget, check_url
+
+_EVENT = re.compile(r"[a-z][a-z_.]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookMade:
+    """A new endpoint. The secret is not kept where anybody could read it again."""
+
+    webhook: UUID
+    url: str
+    account: str | None
+    events: Sequence[str]
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDesk:
+    """Endpoints, as people make and try them."""
+
+    webhooks: Webhooks
+    make_sender: Callable[[], Sender]
+    private_too: bool
+
+    async def create(self, url: str, account_id: str | None, events: Sequence[str], actor: str) -> WebhookMade:
+        """Tell an endpoint of what happens from now on; of `events` only, where some are named.
+
+        Raises `Refused` for a URL that may not be called or a name that is no event's, `UnknownAccount`.
+        """
+        if any(not _EVENT.fullmatch(name) for name in events):
+            raise Refused("event", "must be the name of an event, such as ended")
+        try:
+            check_url(url, private_too=self.private_too)
+        except ForbiddenTarget as error:
+            raise Refused("url", str(error)) from None
+        wanted, secret = sorted(set(events)), secret_of(token_bytes(SECRET_BYTES))
+        webhook_id = await self.webhooks.create(url, secret, account_id, wanted, actor)
+        return WebhookMade(webhook_id, url, account_id, wanted, secret)
+
+    async def try_out(self, webhook_id: UUID) -> Answer:
+        """Send a signed `test` event now, once. Raises `UnknownWebhook`."""
+        target = await self.webhooks.target(webhook_id)
+        sender = self.make_sender()
+        try:
+            return await sender.send(target, trial_message(datetime.now(UTC)))
+        finally:
+            await sender.close()
