@@ -225,3 +225,71 @@ async def test_the_calculator_prices_by_the_book_that_is_shown(visit: Visit) -> 
     assert "prompt" in await visit.page("/prices?kind=generation&params=seconds_max%3D60")
     studio = await visit.page("/prices?kind=stem_split&seconds=240&params=")
     assert "At most, by the book shown" in studio
+
+
+async def test_many_jobs_are_looked_at_before_anything_happens_to_them(api: Api, visit: Visit) -> None:
+    """The preview changes nothing; the confirmation cancels what matches, and only that, and stands in the log."""
+    await api.account("eve", 100)
+    mine = [await api.submit("ada") for _ in range(3)]
+    other = await api.submit("eve")
+    fields: dict[str, Any] = {"account": "ada", "kind": "generation", "state": "queued", "limit": "1000"}
+    looked = await visit.send("/do/jobs/preview", verb="cancel", **fields)
+    assert "3 jobs</b> match" in looked.text
+    assert 4 == len((await api.services.reads.jobs(state="queued")).jobs)
+    refused = await visit.send("/do/jobs/many", verb="cancel", **fields)
+    assert "reason: must be given" in refused.text
+    done = await visit.send("/do/jobs/many", verb="cancel", reason="wrong model", **fields)
+    assert "3 of 3 jobs" in done.text
+    assert [UUID(other["id"])] == [job.id for job in (await api.services.reads.jobs(state="queued")).jobs]
+    assert {UUID(job["id"]) for job in mine} == {
+        job.id for job in (await api.services.reads.jobs(state="cancelled")).jobs
+    }
+    assert [(await actor_of(api), "ada")] == await told(api, "jobs.cancel_many")
+
+
+async def test_many_jobs_are_tried_again_once(api: Api, visit: Visit) -> None:
+    """By why they ended; a second click makes no further jobs."""
+    for _ in range(2):
+        job = await api.submit()
+        await api.services.client.cancel("ada", UUID(job["id"]), "test")
+    fields: dict[str, Any] = {"account": "ada", "ended_for": "cancelled", "limit": "10"}
+    assert "2 jobs</b> match" in (await visit.send("/do/jobs/preview", verb="retry", **fields)).text
+    assert "2 of 2 jobs" in (await visit.send("/do/jobs/many", verb="retry", **fields)).text
+    assert "0 of 2 jobs" in (await visit.send("/do/jobs/many", verb="retry", **fields)).text
+    assert 4 == len((await api.services.reads.jobs("ada")).jobs)
+
+
+async def test_what_does_not_run_is_not_ended_by_force(api: Api, visit: Visit) -> None:
+    """A queued job is cancelled instead, and a worker that nobody knows is not drained: both are said."""
+    job = await api.submit()
+    forced = await visit.send(f"/do/jobs/force-end/{job['id']}", reason="stuck", back=f"/jobs/{job['id']}")
+    assert "cancel it instead" in forced.text
+    drained = await visit.send("/do/workers/drain/nobody", back="/workers")
+    assert "is alive" in drained.text
+
+
+async def test_an_endpoint_is_made_tried_and_deleted(api: Api, visit: Visit) -> None:
+    """Its secret is shown once; what may not be called is refused; a test that fails says how."""
+    refused = await visit.send("/do/webhooks/create", url="http://127.0.0.1/hook", back="/events")
+    assert "url:" in refused.text
+    made = await visit.send("/do/webhooks/create", url="https://hooks.example.com/x", account="ada", events="ended")
+    (hook,) = await board_in(api).webhooks.webhooks.all()
+    assert ("ada", ["ended"]) == (hook.account, list(hook.events))
+    secret = made.text.partition("whsec_")[2][:20]
+    assert secret
+    shown = await visit.page(f"/webhooks/{hook.webhook}")
+    assert secret not in shown
+    await api.submit()
+    assert "hooks.example.com" in await visit.page("/events")
+    assert "No such endpoint" in await visit.page("/webhooks/nothing", 404)
+    await visit.send(f"/do/webhooks/delete/{hook.webhook}")
+    assert () == await board_in(api).webhooks.webhooks.all()
+
+
+async def test_events_of_an_account_are_listed(api: Api, visit: Visit) -> None:
+    """In the order in which they happened; without an account, what ended last of all."""
+    job = await api.submit()
+    await api.services.client.cancel("ada", UUID(job["id"]), "test")
+    assert "ended" in await visit.page("/events?account=ada")
+    assert job["id"][-12:] in await visit.page("/events")
+    await visit.page("/events?account=nobody", 404)

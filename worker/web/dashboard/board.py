@@ -7,6 +7,7 @@ from typing import cast
 
 from starlette.requests import Request
 
+from worker.steering import Steering
 from worker.store.reads_account_lists import AccountListReads
 from worker.store.reads_events import EventReads
 from worker.store.reads_overview import OverviewReads
@@ -27,6 +28,7 @@ class Board:
     overview: OverviewReads
     sessions: Sessions
     upkeep: Upkeep
+    steering: Steering
     events: EventReads
     webhooks: WebhookDesk
     live: Live

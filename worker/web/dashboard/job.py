@@ -29,7 +29,6 @@ async def job(request: Request, visitor: Visitor) -> Response:
         "ended": shown.state in ENDED,
         "sounds": await _sounds(board, shown),
         "now": await board.live.now(),
-        "can_force_end": False,
         # Twice the same form is one compensation.
         "reference": f"dashboard:{uuids.uuid7()}",
     }
@@ -66,6 +65,13 @@ async def retry(request: Request, visitor: Visitor, form: Form) -> Response:
     await _tell(board, visitor, "job.retry", shown, form)
     said = "It was tried again before: this is that job." if made.replayed else "This is the new job."
     return frame.go(f"/jobs/{made.job_id}", said)
+
+
+async def force_end(request: Request, visitor: Visitor, form: Form) -> Response:
+    """End a stuck job: its hold is refunded, its token is void."""
+    job_id = job_id_of(request.path_params["job"])
+    done = await board_of(request).steering.force_end(job_id, form.line("reason"), visitor.actor)
+    return frame.go(f"/jobs/{job_id}", f"It ended {done.state}; {done.refunded:,} credits that it held are back.")
 
 
 async def compensate(request: Request, visitor: Visitor, form: Form) -> Response:

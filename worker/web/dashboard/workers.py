@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
+from worker.web.dashboard.forms import Form
 from worker.web.dashboard.live import Look
 from worker.web.dashboard.session import Visitor
 
@@ -17,6 +18,13 @@ async def workers(request: Request, visitor: Visitor) -> Response:
     look = await board.live.latest()
     running = await board.overview.running(limit=200)
     return frame.page(request, visitor, "workers.html", {"look": look, "running": running, "now": look.now.now})
+
+
+async def drain(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Let a worker finish what it has and end."""
+    worker = request.path_params["worker"]
+    await board_of(request).steering.drain_worker(worker, visitor.actor)
+    return frame.go("/workers", f"{worker} takes no more jobs; it ends when those it has are done.")
 
 
 def workers_part(look: Look) -> str:

@@ -101,13 +101,5 @@
         if (!document.querySelector("details.act[open]")) location.reload();
       });
     }
-    for (const button of document.querySelectorAll("[data-select-all]")) {
-      button.hidden = false;
-      button.addEventListener("click", () => {
-        const boxes = [...button.form.querySelectorAll("input[name=job]")];
-        const all = boxes.every((box) => box.checked);
-        boxes.forEach((box) => { box.checked = !all; });
-      });
-    }
   });
 })();
