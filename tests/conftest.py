@@ -21,7 +21,7 @@ STACK = pytest.StashKey[ExitStack]()
 SERVERS = pytest.StashKey[testing.Servers]()
 
 #: Tests that need no server. When nothing else is asked for, none is started.
-SERVERLESS = ("tests/unit", "tests/test_layers.py")
+SERVERLESS = ("tests/unit", "tests/torch", "tests/test_layers.py")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,16 +27,21 @@ from typing import IO, Any
 
 import structlog
 
-from tasks.engines.inside import HEADER
+from tasks.engines.inside import HEADER, STOP
 from tasks.engines.report import output_from_json
 from tasks.kind import Context, EngineCrashed, EngineError, EngineFailure, OutOfMemory, Output, RunLimits
 
 log = structlog.get_logger(__name__)
 
 #: Variables of the worker's environment that a child may see. Everything else may be a secret.
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
-#: One thread for each numeric library: two runs on two cores would otherwise fight.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+PASSED_ON = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"),
+    "CUDA_VISIBLE_DEVICES",
+)
+#: How many threads the numeric libraries have: with one each, two runs on two cores don't fight.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: No library of models fetches anything from a hub.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 #: Seconds that a child waits for its next run before it leaves and gives its memory back.
 IDLE_SECONDS = 120.0
 #: Runs after which a warm child is replaced, whatever its libraries have leaked.
@@ -60,6 +65,14 @@ class Restraints:
     #: Bytes of any one file it writes.
     file_bytes: int = 4 * 1024**3
     open_files: int = 64
+    #: Seconds that it stays without a run; None is `IDLE_SECONDS`.
+    idle_seconds: float | None = None
+    #: Seconds in which a run that is cancelled may end by itself (see `Report.stop_asked`), before it is killed.
+    stop_seconds: float = 0.0
+    #: Threads of each numeric library.
+    threads: int = 1
+    #: Only runs with the same restraints, name and all, come to the same process.
+    name: str = ""
 
 
 async def run_in_child(
@@ -93,7 +106,12 @@ async def run_in_child(
             await child.end()
             child = _Child.started(limits.memory_bytes, restraints)
             await child.start(job)
-        answer = await child.converse(context)
+        conversation = asyncio.ensure_future(child.converse(context))
+        try:
+            answer = await asyncio.shield(conversation)
+        except asyncio.CancelledError:
+            await child.stop(conversation, context.workdir)
+            raise
         if answer is None:
             await child.end()
             raise child.crash()
@@ -168,7 +186,8 @@ class _Child:
         """
         ours, theirs = socket.socketpair()
         complaints = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed in kill()
-        limits = (IDLE_SECONDS, memory_bytes, restraints.file_bytes, restraints.open_files)
+        idle_seconds = IDLE_SECONDS if restraints.idle_seconds is None else restraints.idle_seconds
+        limits = (idle_seconds, memory_bytes, restraints.file_bytes, restraints.open_files)
         try:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tasks.engines.inside"]
@@ -177,7 +196,7 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,
                 pass_fds=(theirs.fileno(),),
-                env=_environment(),
+                env=_environment(restraints.threads),
                 cwd="/",
                 start_new_session=True,
             )
@@ -231,6 +250,17 @@ class _Child:
                 raise EOFError
             parts += part
         return bytes(parts)
+
+    async def stop(self, conversation: asyncio.Future[dict[str, Any] | None], workdir: Path) -> None:
+        """Let a run that is not wanted any more end by itself, if it may; then the process serves the next one."""
+        if self.restraints.stop_seconds > 0:
+            (workdir / STOP).touch()
+            await asyncio.wait({conversation}, timeout=self.restraints.stop_seconds)
+        if conversation.done() and not conversation.cancelled() and conversation.exception() is None:
+            answer = conversation.result()
+            if answer is not None:
+                self.release(sound="returned" in answer or "failed" in answer)
+        conversation.cancel()
 
     def release(self, *, sound: bool) -> None:
         """Keep it for the next run, if it ended this one in its own words and isn't worn out."""
@@ -299,10 +329,10 @@ async def _gone(process: subprocess.Popen[bytes]) -> None:
         pause_seconds = min(pause_seconds * 2, 0.02)
 
 
-def _environment() -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     passed_on = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OPENBLAS_")}
     path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
-    return passed_on | ONE_THREAD | {"PYTHONPATH": path}
+    return passed_on | dict.fromkeys(THREADS, str(threads)) | OFFLINE | {"PYTHONPATH": path}
 
 
 def _fraction(sent: object) -> float:

@@ -30,6 +30,8 @@ from tasks.kind import EngineError, Output
 HEADER = struct.Struct(">I")
 #: Seconds between two progress messages, except the last: a chunk of a fast engine takes less.
 PROGRESS_SECONDS = 0.05
+#: The file in a run's folder by which the worker asks for its end.
+STOP = ".stop"
 #: Characters of a traceback that travel to the worker's log.
 TRACEBACK_MAX = 8000
 
@@ -115,6 +117,10 @@ class PipeReport:
     @property
     def workdir(self) -> Path:
         return self._workdir
+
+    @property
+    def stop_asked(self) -> bool:
+        return (self._workdir / STOP).exists()
 
     def progress(self, fraction: float, stage: str) -> None:
         now = time.monotonic()

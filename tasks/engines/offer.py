@@ -32,6 +32,8 @@ from tasks.validation import parse_as
 TYPES: Mapping[str, str] = {
     "cog": "tasks.engines.remote.cog:Cog",
     "ace_step_server": "tasks.engines.remote.ace_step:AceStepServer",
+    "ace_step": "tasks.engines.torch.ace_step:AceStep",
+    "demucs": "tasks.engines.torch.demucs:Demucs",
 }
 #: The engine that we ship for a tier, and no engine at all.
 EMBEDDED, OFF = "embedded", "off"

@@ -25,6 +25,11 @@ class Report(Protocol):
         """The attempt's private folder: outputs and scratch files go here."""
         ...
 
+    @property
+    def stop_asked(self) -> bool:
+        """Whether nobody wants this run any more. Most needn't look: they are killed."""
+        ...
+
     def progress(self, fraction: float, stage: str) -> None:
         """Say how far it is: 0 to 1. Cheap; call it at every chunk."""
         ...

@@ -43,6 +43,7 @@ class Told:
     """A `Report` for an engine that is called without a child process."""
 
     workdir: Path
+    stop_asked: bool = False
     fractions: list[float] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
 

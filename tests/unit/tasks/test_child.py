@@ -205,6 +205,27 @@ async def test_cancelling_kills_the_child_and_its_descendants_at_once(context: R
     assert ends(program, 1)
 
 
+@pytest.mark.parametrize(
+    ("function", "stays"), [(misbehaviour.end_when_asked, True), (misbehaviour.burn_with_a_descendant, False)]
+)
+async def test_a_run_may_be_asked_to_end_before_it_is_killed(
+    context: Recorder, function: Callable[..., Any], stays: bool
+) -> None:
+    """What ends in time keeps its process, and with it what is loaded there; the rest is killed when time is up."""
+    restraints = Restraints(stop_seconds=0.5)
+    first = (await run_in_child(misbehaviour.echo, {}, context, LIMITS, restraints))["pid"]
+    running = asyncio.create_task(run_in_child(function, {}, context, LIMITS, restraints))
+    await asyncio.wait_for(context.first_told.wait(), 20)
+    began = time.monotonic()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert time.monotonic() - began < 1.5
+    (context.workdir / ".stop").unlink()
+    second = (await run_in_child(misbehaviour.echo, {}, context, LIMITS, restraints))["pid"]
+    assert stays is (first == second)
+
+
 async def test_a_deadline_of_the_caller_ends_a_run(context: Recorder) -> None:
     """`asyncio.timeout` around a run is all that a time limit needs."""
     with pytest.raises(TimeoutError):

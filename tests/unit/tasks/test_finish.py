@@ -209,6 +209,7 @@ class _Handing:
 
     def __init__(self, context: Context) -> None:
         self.workdir = context.workdir
+        self.stop_asked = False
 
     def progress(self, fraction: float, stage: str) -> None:
         """Silent."""
