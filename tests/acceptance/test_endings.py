@@ -320,6 +320,27 @@ async def test_a_price_change_leaves_submitted_jobs_alone(stage: Stage) -> None:
     assert [10, 20] == [(await stage.becomes(job_id, "succeeded")).charged for job_id in (old, new)]
 
 
+async def test_a_job_keeps_its_book_and_its_plan_while_it_waits_and_is_tried_again(stage: Stage) -> None:
+    """Given a job that waits for credits, when its account gets a plan and prices change, then its price is the old.
+
+    It waits, is paid by the new subscription and fails once; the plan that it gets meanwhile would halve its price, and
+    the book that follows would double it.
+    """
+    half = '10\n[[failing.overrides]]\nwhen = { plan = "creator" }\nmultiplier = 0.5'
+    first = await put_prices_in_force(stage.database, failing=half)
+    await stage.account("eve", 0)
+    stage.scheduler()
+    stage.worker(backoff_first_seconds=0.1)
+    job_id = await stage.submit("failing", "eve", error="unavailable", times=1, on_insufficient="wait")
+    await stage.becomes(job_id, "waiting")
+    await put_prices_in_force(stage.database, failing="20")
+    await stage.store.accounts.subscribe("eve", "creator", "start", "test")
+    seen = await stage.becomes(job_id, "succeeded")
+    assert (10, 10, ["engine_unavailable", "succeeded"]) == (seen.quoted, seen.charged, seen.endings)
+    receipt = await stage.client.reads.receipt(job_id)
+    assert (first, None, 10) == (receipt.book, receipt.plan, receipt.reserved)
+
+
 @pytest.mark.parametrize(
     ("kind", "ended", "afterwards"),
     [
