@@ -9,7 +9,9 @@ from decimal import Decimal
 
 from config.settings import Settings
 from tasks.kind import Kind
+from worker.credits.document_changes import changes_between
 from worker.credits.plans import parse_plan_book
+from worker.credits.price_changes import large_changes
 from worker.credits.prices import WIDEST_BOUNDS, Bounds, PriceBook, parse_price_book
 from worker.credits.rehearsal import Rehearsal, endings_by_hold
 from worker.overcharges import Overcharged, Overcharges
@@ -108,7 +110,7 @@ class PriceDesk:
         wrong, right = await self._shelf.shown(book_id), await self._shelf.shown(under)
         if wrong.book == right.book:
             raise Refused("under", f"book {book_id} can't be compared with itself: name another one")
-        other = parse_price_book(right.document, bounds=WIDEST_BOUNDS)
+        other = _read_again(right.document)
         return await self._overcharges.found((book_id, wrong.effective_at), (right.book, other), worst_max, give)
 
     async def report(self, length: timedelta) -> PriceReport:
@@ -129,10 +131,17 @@ class PriceDesk:
 
     async def changes(self, before: int | None, after: int | str) -> BookChanges:
         """What a book or a draft says otherwise than another one, by default the one in force."""
-        old = before if before is not None else (await self._shelf.shown()).book
-        if isinstance(after, int):
-            return await self._shelf.changes(old, after)
-        return await self._shelf.changes(old, document=(await self.read(after)).document)
+        old = await self._shelf.shown(before)
+        number = after if isinstance(after, int) else None
+        document = (await self.read(after)).document if isinstance(after, str) else ""
+        new = document if number is None else (await self._shelf.shown(number)).document
+        effects = large_changes(_read_again(old.document), _read_again(new), 0)
+        return BookChanges(old.book, number, changes_between(old.document, new), effects)
+
+
+def _read_again(document: str) -> PriceBook:
+    """A book that was accepted before, whatever its bounds were then."""
+    return parse_price_book(document, bounds=WIDEST_BOUNDS)
 
 
 def bounds_of(settings: Settings) -> Bounds:

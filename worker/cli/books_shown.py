@@ -43,6 +43,8 @@ def changes(found: BookChanges) -> Iterator[RenderableType]:
     yield f"book {found.before} -> {after}"
     for change in found.changes:
         yield visible(str(change))
+    for effect in found.effects:
+        yield f"at most: {visible(effect)}"
     if not found.changes:
         yield "no difference but comments and layout"
 

@@ -41,7 +41,7 @@ def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
             ("rehearsal", found.rehearsal),
             ("ended from", found.since),
             ("until", found.until),
-            ("jobs", f"{outcome.jobs:,} of {outcome.accounts:,} accounts"),
+            ("jobs", f"{_count(outcome.jobs, 'job')} of {_count(outcome.accounts, 'account')}"),
             ("against", f"book {found.against} and what was charged"),
             ("without a price", outcome.unpriced or None),
             ("credits", f"{outcome.before:,} -> {outcome.after:,} ({_percent(outcome.before, outcome.after)})"),
@@ -61,7 +61,10 @@ def overcharged(found: Overcharged) -> Iterator[RenderableType]:
         [
             ("jobs under", f"book {found.book}, {found.looked_at:,} that ran"),
             ("compared with", f"book {found.under}"),
-            ("overcharged", f"{found.jobs:,} jobs of {found.accounts:,} accounts, {found.credits:,} credits"),
+            (
+                "overcharged",
+                f"{_count(found.jobs, 'job')} of {_count(found.accounts, 'account')}, {found.credits:,} credits",
+            ),
             ("without a price", found.unpriced or None),
             ("given now", f"{found.given:,} credits" if found.compensated else "nothing: this was a look"),
         ]
@@ -145,13 +148,14 @@ def _people(outcome: Outcome) -> Iterator[RenderableType]:
             right=["credits", "before", "after"],
         )
     if outcome.movers:
-        yield f"\n{outcome.accounts_dearer:,} accounts pay more, {outcome.accounts_cheaper:,} less; most of all"
+        more = _count(outcome.accounts_dearer, "account")
+        yield f"\n{more} would pay more, {outcome.accounts_cheaper:,} less; most of all"
         yield table(
             ["account", "jobs", "before", "after", "change"],
             [(m.account, m.jobs, m.before, m.after, _percent(m.before, m.after)) for m in outcome.movers],
             right=["jobs", "before", "after", "change"],
         )
-    yield f"\n{outcome.accounts_run_out:,} accounts would have run out"
+    yield f"\n{_count(outcome.accounts_run_out, 'account')} would have run out"
     if outcome.run_out:
         yield table(
             ["account", "jobs unpaid", "from"],
@@ -162,3 +166,7 @@ def _people(outcome: Outcome) -> Iterator[RenderableType]:
 
 def _percent(before: int, after: int) -> str:
     return f"{100 * (after - before) / before:+.1f} %" if before else "new" if after else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, DateTime, Table, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.credits.document_changes import Change, changes_between
+from worker.credits.document_changes import Change
 from worker.store import tables
 from worker.store.database import transaction
 from worker.store.errors import Refused
@@ -91,11 +91,16 @@ class BookShown:
 
 @dataclass(frozen=True, slots=True)
 class BookChanges:
-    """What one book says otherwise than another. A draft that is no book yet has no number."""
+    """What one book says otherwise than another. A draft that is no book yet has no number.
+
+    `effects`, of price books: for each kind the request whose price changes most, and each ending that charges
+    something else, as sentences.
+    """
 
     before: int
     after: int | None
     changes: tuple[Change, ...]
+    effects: tuple[str, ...] = ()
 
 
 #: Asked under the shelf's lock, with the book that the draft would follow: may it be applied? Raises if not.
@@ -166,12 +171,6 @@ class BookShelf:
         if row is None:
             raise Refused("at", "no book yet")
         return row
-
-    async def changes(self, before: int, after: int | None = None, document: str = "") -> BookChanges:
-        """What book `after` (or a draft of a `document`) says otherwise than book `before`. Raises `Refused`."""
-        old = await self.shown(before)
-        new = document if after is None else (await self.shown(after)).document
-        return BookChanges(before, after, changes_between(old.document, new))
 
     async def history(self, limit: int = 100) -> tuple[BookLine, ...]:
         """The newest books first, by when they come into force."""
