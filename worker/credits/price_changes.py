@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from worker.credits.lots import CREDITS_MAX
 from worker.credits.outcomes import Basis, Charge, Ending, charge_for
 from worker.credits.price_book import KindPrice, PriceBook, Scalar, SecondsPrice
-from worker.credits.prices import Usage, price
+from worker.credits.prices import PriceTooHigh, Usage, price
 
 #: Lengths that are always tried, in seconds; the bounds of both books come beside them.
 _LENGTHS = tuple(Decimal(seconds) for seconds in (5, 15, 30, 60, 120, 180, 240, 300, 600))
@@ -107,16 +108,21 @@ def _size(change: KindChange) -> tuple[bool, int, int]:
 def _change(
     before: PriceBook, after: PriceBook, kind: str, facts: Mapping[str, Scalar], seconds: Decimal, outputs: int
 ) -> KindChange | None:
-    usages = [Usage(seconds, seconds)] * outputs
-    plan = facts.get("plan")
-    old, new = (
-        price(book, kind, usages, facts, plan if isinstance(plan, str) else None).total for book in (before, after)
-    )
+    old, new = (_total(book, kind, facts, [Usage(seconds, seconds)] * outputs) for book in (before, after))
     if old == new:
         return None
     percent = None if old == 0 else round(100 * (new - old) / old)
     asked = [f"{outputs} × {seconds} s", *(f"{name} = {value}" for name, value in facts.items())]
     return KindChange(kind, percent, old, new, ", ".join(asked))
+
+
+def _total(book: PriceBook, kind: str, facts: Mapping[str, Scalar], usages: Sequence[Usage]) -> int:
+    """What can't be sold counts as the most that anything may cost."""
+    plan = facts.get("plan")
+    try:
+        return price(book, kind, usages, facts, plan if isinstance(plan, str) else None).total
+    except PriceTooHigh:
+        return CREDITS_MAX
 
 
 def _requests(rules: tuple[KindPrice, KindPrice]) -> Iterator[dict[str, Scalar]]:

@@ -16,6 +16,7 @@ from typing import assert_never
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.price_book import KindPrice, OutputPrice, Override, PriceBook, Rounding, SecondsPrice, Tier
 from worker.credits.price_reading import WIDEST_BOUNDS, Bounds, PriceBookError, parse_price_book
+from worker.credits.values import value
 
 __all__ = [
     "WIDEST_BOUNDS",
@@ -58,7 +59,7 @@ class PriceTooHigh(ValueError):
         self.total = total
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """What one output uses: seconds of audio read for it, and seconds of audio written; 0 … 10^9, else ValueError."""
 
@@ -85,7 +86,7 @@ class Line:
     amount: Decimal
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Part:
     """A line before it is rounded for reading."""
 
@@ -95,7 +96,7 @@ class Part:
     amount: Exact
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Priced:
     """A price in whole credits, and how it came about."""
 

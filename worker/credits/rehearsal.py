@@ -16,8 +16,9 @@ from uuid import UUID
 from worker.credits.outcomes import Basis, Ending, charge_for
 from worker.credits.plans import PlanBook
 from worker.credits.price_book import PriceBook
-from worker.credits.prices import UnknownPrice, Usage, price
+from worker.credits.prices import PriceTooHigh, UnknownPrice, Usage, price
 from worker.credits.purse import Purse, PurseLot
+from worker.credits.values import value
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ NAMED_MAX = 20
 _SOLD = frozenset({Ending.SUCCEEDED, Ending.PARTIAL})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PastJob:
     """A job that started and ended. `usages` is what was measured, `most` what it could have used, if that is known."""
 
@@ -149,7 +150,7 @@ def charge_under(book: PriceBook, job: PastJob) -> int | None:
         return None
     try:
         total = price(book, job.kind, usages, job.request, job.plan).total
-    except UnknownPrice:
+    except (UnknownPrice, PriceTooHigh):
         return None
     return charge.amount(held=total, measured=total)
 

@@ -5,6 +5,7 @@ What has ended never changes, so each page is a transaction of its own: an hour 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -52,6 +53,9 @@ class _Part(msgspec.Struct):
     seconds_out: str
 
 
+#: By its word: looking it up takes a tenth of `Ending(word)`.
+_ENDINGS = {ending.value: ending for ending in Ending}
+
 _request = msgspec.json.Decoder(dict[str, Any])
 _parts = msgspec.json.Decoder(list[_Part])
 
@@ -75,7 +79,18 @@ class PastJobs:
         """Every job that started and ended in the period.
 
         `most_for`: for jobs that ended so, also the most that they could have used, where their kind still knows.
+        While one page is worked on, the next is read.
         """
+        pages = self._pages(period, most_for, with_lots)
+        coming = asyncio.ensure_future(anext(pages, None))
+        try:
+            while (page := await coming) is not None:
+                coming = asyncio.ensure_future(anext(pages, None))
+                yield page
+        finally:
+            coming.cancel()
+
+    async def _pages(self, period: Period, most_for: Collection[Ending], with_lots: bool) -> AsyncIterator[PastPage]:
         after: tuple[str, UUID] = ("", UUID(int=0))
         known: Mapping[str, Sequence[PurseLot]] = {}
         while True:
@@ -132,7 +147,7 @@ def _past_job(row: Any) -> PastJob:
     account_id, job_id, kind, plan, request, reason, quoted, charged, started_at, usage, _ = row
     parts = _parts.decode(usage) if usage is not None else ()
     return PastJob(
-        *(account_id, job_id, kind, plan, _request.decode(request), Ending(reason), quoted, charged, started_at),
+        *(account_id, job_id, kind, plan, _request.decode(request), _ENDINGS[reason], quoted, charged, started_at),
         usages=[Usage(Decimal(part.seconds_in), Decimal(part.seconds_out)) for part in parts],
     )
 

@@ -82,3 +82,10 @@ def test_a_kind_that_only_one_book_knows_changes_nothing() -> None:
     """A new kind was never bought; a gone one is refused elsewhere."""
     other = SONG.replace("song", "dance")
     assert () == kind_changes(book(SONG), book(SONG + other)) == kind_changes(book(SONG + other), book(SONG))
+
+
+def test_a_price_that_can_not_be_sold_is_a_large_change() -> None:
+    """It is no error: the draft may be meant so."""
+    dear = "[song.output.seconds_out]\nrate = 100_000\nstep_seconds = 0.000001\n"
+    (line,) = large_changes(book(SONG), book(dear), 1_000)
+    assert "1000000000000 credits" in line
