@@ -13,6 +13,7 @@ import asyncpg
 
 from benchmarks.report import Figure
 from config.settings import Settings
+from worker import collector
 from worker.boot import opened_store, price_desk
 from worker.local.roles import dsn
 from worker.local.system import LocalServers
@@ -64,6 +65,7 @@ async def _measured(servers: LocalServers) -> tuple[Run, Run]:
     draft = document.replace("base = 4", "base = 6").replace("step_seconds = 60", "step_seconds = 30")
     async with opened_store(settings, "fermata-bench") as store:
         desk = price_desk(settings, store.engine, store.books)
+        collector.calm()  # as the command does
         runs = []
         # The jobs ended evenly over 30 days.
         for length in (timedelta(days=3), timedelta(days=31)):
