@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.complete
-PACKAGES := config tasks worker tests benchmarks
+PACKAGES := config fermata_client tasks worker tests benchmarks
 
 # Set on some machines; then every start of Python would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE

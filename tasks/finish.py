@@ -7,27 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from pydantic import Field
-
-from tasks.formats import Format
-from tasks.kind import Request
-from tasks.validation import Number, Text
-
-#: Integrated loudness that may be asked for, in LUFS (ITU-R BS.1770).
-LOUDNESS_MIN, LOUDNESS_MAX = -40, -5
-
-
-class FinishedRequest(Request):
-    """What every kind's request may say of its outputs."""
-
-    format: Format = "wav"
-    #: Bring each output to this integrated loudness, in LUFS; less where its peaks would pass -1 dB.
-    loudness: Number | None = Field(None, ge=LOUDNESS_MIN, le=LOUDNESS_MAX)
-    #: The title in the file's tags; without one, the output's name.
-    title: Text | None = Field(None, max_length=200)
-    #: Give "NAME-peaks" beside each output: its waveform for players, as audiowaveform's JSON. Costs nothing.
-    peaks: bool = False
-
+from fermata_client.requests import FinishedRequest, Format
 
 #: The fields that say how outputs are finished: our doing, so no engine is told.
 FIELDS = frozenset(FinishedRequest.model_fields)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
-#: What the outputs may be written as.
-Format = Literal["wav", "flac", "mp3", "ogg"]
+# What the outputs may be written as.
+from fermata_client.requests import Format as Format
 
 #: The formats we take, by what their bytes are and whatever their names say, and the media type of each.
 MEDIA_TYPES: Mapping[str, str] = {

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from fermata_client.requests import Number
 from tasks.kind import Output, Request
-from tasks.validation import Number
 
 
 def _off(value: object) -> object:

@@ -5,46 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from fermata_client import requests
+from fermata_client.requests import GenerationModel
 from tasks.engines.contract import Engine
-from tasks.engines.embedded.composer import BPM_MAX, BPM_MIN, STYLES, bars_within, key_of, tempo_for
+from tasks.engines.embedded.composer import STYLES, bars_within, key_of, tempo_for
 from tasks.engines.embedded.engines import Composer
-from tasks.finish import FinishedRequest
 from tasks.gates import Gates
 from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
 from tasks.tiers import TieredKind
-from tasks.validation import Seconds, Text, seconds_of
+from tasks.validation import seconds_of
 
 #: The tiers. draft: 22.05 kHz mono, one oscillator a note. standard: 44.1 kHz stereo, with a room. studio: 48 kHz
 #: stereo, 24 bit in wav and flac, three detuned oscillators a note and a longer room.
-Model = Literal["draft", "standard", "studio"]
+Model = GenerationModel
 
 #: A song that is silent, or mostly at full scale, is not one.
 GATES = Gates(silent_db=-60, clipped_ppm=10_000)
-#: Seconds of music a request may ask for.
-SECONDS_MIN, SECONDS_MAX = 5, 300
 
 
-class GenerationRequest(FinishedRequest):
-    """What to compose. Exactly one of `seconds` and `seconds_max` says how long."""
-
-    prompt: Text = Field(min_length=1, max_length=2000)
-    #: Exactly this long, to the sample.
-    seconds: Seconds | None = Field(None, ge=SECONDS_MIN, le=SECONDS_MAX)
-    #: At most this long: the piece ends with its last whole bar that fits, and that is what it uses.
-    seconds_max: Seconds | None = Field(None, ge=SECONDS_MIN, le=SECONDS_MAX)
-    bpm: int | None = Field(None, ge=BPM_MIN, le=BPM_MAX)
-    key: str | None = Field(None, max_length=9)
-    style: str | None = None
-    #: The same request with the same seed gives the same sound. Variants take seed, seed + 1, …
-    seed: int = Field(0, ge=0, le=2**32 - 1)
-    variants: int = Field(1, ge=1, le=4)
-    model: Model = "standard"
-    #: Sung by engines that can; the embedded one refuses them.
-    lyrics: Text | None = Field(None, max_length=5000)
+class GenerationRequest(requests.GenerationRequest):
+    """As it may be asked, and as the composer can do it."""
 
     @field_validator("key")
     @classmethod

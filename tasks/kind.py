@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
-
-class Request(BaseModel):
-    """What a customer asks of one kind: every field bounded, unknown fields refused, never coerced."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+# What may be asked stands with those who ask; here it is part of the contract.
+from fermata_client.requests import Request as Request
 
 
 @dataclass(frozen=True, slots=True)

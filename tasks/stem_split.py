@@ -7,36 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
-from pydantic import Field, field_validator
-
+from fermata_client.requests import SplitModel, StemSplitRequest
 from tasks.engines.contract import Engine
 from tasks.engines.embedded.engines import Splitter
-from tasks.finish import FinishedRequest
 from tasks.kind import AudioInfo, InputLimits, Request, Usage
 from tasks.tiers import TieredKind
-from tasks.validation import FromList
 
-Stem = Literal["vocals", "drums", "bass", "other"]
 #: standard is the embedded engine; studio is offered where the settings name an engine for it.
-Model = Literal["standard", "studio"]
-#: In the order they are made: vocals are finished before the rest is begun.
-STEMS: tuple[Stem, ...] = ("vocals", "drums", "bass", "other")
-
-
-class StemSplitRequest(FinishedRequest):
-    """Which stems to make."""
-
-    stems: Annotated[tuple[Stem, ...], FromList] = Field(STEMS, min_length=1, max_length=4)
-    model: Model = "standard"
-
-    @field_validator("stems")
-    @classmethod
-    def _each_once(cls, stems: tuple[Stem, ...]) -> tuple[Stem, ...]:
-        if len(set(stems)) < len(stems):
-            raise ValueError("must name each stem once")
-        return tuple(stem for stem in STEMS if stem in stems)
+Model = SplitModel
 
 
 @dataclass(frozen=True)

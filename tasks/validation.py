@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tasks.kind import AudioInfo, Checking, InputLimits, Kind, RefusedRequest, Request
@@ -72,47 +72,6 @@ def _within(field: str, unit: str, value: Decimal | int, low: Decimal | int, hig
     if not low <= value <= high:
         has, least, most = (format(Decimal(number).normalize(), "f") for number in (value, low, high))
         raise RefusedRequest(field, f"has {has} {unit}; between {least} and {most} are taken")
-
-
-# Field types that the request models share
-
-
-def _text(value: str) -> str:
-    for character in value:
-        code = ord(character)
-        if code == 0:
-            raise ValueError("must not contain NUL characters")
-        if 0xD800 <= code <= 0xDFFF:
-            raise ValueError("must not contain lone surrogates")
-        if (code < 0x20 and character not in "\n\r\t") or 0x7F <= code < 0xA0:
-            raise ValueError("must not contain control characters")
-    if not value.strip():
-        raise ValueError("must not be empty")
-    return value
-
-
-def _without_minus_zero(value: float) -> float:
-    return value + 0.0
-
-
-def _whole_milliseconds(value: float) -> float:
-    if round(value, 3) != value:
-        raise ValueError("must be given to the millisecond at most")
-    return value
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-#: Words of a customer: no NUL, no control characters, no lone surrogates, not blank. Add the length with `Field`.
-Text = Annotated[str, AfterValidator(_text)]
-#: A whole or decimal number from JSON, finite. Add the bounds with `Field`.
-Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_without_minus_zero)]
-#: A length in seconds, to the millisecond. Add the bounds with `Field`.
-Seconds = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_whole_milliseconds)]
-#: Put before a tuple's type: JSON has lists only.
-FromList = BeforeValidator(_tuple)
 
 
 def seconds_of(value: float) -> Decimal:

@@ -8,37 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
-from pydantic import Field
-
+from fermata_client.requests import VocalConversionRequest, VocalModel
 from tasks.engines.contract import Engine
 from tasks.engines.embedded.engines import Vocoder
-from tasks.finish import FinishedRequest
 from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage
 from tasks.tiers import TieredKind
-from tasks.validation import Number
-from tasks.voices import NAME_PATTERN, REFERENCE
+from tasks.voices import REFERENCE
 
 #: standard finds the pitch with DIO (0.2 CPU seconds a second of voice), studio with Harvest (0.35, steadier).
-Model = Literal["standard", "studio"]
-
-
-class VocalConversionRequest(FinishedRequest):
-    """What becomes of the voice."""
-
-    #: Semitones up (or down).
-    semitones: Number = Field(0.0, ge=-24, le=24)
-    #: The formants' factor: above 1 a smaller singer, below 1 a bigger one.
-    formant: Number = Field(1.0, ge=0.6, le=1.6)
-    preset: Literal["natural", "whisper", "robot"] = "natural"
-    #: A voice of the registry (`fermata voices list`), instead of an input `reference` of one's own.
-    target: str | None = Field(None, pattern=NAME_PATTERN)
-    #: How far to go towards the voice or the reference: 0 not at all, 1 all the way. Only with one; 1 if not given.
-    strength: Number | None = Field(None, ge=0, le=1)
-    #: Whose loudness: 0 follows the voice's own, 1 leaves it as the engine made it.
-    volume_mix: Number = Field(1.0, ge=0, le=1)
-    model: Model = "standard"
+Model = VocalModel
 
 
 @dataclass(frozen=True)

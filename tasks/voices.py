@@ -10,8 +10,6 @@ from tasks.audio import Silent
 from tasks.engines.child import run_in_child
 from tasks.kind import InvalidInput, RefusedRequest, RunLimits
 
-#: What a voice may be called.
-NAME_PATTERN = r"^[a-z][a-z0-9-]{0,63}$"
 #: The input that a voice's clip becomes.
 REFERENCE = "reference"
 

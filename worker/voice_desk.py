@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fermata_client.requests import VOICE_PATTERN
 from tasks.kind import RefusedRequest
-from tasks.voices import NAME_PATTERN, statistics_of
+from tasks.voices import statistics_of
 from worker.client import Client, check_source
 from worker.store.voices import NewVoice, Voices, VoiceShown
 
@@ -31,7 +32,7 @@ async def register(client: Client, voices: Voices, offer: VoiceOffer, actor: str
 
     Raises `RefusedRequest` or `Refused`; then there is no such voice, at most a clip that nobody uses.
     """
-    if not re.fullmatch(NAME_PATTERN, offer.name):
+    if not re.fullmatch(VOICE_PATTERN, offer.name):
         raise RefusedRequest("voice", "must be small letters, digits and -, at most 64, a letter first")
     check_source(offer.clip, client.settings.upload_bytes_max)
     measured = await statistics_of(await asyncio.to_thread(offer.clip.absolute))

@@ -10,9 +10,8 @@ from tasks.engines.embedded.composer import Brief
 from tasks.kind import Context, RefusedRequest, RunLimits
 
 if TYPE_CHECKING:
+    from fermata_client.requests import StemSplitRequest, VocalConversionRequest
     from tasks.generation import GenerationRequest
-    from tasks.stem_split import StemSplitRequest
-    from tasks.vocal_conversion import VocalConversionRequest
 
 
 class _Embedded:

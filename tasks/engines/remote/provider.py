@@ -22,12 +22,12 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import CLOSED, OpenedState
 from pydantic import Field
 
+from fermata_client.requests import Number
 from tasks.engines.contract import EngineNotReady
 from tasks.engines.offer import Options, PathOption
 from tasks.engines.remote.failures import Again, Away, Busy, again_for, wait_of
 from tasks.engines.remote.reaching import Forbidden, Transport, check_url
 from tasks.kind import EngineError, EngineUnavailable
-from tasks.validation import Number
 
 log = structlog.get_logger(__name__)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from fermata_client.requests import Number
 from tasks.engines.child import close_children
 from tasks.engines.contract import Commission
 from tasks.engines.offer import Options
@@ -14,7 +15,6 @@ from tasks.engines.report import Report
 from tasks.engines.torch.device import Device, ModelOptions, check_folder, check_installed
 from tasks.finish import Finish
 from tasks.kind import Context, RefusedRequest, RunLimits
-from tasks.validation import Number
 
 #: Seconds of music that the model makes.
 SECONDS_MIN = 10

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from fermata_client.requests import Number
 from tasks.engines.child import close_children
 from tasks.engines.contract import Commission, EngineNotReady
 from tasks.engines.offer import Options
@@ -14,7 +15,6 @@ from tasks.engines.report import Report
 from tasks.engines.torch.device import Device, ModelOptions, check_folder, check_installed, check_trusted
 from tasks.finish import Finish
 from tasks.kind import AudioInfo, Context, EngineFailure, RunLimits
-from tasks.validation import Number
 
 
 class DemucsOptions(ModelOptions):

@@ -1,0 +1,242 @@
+"""The client against the real application, and the same calls in process: one story for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from fermata_client import errors
+from fermata_client.client import AsyncFermata, Fermata, JobRequest
+from fermata_client.requests import GenerationRequest, StemSplitRequest, VocalConversionRequest
+from tests.endpoints import Endpoint, an_endpoint, answer
+from tests.integration.api_support import Api, an_api
+from tests.integration.cli_support import files_in, silence
+from tests.servers import Database
+from worker.in_process import InProcess
+
+SONG = GenerationRequest(prompt="warm lofi piano", seconds=20)
+
+Asks = AsyncFermata | InProcess
+
+
+@pytest.fixture(params=["over HTTP", "in process"])
+async def asks(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> AsyncIterator[Asks]:
+    """Who asks: for account `ada`, which has 100 credits."""
+    async with an_api(database, tmp_path) as api:
+        await api.account("ada", 100)
+        if request.param == "in process":
+            yield InProcess(api.services.client, api.services.artifacts, "pipeline")
+            return
+        async with over_http(api) as client:
+            yield client
+
+
+@asynccontextmanager
+async def over_http(api: Api, **more: Any) -> AsyncIterator[AsyncFermata]:
+    """A client of the application, with a pipeline's key."""
+    transport = httpx2.ASGITransport(api.http._transport.app)  # type: ignore[attr-defined]
+    async with AsyncFermata("http://fermata", await api.key("pipeline"), transport=transport, **more) as client:
+        yield client
+
+
+async def test_a_pipelines_story(asks: Asks, tmp_path: Path) -> None:
+    """Quote, upload, submit, submit again, look, cancel: the same names and answers whoever asks."""
+    quoted = await asks.quote(SONG, account="ada")
+    stored = await asks.upload("ada", silence(tmp_path / "voice.wav", 2.0))
+    voice = VocalConversionRequest(semitones=3)
+    asked = JobRequest(account="ada", request=voice, inputs={"voice": stored.artifact}, metadata={"take": 3})
+    first, again = await asks.submit(asked), await asks.submit(asked)
+    fetched = await asks.download(stored.artifact, tmp_path / "fetched.wav")
+    cancelled = await asks.cancel(first.id)
+    ended = await asks.wait(first.id, timeout=10)
+    assert quoted.total == sum(line.amount for line in quoted.lines) > 0
+    assert (2.0, "voice.wav") == (stored.seconds, stored.name)
+    assert (first.id, False, True) == (again.id, first.replayed, again.replayed)
+    assert (tmp_path / "voice.wav").read_bytes() == fetched.read_bytes()
+    assert ("cancelled", "cancelled", True) == (cancelled.state, ended.state, ended.ended)
+    assert 100 == (await asks.balance("ada")).spendable
+
+
+async def test_a_batch_answers_each_for_itself(asks: Asks) -> None:
+    """A bad one among good ones is an error in its place; all again is all replayed."""
+    jobs = [
+        JobRequest(account="ada", request=SONG),
+        JobRequest(account="nobody", request=SONG),
+        JobRequest(account="ada", request={"prompt": "x", "seconds": 900}, kind="generation"),
+        JobRequest(account="ada", request=GenerationRequest(prompt="x", seconds_max=30)),
+    ]
+    first, again = await asks.submit_many(jobs), await asks.submit_many(jobs)
+    assert [False, errors.NotFound, errors.Invalid, False] == [how(one) for one in first]
+    assert [True, errors.NotFound, errors.Invalid, True] == [how(one) for one in again]
+
+
+def how(one: Any) -> Any:
+    """Whether it was a replay, or which error it is."""
+    return type(one) if isinstance(one, errors.FermataError) else one.replayed
+
+
+async def test_what_is_refused_says_why(asks: Asks, tmp_path: Path) -> None:
+    """An error of the tree, with the server's code and the field that is wrong."""
+    bad: list[tuple[Callable[[], Any], type[errors.FermataError], str, str | None]] = [
+        (lambda: asks.submit(JobRequest(account="nobody", request=SONG)), errors.NotFound, "unknown_account", None),
+        (lambda: asks.job(uuid4()), errors.NotFound, "unknown_job", None),
+        (lambda: asks.balance("nobody"), errors.NotFound, "unknown_account", None),
+        (lambda: asks.artifact(uuid4()), errors.NotFound, "unknown_artifact", None),
+        (
+            lambda: asks.submit(JobRequest(account="ada", request=SONG, max_credits=1)),
+            errors.Invalid,
+            "validation",
+            "max_credits",
+        ),
+        (
+            lambda: asks.submit(JobRequest(account="ada", request=StemSplitRequest())),
+            errors.Invalid,
+            "validation",
+            "inputs.mix",
+        ),
+    ]
+    for call, kind, code, field in bad:
+        with pytest.raises(kind) as refused:
+            await call()
+        assert code == refused.value.code
+        assert field == getattr(refused.value, "field", None)
+    one = JobRequest(account="ada", request=SONG)
+    await asks.submit(one)
+    with pytest.raises(errors.Conflict, match="key"):
+        await asks.submit(JobRequest(account="ada", request=GenerationRequest(prompt="y", seconds=9), key=one.key))
+
+
+async def test_a_wait_ends_when_its_time_is_over(asks: Asks) -> None:
+    """And the job goes on."""
+    job = await asks.submit(JobRequest(account="ada", request=SONG))
+    with pytest.raises(errors.TimedOut):
+        await asks.wait(job.id, timeout=0.3)
+    assert "queued" == (await asks.job(job.id)).state
+
+
+async def test_what_can_not_be_paid_says_what_is_missing() -> None:
+    """By the fields of the server's document."""
+    document = {"status": 402, "code": "insufficient_credits", "detail": "no", "needed": 9, "available": 4}
+    async with an_endpoint(lambda _: answer(402, body=json.dumps(document).encode())) as endpoint:
+        both = await in_both_ways(endpoint, lambda client: client.submit(JobRequest(account="ada", request=SONG)))
+    assert [(9, 4, 5)] * 2 == [(one.needed, one.available, one.shortfall) for one in both]
+
+
+def test_a_request_is_checked_before_it_is_sent() -> None:
+    """The models are those that the server checks by."""
+    for wrong in ({"prompt": ""}, {"prompt": "x", "seconds": 1}, {"prompt": "x", "bpm": 90.5}, {"prompt": "x", "a": 1}):
+        with pytest.raises(ValueError, match="validation error"):
+            GenerationRequest(**wrong)
+
+
+# --- faults
+
+
+def submitted(key: str = "k") -> bytes:
+    """A good answer to a submit."""
+    document = {"id": str(uuid4()), "account": "ada", "kind": "generation", "state": "queued", "quoted": 9, "book": 1}
+    return answer(202, body=json.dumps({**document, "replayed": False, "key": key, "later": 1}).encode())
+
+
+def problem(status: int, code: str, *headers: str) -> bytes:
+    """An answer that says no."""
+    return answer(status, *headers, body=json.dumps({"status": status, "code": code, "detail": "no"}).encode())
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once."""
+    monkeypatch.setattr("fermata_client.calls._WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("fermata_client.calls._WAIT_SECONDS_MAX", 0.05)
+
+
+async def in_both_ways(endpoint: Endpoint, use: Callable[[Any], Any]) -> list[Any]:
+    """What a call comes to, blocking and awaited: an answer or an error of the tree."""
+    url = f"http://127.0.0.1:{endpoint.port}"
+
+    def blocking() -> Any:
+        try:
+            with Fermata(url, "fmt_key") as client:
+                return use(client)
+        except errors.FermataError as error:
+            return error
+
+    async def awaited() -> Any:
+        try:
+            async with AsyncFermata(url, "fmt_key") as client:
+                return await use(client)
+        except errors.FermataError as error:
+            return error
+
+    return [await asyncio.to_thread(blocking), await awaited()]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_lost_answer_is_asked_for_again_with_the_same_key() -> None:
+    """Cut connections, a server that is away, one that is busy: the same body and key until there is an answer."""
+    bad = [None, problem(503, "unavailable", "Retry-After: 0"), problem(429, "rate_limited"), b"", answer(502)]
+
+    async with an_endpoint(lambda number: (*bad, submitted())[number % 6]) as endpoint:
+        both = await in_both_ways(endpoint, lambda client: client.submit(JobRequest(account="ada", request=SONG)))
+        assert [9, 9] == [one.quoted for one in both]
+        assert 1 == both[0].model_extra["later"]
+        for told in (endpoint.told[:6], endpoint.told[6:]):
+            assert 1 == len({(one.headers["idempotency-key"], one.body) for one in told})
+        assert 2 == len({one.headers["idempotency-key"] for one in endpoint.told})
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_server_that_never_answers_is_an_error_of_the_tree() -> None:
+    """After eight tries: no exception of the library below ever leaks."""
+    async with an_endpoint(lambda _: None) as endpoint:
+        both = await in_both_ways(endpoint, lambda client: client.balance("ada"))
+        assert [errors.Unreachable] * 2 == [type(one) for one in both]
+        assert 16 == len(endpoint.told)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (problem(401, "unauthorized"), errors.NotAllowed),
+        (problem(422, "validation"), errors.Invalid),
+        (answer(500, body=b"<html>"), errors.Broken),
+        (answer(302, "Location: http://127.0.0.1:1/"), errors.Invalid),
+        (answer(200, body=b"[]"), errors.Broken),
+        (answer(200, body=b'{"id": 7}'), errors.Broken),
+    ],
+    ids=["key", "field", "bug", "redirect", "other JSON", "other document"],
+)
+async def test_a_no_is_told_once(reply: bytes, kind: type[errors.FermataError]) -> None:
+    """It is not asked again, no redirect carries the key elsewhere, and what isn't understood is said to be so."""
+    async with an_endpoint(lambda _: reply) as endpoint:
+        both = await in_both_ways(endpoint, lambda client: client.job(uuid4()))
+        assert [kind] * 2 == [type(one) for one in both]
+        assert 2 == len(endpoint.told)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_download_that_is_not_what_was_stored_is_not_kept(tmp_path: Path) -> None:
+    """Three tries, then an error; nothing lies at its place or beside it."""
+    facts = {"artifact": str(uuid4()), "account": "ada", "name": "x", "media_type": "audio/wav", "seconds": 1.0}
+    facts |= {"sample_rate": 8000, "channels": 1, "bytes": 3, "sha256": "00" * 32}
+    replies = (answer(200, body=json.dumps(facts).encode()), *(answer(200, body=b"abc"),) * 3)
+    async with an_endpoint(lambda number: replies[number % 4]) as endpoint:
+        both = await in_both_ways(endpoint, lambda client: client.download(uuid4(), tmp_path / "song.wav"))
+        assert [errors.Damaged] * 2 == [type(one) for one in both]
+    assert [] == files_in(tmp_path)
+
+
+def test_both_clients_have_every_call() -> None:
+    """Written once: what one can, the other can, and our own in process too."""
+    names = {name for name in vars(Fermata) if not name.startswith("_")} - {"close"}
+    assert names == {name for name in vars(AsyncFermata) if not name.startswith("_")} - {"close"}
+    assert names == {name for name in vars(InProcess) if not name.startswith("_")} - set(InProcess.__slots__)
+    assert {*("submit", "submit_many", "quote", "wait", "cancel", "balance", "upload", "download")} <= names
