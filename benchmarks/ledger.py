@@ -11,8 +11,6 @@ from statistics import median
 from typing import Any
 from uuid import UUID
 
-import uuid_utils.compat as uuids
-
 from benchmarks.crew import Desk, Done, together
 from benchmarks.reference import NAME, Reference
 from benchmarks.report import Figure, figure_of
@@ -22,6 +20,7 @@ from worker.credits.operations import Claim, Claimed, Ended, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Artifact, Page
 from worker.store.errors import LedgerUnavailable
+from worker.store.ids import new_id
 
 #: Jobs under way at a time, over all processes.
 IN_FLIGHT = 1_000
@@ -94,7 +93,7 @@ async def bare(desk: Desk, part: tuple[Sequence[str], int]) -> int:
     accounts, in_flight = part
 
     async def one(account_id: str) -> None:
-        held = await desk.operations.do(Hold(account_id, uuids.uuid7()))
+        held = await desk.operations.do(Hold(account_id, new_id()))
         await desk.operations.do(Spend(account_id, held))
 
     await _each(accounts, in_flight, one)
@@ -103,7 +102,7 @@ async def bare(desk: Desk, part: tuple[Sequence[str], int]) -> int:
 
 async def _pair(job: JobKey, do: Callable[[Any], Any], outputs: int = 0) -> None:
     account_id, job_id = job
-    token = uuids.uuid7()
+    token = new_id()  # as the runner makes it
     claimed = None
     while claimed is None:
         with suppress(LedgerUnavailable):  # busy for too long: another hint would bring it back
@@ -126,7 +125,7 @@ async def _pair(job: JobKey, do: Callable[[Any], Any], outputs: int = 0) -> None
 
 def _output(token: UUID) -> Artifact:
     return Artifact(
-        uuids.uuid7(), "song", "audio/wav", f"outputs/{token}/song.wav", bytes(32), 1_323_000, 44_100, 2, 5_292_044
+        new_id(), "song", "audio/wav", f"outputs/{token}/song.wav", bytes(32), 1_323_000, 44_100, 2, 5_292_044
     )
 
 

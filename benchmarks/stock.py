@@ -17,7 +17,8 @@ from worker.credits.account_ledger import NewLot
 from worker.credits.lots import LotSource
 from worker.credits.page import Page
 from worker.local.roles import dsn
-from worker.store.submits import NewJob, Submitted, SubmitView
+from worker.store.ids import new_id
+from worker.store.submits import NewJob, Submission, Submitted, SubmitView
 
 ACTOR = "benchmark"
 ACCOUNTS = 10_000
@@ -55,11 +56,12 @@ class Asked:
     idempotency_key: str
     body_hash: bytes = bytes(32)
     artifact_ids: Sequence[UUID] = ()
+    voice: None = None
 
     def decide(self, view: SubmitView) -> NewJob:
         """Always the same price."""
         return NewJob(
-            job_id=uuids.uuid7(),
+            job_id=new_id(),  # as the client makes it
             kind="generation",
             queue="generation",
             request={"prompt": "a slow waltz for two pianos", "seconds": 30, "model": "standard", "seed": 7},
@@ -98,7 +100,7 @@ async def jobs_queued(url: str, accounts: Sequence[str], count: int) -> list[Job
     """That many queued jobs over the accounts, in the order of their submits."""
     desk = Desk.opened(url)
     chosen = random.choices(accounts, k=count)
-    asked = [Asked(account_id, str(uuids.uuid7())) for account_id in chosen]
+    asked: list[Submission] = [Asked(account_id, str(uuids.uuid7())) for account_id in chosen]
     answers: list[Submitted] = await asyncio.gather(*(desk.submits.do(one) for one in asked))
     await desk.close()
     return [(answer.account_id, answer.job_id) for answer in answers]

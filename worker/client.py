@@ -34,6 +34,7 @@ from worker.failpoints import failpoint
 from worker.store.artifacts import Artifacts
 from worker.store.errors import LedgerUnavailable, NoPrice, NotInPlan, OutcomeUnknown, Refused, StoreError
 from worker.store.group_commit import GroupCommit
+from worker.store.ids import new_id
 from worker.store.instants import problem_of_instant
 from worker.store.json_values import problem_of_json
 from worker.store.reads import Reads
@@ -301,7 +302,7 @@ class _Submission:
         if asked.max_credits is not None and quoted > asked.max_credits:
             raise Refused("max_credits", f"the quote is {quoted} credits, above the {asked.max_credits} allowed")
         return NewJob(
-            job_id=uuids.uuid7(),
+            job_id=new_id(),
             kind=self.kind.name,
             queue=self.kind.name,
             request=self.request.model_dump(mode="json"),

@@ -18,7 +18,6 @@ from uuid import UUID
 
 import msgspec
 import structlog
-import uuid_utils.compat as uuids
 
 from config.settings import Settings
 from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, RunLimits
@@ -34,6 +33,7 @@ from worker.keeper import Keeper, Loss, Lost
 from worker.store.artifacts import Artifacts
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, UnknownAccount
 from worker.store.group_commit import GroupCommit
+from worker.store.ids import as_ours, new_id
 from worker.store.leases import Held, Leases, Standing
 from worker.store.prices import PriceBooks
 from worker.store.submits import ArtifactFacts
@@ -117,7 +117,7 @@ class Attempt:
         self.outputs.append(output)
         self.kept.append(
             Artifact(
-                artifact_id=uuids.uuid7(),
+                artifact_id=new_id(),
                 name=output.name,
                 media_type=output.media_type,
                 storage_key=key,
@@ -160,7 +160,7 @@ class Runner:
         Cancelled with `HAND_BACK` it puts the job back in the queue, uncounted.
         """
         # Made before the claim: whoever holds it can always find out what became of the claim.
-        held = Held(account_id, job_id, uuids.uuid7())
+        held = Held(account_id, as_ours(job_id), new_id())
         failpoint("claim.before")
         claim = await self._claim(held)
         if not isinstance(claim, Claimed):

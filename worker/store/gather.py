@@ -50,7 +50,7 @@ async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str],
     await connection.execute(_LOOK_UP_BY_KEY)
     statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
     rows = await rows_of(await driver_of(connection), statement, {"accounts": account_ids})
-    return {account_id: tuple(facts) for account_id, *facts in rows}
+    return {row[0]: row[1:] for row in rows}
 
 
 async def known_accounts(connection: AsyncConnection, account_ids: Sequence[str]) -> set[str]:
@@ -163,8 +163,8 @@ def _is_known(operation: PageOperation, leases: Mapping[str, Mapping[UUID, Lease
 
 async def _read_leases(driver: Driver, operations: Sequence[PageOperation]) -> dict[str, dict[UUID, Lease]]:
     leases: dict[str, dict[UUID, Lease]] = {}
-    for account_id, job_id, *row in await rows_of(driver, _LOCK_LIVE, _keys(operations)):
-        leases.setdefault(account_id, {})[job_id] = Lease(job_id, *row)
+    for account_id, job_id, token, lease_until, cancel_asked_at in await rows_of(driver, _LOCK_LIVE, _keys(operations)):
+        leases.setdefault(account_id, {})[job_id] = Lease(job_id, token, lease_until, cancel_asked_at)
     return leases
 
 
@@ -175,8 +175,7 @@ async def _read_jobs(
     reservations: dict[str, list[Reservation]] = {}
     if claims:
         for row in await rows_of(driver, _READ_JOBS_TO_CLAIM, _keys(claims)):
-            order = Order(row[20], row[21], row[22], row[23], row[24])
-            job = _job_of(row[1:15], order)
+            job = _job_of(row[1:15], Order(*row[20:]))
             jobs.setdefault(row[0], {})[job.job_id] = job
             if row[15] is not None:
                 reservations.setdefault(row[0], []).append(_hold_of(job, *row[15:20]))
@@ -191,8 +190,8 @@ async def _read_jobs(
 
 async def _read_lots(driver: Driver, account_ids: list[str]) -> dict[str, list[Lot]]:
     lots: dict[str, list[Lot]] = {}
-    for account_id, lot_id, source, *row in await rows_of(driver, _READ_LOTS, {"accounts": account_ids}):
-        lots.setdefault(account_id, []).append(Lot(lot_id, _LOT_SOURCES[source], *row))
+    for row in await rows_of(driver, _READ_LOTS, {"accounts": account_ids}):
+        lots.setdefault(row[0], []).append(Lot(row[1], _LOT_SOURCES[row[2]], *row[3:]))
     return lots
 
 
