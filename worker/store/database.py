@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
-from sqlalchemy import exc
+from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from config.settings import Settings
@@ -116,6 +116,15 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         await _close(connection)
 
 
+async def look_up_by_key(connection: AsyncConnection) -> None:
+    """Let the transaction plan for look-ups by key alone, from here on.
+
+    Statistics of tables that fill and empty within seconds are worth nothing: after an ANALYZE of an empty `due` one
+    read took 650 ms. Rows that are met by `= ANY(ARRAY[key])` leave the planner nothing but an index look-up then.
+    """
+    await connection.execute(_LOOK_UP_BY_KEY)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn driver errors into ours, losing nothing that a person needs and leaking no statement or value."""
@@ -162,3 +171,9 @@ async def _close(connection: AsyncConnection) -> None:
         await connection.close()
     except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         await _invalidate(connection)
+
+
+# Generic plans too: for a batch of one each statement would be planned anew each time, for more than it costs to run.
+_LOOK_UP_BY_KEY = text("""
+    SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
+""")

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import look_up_by_key, transaction
 from worker.store.turns import Turns
 
 
@@ -74,6 +74,7 @@ class Dispatching:
         """
         values = {"queue": queue, "repeat": repeat_seconds}
         async with transaction(self._engine) as connection:
+            await look_up_by_key(connection)
             again = (await connection.execute(_MARK_AGAIN, values)).all()
             fresh: Sequence[Any] = ()
             if room > 0:
@@ -92,6 +93,7 @@ class Dispatching:
         """Clear the marks of jobs that found no slot, so that they are hinted elsewhere at once."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
         async with transaction(self._engine) as connection:
+            await look_up_by_key(connection)
             await connection.execute(_UNHINT, keys)
             await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
 
@@ -99,6 +101,7 @@ class Dispatching:
         """Clear the marks of jobs that can't be claimed just now, and let others go first for so long."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
         async with transaction(self._engine) as connection:
+            await look_up_by_key(connection)
             await connection.execute(_HOLD_OFF, {**keys, "seconds": seconds})
 
     async def epoch(self) -> str:
@@ -217,8 +220,8 @@ _MARK = text("""
     SET hinted_at = clock.now, hint_again_at = clock.now + make_interval(secs => :repeat), hints = d.hints + 1
     FROM next
     CROSS JOIN clock
-    WHERE d.account_id = next.account_id
-      AND d.job_id = next.job_id
+    WHERE d.account_id = ANY(ARRAY[next.account_id])
+      AND d.job_id = ANY(ARRAY[next.job_id])
     RETURNING d.account_id, d.job_id, d.priority, d.turn, next.position
 """)
 
@@ -242,8 +245,8 @@ _MARK_AGAIN = text("""
         hints = d.hints + 1
     FROM next
     CROSS JOIN clock
-    WHERE d.account_id = next.account_id
-      AND d.job_id = next.job_id
+    WHERE d.account_id = ANY(ARRAY[next.account_id])
+      AND d.job_id = ANY(ARRAY[next.job_id])
     RETURNING d.account_id, d.job_id, d.priority, d.turn
 """)
 
@@ -257,8 +260,8 @@ _FORGET_MARKS = text("""
         WHERE hinted_at IS NOT NULL
         FOR UPDATE SKIP LOCKED
     ) AS mine
-    WHERE d.account_id = mine.account_id
-      AND d.job_id = mine.job_id
+    WHERE d.account_id = ANY(ARRAY[mine.account_id])
+      AND d.job_id = ANY(ARRAY[mine.job_id])
 """)
 
 _UNHINT = text("""
@@ -267,12 +270,12 @@ _UNHINT = text("""
     FROM (
         SELECT m.account_id, m.job_id
         FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
-        JOIN due AS m USING (account_id, job_id)
-        ORDER BY m.account_id, m.job_id
+        JOIN due AS m ON m.account_id = ANY(ARRAY[u.account_id]) AND m.job_id = ANY(ARRAY[u.job_id])
+        ORDER BY u.account_id, u.job_id
         FOR UPDATE OF m SKIP LOCKED
     ) AS mine
-    WHERE d.account_id = mine.account_id
-      AND d.job_id = mine.job_id
+    WHERE d.account_id = ANY(ARRAY[mine.account_id])
+      AND d.job_id = ANY(ARRAY[mine.job_id])
 """)
 
 _HOLD_OFF = text("""
@@ -282,12 +285,12 @@ _HOLD_OFF = text("""
     FROM (
         SELECT m.account_id, m.job_id
         FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
-        JOIN due AS m USING (account_id, job_id)
-        ORDER BY m.account_id, m.job_id
+        JOIN due AS m ON m.account_id = ANY(ARRAY[u.account_id]) AND m.job_id = ANY(ARRAY[u.job_id])
+        ORDER BY u.account_id, u.job_id
         FOR UPDATE OF m SKIP LOCKED
     ) AS mine
-    WHERE d.account_id = mine.account_id
-      AND d.job_id = mine.job_id
+    WHERE d.account_id = ANY(ARRAY[mine.account_id])
+      AND d.job_id = ANY(ARRAY[mine.job_id])
 """)
 
 _EPOCH = text("""
@@ -313,6 +316,6 @@ _RECHECK = text("""
           )
         FOR UPDATE OF w SKIP LOCKED
     ) AS mine
-    WHERE d.account_id = mine.account_id
-      AND d.job_id = mine.job_id
+    WHERE d.account_id = ANY(ARRAY[mine.account_id])
+      AND d.job_id = ANY(ARRAY[mine.job_id])
 """)

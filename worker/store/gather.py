@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.credits.account_ledger import AccountLedger, Reservation
@@ -19,6 +18,7 @@ from worker.credits.lots import Lot, LotSource
 from worker.credits.operations import Claim, Settle
 from worker.credits.page import Job, Lease, Order, Page
 from worker.credits.states import JobState, ReservationState
+from worker.store.database import look_up_by_key
 from worker.store.driver import Driver, Statement, driver_of, rows_of
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
@@ -47,7 +47,7 @@ async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str],
     From here on the transaction plans for look-ups by key alone: statistics of tables that fill and empty within
     seconds are worth nothing (see `apply`).
     """
-    await connection.execute(_LOOK_UP_BY_KEY)
+    await look_up_by_key(connection)
     statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
     rows = await rows_of(await driver_of(connection), statement, {"accounts": account_ids})
     return {row[0]: row[1:] for row in rows}
@@ -218,11 +218,6 @@ def _hold_of(
 _JOB_STATES = {str(state): state for state in JobState}
 _RESERVATION_STATES = {str(state): state for state in ReservationState}
 _LOT_SOURCES = {str(source): source for source in LotSource}
-
-# Generic plans too: for a batch of one each statement would be planned anew each time, for more than it costs to run.
-_LOOK_UP_BY_KEY = text("""
-    SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
-""")
 
 _CLOCK_AND_PAUSES = Statement("""
     SELECT fermata_now(), ARRAY(

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import look_up_by_key, transaction
 from worker.store.texts import storable
 
 #: What `fermata_now()` must be, but for white space.
@@ -69,6 +69,7 @@ class Leases:
         """
         keys = _keys(held)
         async with transaction(self._engine) as connection:
+            await look_up_by_key(connection)
             await connection.execute(_RENEW, {**keys, "seconds": lease_seconds})
             rows = (await connection.execute(_STANDING, keys)).all()
         mine = {row.token for row in rows}
@@ -83,6 +84,7 @@ class Leases:
             "stages": [storable(stage) for *_, stage in progress],
         }
         async with transaction(self._engine) as connection:
+            await look_up_by_key(connection)
             await connection.execute(_REPORT, {**keys, **fractions})
 
     async def remember(self, held: Held, state: Mapping[str, Any]) -> bool:
@@ -151,19 +153,21 @@ _RENEW = text("""
         SELECT m.account_id, m.job_id
         FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:tokens AS uuid[]))
              AS u (account_id, job_id, token)
-        JOIN live AS m ON m.account_id = u.account_id AND m.job_id = u.job_id AND m.token = u.token
-        ORDER BY m.account_id, m.job_id
+        JOIN live AS m ON m.account_id = ANY(ARRAY[u.account_id]) AND m.job_id = ANY(ARRAY[u.job_id])
+                      AND m.token = ANY(ARRAY[u.token])
+        ORDER BY u.account_id, u.job_id
         FOR UPDATE OF m SKIP LOCKED
     ) AS mine
-    WHERE l.account_id = mine.account_id
-      AND l.job_id = mine.job_id
+    WHERE l.account_id = ANY(ARRAY[mine.account_id])
+      AND l.job_id = ANY(ARRAY[mine.job_id])
 """)
 
 _STANDING = text("""
     SELECT l.token, l.cancel_asked_at
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:tokens AS uuid[]))
          AS u (account_id, job_id, token)
-    JOIN live AS l ON l.account_id = u.account_id AND l.job_id = u.job_id AND l.token = u.token
+    JOIN live AS l ON l.account_id = ANY(ARRAY[u.account_id]) AND l.job_id = ANY(ARRAY[u.job_id])
+                 AND l.token = ANY(ARRAY[u.token])
 """)
 
 _REPORT = text("""
@@ -174,12 +178,13 @@ _REPORT = text("""
         FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[]), CAST(:tokens AS uuid[]),
                     CAST(:fractions AS double precision[]), CAST(:stages AS text[]))
              AS u (account_id, job_id, token, fraction, stage)
-        JOIN live AS m ON m.account_id = u.account_id AND m.job_id = u.job_id AND m.token = u.token
-        ORDER BY m.account_id, m.job_id
+        JOIN live AS m ON m.account_id = ANY(ARRAY[u.account_id]) AND m.job_id = ANY(ARRAY[u.job_id])
+                      AND m.token = ANY(ARRAY[u.token])
+        ORDER BY u.account_id, u.job_id
         FOR UPDATE OF m SKIP LOCKED
     ) AS mine
-    WHERE l.account_id = mine.account_id
-      AND l.job_id = mine.job_id
+    WHERE l.account_id = ANY(ARRAY[mine.account_id])
+      AND l.job_id = ANY(ARRAY[mine.job_id])
 """)
 
 _REMEMBER = text("""
