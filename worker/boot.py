@@ -212,7 +212,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     async with opened_client(settings) as (client, store):
         await refuse_other_clocks(store, settings)
         keys = ApiKeys(store.engine)
-        keyring = Keyring(keys)
+        keyring, teller = Keyring(keys), webhook_sender(settings)
         services = Services(
             settings=settings,
             client=client,
@@ -224,6 +224,8 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             prices=price_desk(settings, store.engine, store.books),
             keys=keys,
             log=AuditLog(store.engine),
+            webhooks=Webhooks(store.engine),
+            teller=teller,
             keyring=keyring,
             rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
             strangers=Strangers(),
@@ -238,6 +240,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
                 yield services
         finally:
             await keyring.write_used()
+            await teller.close()
             await limits.close()
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from fermata_client.client import AsyncFermata
+from fermata_client.client import JobRequest as AskedJob
 from tests.acceptance.exactness import assert_books_exact
 from tests.acceptance.stage import ACTOR, Stage, Zygote, opened_stage
 from tests.buckets import SECRET, Bucket, running_bucket
 from tests.integration.cli_support import files_in, run_command, silence
 from tests.servers import Database
 from worker.client import JobRequest
+from worker.local.ports import free_port
+from worker.store.api_keys import ApiKeys, NewKey, Role
 
 
 @pytest.fixture
@@ -63,3 +69,29 @@ async def test_a_worker_without_its_bucket_says_so_and_does_not_start(stage: Sta
     assert "does not answer" in worker.said
     assert "Traceback" not in worker.said
     assert SECRET not in worker.said
+
+
+async def test_an_api_hands_files_to_workers_through_a_bucket(stage: Stage, bucket: Bucket, tmp_path: Path) -> None:
+    """Given an API with a disk of its own, then what is uploaded there is read by a worker, and its take comes back."""
+    key = (await ApiKeys(stage.store.engine).create(NewKey(Role.PIPELINE, "theirs", None), ACTOR)).key
+    port = free_port()
+    stage.script("api", api_port=str(port), scratch_dir=tmp_path / "api-process")
+    stage.scheduler(scratch_dir=tmp_path / "scheduler")
+    stage.worker(scratch_dir=tmp_path / "worker")
+    async with AsyncFermata(f"http://127.0.0.1:{port}", key) as client:
+        stored = await client.upload("ada", silence(tmp_path / "recording.wav", 2.0))
+        asked = AskedJob(account="ada", request={}, kind="reading", inputs={"recording": stored.artifact})
+        done = await client.wait((await client.submit(asked)).id, timeout=60)
+        assert "succeeded" == done.state
+        taken = await client.artifact(done.outputs[0].artifact)
+        path = await client.download(taken.artifact, tmp_path / "take.wav")
+        assert taken.bytes == len(await asyncio.to_thread(path.read_bytes))
+    part = await asyncio.to_thread(
+        lambda: httpx.get(
+            f"http://127.0.0.1:{port}/v1/artifacts/{taken.artifact}",
+            headers={"Authorization": f"Bearer {key}", "Range": "bytes=4-11"},
+        )
+    )
+    assert (206, path.read_bytes()[4:12]) == (part.status_code, part.content)
+    assert 2 == len(bucket.listed())
+    assert [] == files_in(tmp_path / "api-process")

@@ -63,6 +63,12 @@ WHO: dict[str, str] = {
     "DELETE /v1/keys/{key}": "admin",
     "POST /v1/keys/{key}/rotate": "admin",
     "GET /v1/audit-log": "ops admin",
+    "POST /v1/webhooks": "ops admin",
+    "GET /v1/webhooks": "ops admin",
+    "GET /v1/webhooks/{webhook}": "ops admin",
+    "DELETE /v1/webhooks/{webhook}": "ops admin",
+    "POST /v1/webhooks/{webhook}/test": "ops admin",
+    "POST /v1/webhooks/{webhook}/redeliver": "ops admin",
 }
 
 #: These say nothing of anybody.
@@ -73,6 +79,7 @@ PLACES = {
     "{job}": NOBODY,
     "{artifact}": NOBODY,
     "{key}": NOBODY,
+    "{webhook}": NOBODY,
     "{account}": "ada",
     "{queue}": "nothing",
     "{book}": "7",

@@ -34,6 +34,7 @@ class May(StrEnum):
     MINT = "mint"  # customers' tokens
     RULE = "rule"  # keys
     LOOK_AT_LOG = "look_at_log"
+    TELL = "tell"  # webhooks
 
 
 _EVERYONE = frozenset(Role)
@@ -56,6 +57,7 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
     May.MINT: frozenset({Role.PIPELINE, Role.BILLING, Role.ADMIN}),
     May.RULE: frozenset({Role.ADMIN}),
     May.LOOK_AT_LOG: _STAFF,
+    May.TELL: _STAFF,
 }
 
 

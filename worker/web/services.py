@@ -18,8 +18,10 @@ from worker.store.compensations import Compensations
 from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
+from worker.store.webhooks import Webhooks
 from worker.web.keyring import Keyring
 from worker.web.pace import Rates, Strangers
+from worker.webhooks.sender import Sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Services:
     prices: PriceDesk
     keys: ApiKeys
     log: AuditLog
+    webhooks: Webhooks
+    teller: Sender
     keyring: Keyring
     rates: Rates
     strangers: Strangers
