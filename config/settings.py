@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     #: Seconds of waiting that are worth one point of a plan's priority.
     priority_point_seconds: float = Field(60, ge=0, le=86_400)
 
+    # Metrics of each process: on the first free port from this one on. None: they are not served.
+    metrics_port: int | None = Field(None, ge=1, le=65_000)
+    metrics_host: str = "127.0.0.1"
+
     # Requests
     job_seconds: float = Field(86_400, ge=1, le=30 * 86_400)  # default of ends_by
     upload_bytes_max: int = Field(200 * 1024**2, ge=1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ from worker.price_desk import PriceDesk
 from worker.pricing import quoted_usage_of
 from worker.runner import Runner
 from worker.scheduler import Scheduler
+from worker.sign_of_life import SignOfLife
 from worker.store.accounts import Accounts
 from worker.store.api_keys import ApiKeys
 from worker.store.artifacts import Artifacts
@@ -58,6 +60,7 @@ from worker.store.price_report import PriceReports
 from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
+from worker.store.reads_figures import FigureReads
 from worker.store.rehearsals import Rehearsals
 from worker.store.retries import Retries
 from worker.store.submits import Submits
@@ -72,6 +75,7 @@ from worker.webhooks.sender import Sender
 
 if TYPE_CHECKING:
     # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
+    from worker.metrics import Metrics
     from worker.queue.broker import HintBroker
     from worker.queue.hints import Pair
     from worker.slots import Slots
@@ -203,6 +207,7 @@ def price_desk(settings: Settings, engine: AsyncEngine, books: Books) -> PriceDe
 @asynccontextmanager
 async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     """What the routes of an API process work with, and its note-keeping beside them."""
+    from worker.metrics import Metrics
     from worker.queue.rate_limits import RateLimits
     from worker.web.keyring import Keyring
     from worker.web.pace import Rates, Strangers
@@ -211,8 +216,12 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     limits = RateLimits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.namespace)
     async with opened_client(settings) as (client, store):
         await refuse_other_clocks(store, settings)
-        keys = ApiKeys(store.engine)
-        keyring, teller = Keyring(keys), webhook_sender(settings)
+        keys, figures = ApiKeys(store.engine), FigureReads(store.engine)
+        keyring, metrics, sign = Keyring(keys), Metrics("api"), sign_of_life(settings, "api", figures)
+        metrics.watch_batches(store.operations)
+        metrics.watch_space(lambda: shutil.disk_usage(client.artifacts.work).free)
+        watch = metrics.watch_books(figures)
+        teller = webhook_sender(settings)
         services = Services(
             settings=settings,
             client=client,
@@ -231,12 +240,13 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             strangers=Strangers(),
             uploads=asyncio.Semaphore(settings.api_uploads_at_a_time),
             engine=store.engine,
+            metrics=metrics,
         )
         # Uploads that a killed process left half way.
         async for _ in client.artifacts.work_leftovers():
             pass
         try:
-            async with background(keyring.note_use()):
+            async with background(keyring.note_use(), sign.run(), watch.run(), metrics.watch_loop()):
                 yield services
         finally:
             await keyring.write_used()
@@ -316,6 +326,7 @@ async def opened_worker(
         card = WorkerCard(worker_id, socket.gethostname(), os.getpid(), our_version(), queues, slots.count)
         keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)
         dispatching = Dispatching(store.engine)
+        metrics = served_metrics(settings, "worker", store)
         runner = Runner(
             worker_id=worker_id,
             settings=settings,
@@ -328,13 +339,15 @@ async def opened_worker(
             voices=Voices(store.engine),
             artifacts=artifacts,
             price_books=store.price_books,
+            metrics=metrics,
         )
         listening = listen(database_url(settings), {"fermata_cancel": keeper.look_now})
         loop = asyncio.get_running_loop()
         # What a killed worker left on a disk of this machine alone, nobody else can see.
         sweep = Sweep(artifacts, Artifacts(store.engine), settings, artifacts.work_leftovers)
         sweeping = [] if artifacts.work_is_shared else [Scheduler([sweep]).run()]
-        async with background(keeper.run(), keeper.report_progress(), listening, *sweeping):
+        measuring = [] if metrics is None else [metrics.watch_loop()]
+        async with background(keeper.run(), keeper.report_progress(), listening, *sweeping, *measuring):
             try:
                 with watched(loop, settings.lease_seconds):
                     yield WorkerServices(slots, runner, dispatching)
@@ -370,11 +383,19 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
         dispatching, upkeep = Dispatching(store.engine), Upkeep(store.engine)
         dispatch = Dispatch(dispatching, sender, settings)
         deliver = Deliver(Webhooks(store.engine), telling, settings)
-        scheduler_id = f"{socket.gethostname()[:40]}-{os.getpid()}"
+        figures = FigureReads(store.engine)
+        reap = Reap(Leases(store.engine), store.operations, settings)
+        metrics = served_metrics(settings, "scheduler", store)
+        measuring: list[Coroutine[Any, Any, None]] = []
+        if metrics is not None:
+            metrics.watch_count("fermata_leases_expired", "Leases of running jobs that lapsed", lambda: reap.reaped)
+            metrics.watch_count("fermata_hinted_jobs", "Jobs that were hinted", lambda: dispatch.hinted)
+            metrics.watch_count("fermata_hints", "Messages that told of them", lambda: dispatch.hints)
+            measuring = [metrics.watch_loop(), metrics.watch_books(figures).run()]
         scheduler = Scheduler(
             [
                 dispatch,
-                Reap(Leases(store.engine), store.operations, settings),
+                reap,
                 Cycles(upkeep, store.operations, settings),
                 Expire(upkeep, store.operations, settings),
                 Wake(upkeep, dispatching, store.operations, settings),
@@ -382,10 +403,12 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 Notify(Notices(store.engine), store.operations, settings),
                 Prune(upkeep, Workers(store.engine), Turns(store.engine), Webhooks(store.engine), settings),
                 deliver,
-                Alive(upkeep, dispatch, scheduler_id, settings),
-            ]
+                Alive(upkeep, dispatch, sign_of_life(settings, "scheduler", figures), settings),
+            ],
+            *([metrics.duty] if metrics is not None else []),
         )
-        async with background(listen(database_url(settings), {"fermata_due": lambda: scheduler.wake("dispatch")})):
+        listening = listen(database_url(settings), {"fermata_due": lambda: scheduler.wake("dispatch")})
+        async with background(listening, *measuring):
             try:
                 yield scheduler
             finally:
@@ -397,6 +420,24 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
 def webhook_desk(settings: Settings, engine: AsyncEngine) -> WebhookDesk:
     """What people do with endpoints, over an opened store."""
     return WebhookDesk(Webhooks(engine), lambda: webhook_sender(settings), settings.webhook_private_targets)
+
+
+def served_metrics(settings: Settings, process: str, store: Store) -> Metrics | None:
+    """The metrics of this process, on their own port; None where none was given."""
+    if settings.metrics_port is None:
+        return None
+    from worker.metrics import Metrics, serve
+
+    metrics = Metrics(process)
+    metrics.watch_batches(store.operations)
+    serve(metrics, settings.metrics_host, settings.metrics_port)
+    return metrics
+
+
+def sign_of_life(settings: Settings, process: str, figures: FigureReads) -> SignOfLife:
+    """What this process says of itself, as often as a worker does."""
+    process_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuids.uuid7().hex[-8:]}"
+    return SignOfLife(figures, process_id, process, our_version(), settings.renew_seconds)
 
 
 def webhook_sender(settings: Settings) -> Sender:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import random
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
@@ -80,6 +81,8 @@ class Attempt:
     outputs_due: bool = True
     #: Set before a run is stopped whose job ends with it.
     abandoned: bool = False
+    #: By the monotonic clock.
+    started: float = field(default_factory=monotonic)
     _workdir: Path | None = None
 
     @property
@@ -138,6 +141,14 @@ class Outcome:
     message: str | None = None
 
 
+class Tally(Protocol):
+    """Who counts what becomes of jobs."""
+
+    def claimed(self, answer: Any) -> None: ...
+
+    def settled(self, claim: Claimed, answer: Any, seconds: float) -> None: ...
+
+
 @dataclass(slots=True)
 class Runner:
     """Runs jobs of one process."""
@@ -153,6 +164,7 @@ class Runner:
     voices: Voices
     artifacts: ArtifactStore
     price_books: PriceBooks
+    metrics: Tally | None = None
 
     async def run(self, account_id: str, job_id: UUID, claimed: Callable[[], None]) -> None:
         """Run the job to its settled end. Calls `claimed` once it is ours; returns early when the claim is dropped.
@@ -205,6 +217,8 @@ class Runner:
             await self.hold_off.broken(held.account_id, held.job_id)
             return None
         self._say("claim", held, answer)
+        if self.metrics is not None:
+            self.metrics.claimed(answer)
         return answer
 
     async def _claim_after_lost_answer(self, held: Held) -> Any:
@@ -344,6 +358,8 @@ class Runner:
         )
         answer = await self._settle_until_known(attempt.held, operation)
         self._say("settle", attempt.held, answer)
+        if self.metrics is not None:
+            self.metrics.settled(claim, answer, monotonic() - attempt.started)
         if answer in (Fenced.FENCED, Standing.NOT_OURS):
             log.warning("fenced, output thrown away", **_names(attempt.held))
 

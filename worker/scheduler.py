@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -31,8 +31,9 @@ class Duty(Protocol):
 class Scheduler:
     """Runs duties until cancelled. A duty that fails is tried again; the others go on."""
 
-    def __init__(self, duties: Sequence[Duty]) -> None:
+    def __init__(self, duties: Sequence[Duty], took: Callable[[str, float], None] = lambda duty, seconds: None) -> None:
         self._duties = duties
+        self._took = took  # told of each run: the duty and the seconds it took
         self.wakes: Mapping[str, asyncio.Event] = {duty.name: asyncio.Event() for duty in duties}
 
     def wake(self, name: str) -> None:
@@ -59,7 +60,9 @@ class Scheduler:
     async def _once(self, duty: Duty) -> float:
         started = monotonic()
         try:
-            return await duty.run()
+            wait = await duty.run()
+            self._took(duty.name, monotonic() - started)
+            return wait
         except StoreError as error:
             log.warning("duty waits for the books", duty=duty.name, error=str(error))
         except Exception:

@@ -69,6 +69,7 @@ WHO: dict[str, str] = {
     "DELETE /v1/webhooks/{webhook}": "ops admin",
     "POST /v1/webhooks/{webhook}/test": "ops admin",
     "POST /v1/webhooks/{webhook}/redeliver": "ops admin",
+    "GET /metrics": "pipeline ops product admin viewer",
 }
 
 #: These say nothing of anybody.

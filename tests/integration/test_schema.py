@@ -129,6 +129,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 
 #: These say nothing of an account.
 MACHINERY = {
+    "processes",
     *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
     *("api_keys", "sessions", "audit_log", "webhooks", "webhook_secrets", "voices"),
 }
@@ -346,6 +347,15 @@ LEGAL: dict[str, dict[str, Any]] = {
         "started_at": NOW,
         "seen_at": NOW,
     },
+    "processes": {
+        "process_id": "p",
+        "process": "api",
+        "host": "h",
+        "pid": 1,
+        "version": "v",
+        "started_at": NOW,
+        "seen_at": NOW,
+    },
     "controls": {"scope": "queue", "name": "q", "at": NOW, "actor": "t"},
 }
 ENDED = {"ended_at": NOW, "charged": 0}
@@ -457,6 +467,7 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("deliveries_attempts", {"attempts": -1}),
     *(("voices_rights", {name: ""}) for name in ("licence", "consent")),
     ("workers_slots", {"slots": 0}),
+    ("processes_process", {"process": "worker"}),
     ("controls_scope", {"scope": "account"}),
     ("controls_running_max", {"running_max": 0}),
     *(

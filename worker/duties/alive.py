@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from config.settings import Settings
 from worker.duties.dispatch import Dispatch
+from worker.sign_of_life import SignOfLife
 from worker.store.upkeep import Upkeep
 
 
@@ -15,13 +16,14 @@ class Alive:
 
     upkeep: Upkeep
     dispatch: Dispatch
-    scheduler_id: str
+    sign: SignOfLife
     settings: Settings
 
     name = "alive"
 
     async def run(self) -> float:
         """Write the sign."""
-        figures = {"scheduler": self.scheduler_id, "hints": self.dispatch.hints, "hinted": self.dispatch.hinted}
+        await self.sign.give()
+        figures = {"scheduler": self.sign.process_id, "hints": self.dispatch.hints, "hinted": self.dispatch.hinted}
         await self.upkeep.note("scheduler", figures)
         return self.settings.renew_seconds

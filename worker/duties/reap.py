@@ -34,6 +34,8 @@ class Reap:
     leases: Leases
     operations: GroupCommit[Any]
     settings: Settings
+    #: Leases that had lapsed, so far.
+    reaped: int = 0
     _ticked_at: float = float("-inf")
     _waits_until: float = 0.0
     _under_way: UnderWay = field(init=False)
@@ -78,6 +80,7 @@ class Reap:
             )
             for one in lapsed
         )
+        self.reaped += started
         if started:
             log.warning("leases lapsed", jobs=started)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -78,7 +79,7 @@ class Doctoring:
             work = (await connection.execute(_WORK, {"alive": alive_seconds})).one()
         return SchemaFacts(
             revision=row.revision,
-            head=_head(),
+            head=known_head(),
             clock_body=row.clock_body,
             owner=row.owner,
             default_rows=row.default_rows,
@@ -92,7 +93,16 @@ class Doctoring:
         )
 
 
-def _head() -> str:
+async def read_revision(engine: AsyncEngine) -> str | None:
+    """The migration that the database is at; None where there is none."""
+    async with transaction(engine) as connection:
+        if await connection.scalar(_IS_MIGRATED) is None:
+            return None
+        return str(await connection.scalar(_REVISION))
+
+
+@cache
+def known_head() -> str:
     """The newest migration that is shipped."""
     from alembic.script import ScriptDirectory
 
@@ -100,6 +110,9 @@ def _head() -> str:
 
     return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
 
+
+_IS_MIGRATED = text("SELECT to_regclass('alembic_version')")
+_REVISION = text("SELECT version_num FROM alembic_version")
 
 _SERVER = text("""
     SELECT current_setting('server_version') AS version,

@@ -674,6 +674,21 @@ Index("deliveries_ended", deliveries.c.ended_at, postgresql_where=text("state <>
 
 # --- the machinery ---------------------------------------------------------------------------------------------
 
+processes = Table(
+    "processes",
+    metadata,
+    _text("process_id"),
+    _text("process"),
+    _text("host"),
+    Column("pid", Integer, nullable=False),
+    _text("version"),
+    _time("started_at"),
+    _time("seen_at"),
+    PrimaryKeyConstraint("process_id"),
+    CheckConstraint("process IN ('scheduler', 'api')", name="process"),
+    postgresql_with={"fillfactor": "50"},
+)
+
 workers = Table(
     "workers",
     metadata,

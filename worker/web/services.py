@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from config.settings import Settings
 from worker.client import Client
+from worker.metrics import Metrics
 from worker.price_desk import PriceDesk
 from worker.store.accounts import Accounts
 from worker.store.api_keys import ApiKeys
@@ -47,6 +48,7 @@ class Services:
     uploads: asyncio.Semaphore
     #: For `/readyz`.
     engine: Any
+    metrics: Metrics
 
 
 def services_of(request: HTTPConnection) -> Services:

@@ -1,0 +1,67 @@
+"""Metrics of real processes: each serves its own, and together they tell what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.acceptance.stage import Stage
+
+
+async def test_each_process_tells_what_it_did(stage: Stage) -> None:
+    """Given a scheduler and two workers on one machine, then each has a port, and their sums are the jobs."""
+    first = _free_ports()
+    stage.scheduler(metrics_port=first)
+    for _ in range(2):
+        stage.worker(metrics_port=first)
+    await stage.until(lambda: _answering(first), "three processes serve metrics")
+    jobs = await stage.submit_many(12)
+    await stage.all_ended(jobs)
+    await stage.until(lambda: _sum(first, "fermata_jobs_ended_total", state="succeeded") == 12, "all are counted")
+    assert (12, 120, 120, 0) == tuple(
+        _sum(first, f"fermata_{name}")
+        for name in (
+            *("job_run_seconds_count", "credits_reserved_total", "credits_committed_total", "credits_refunded_total"),
+        )
+    )
+    await stage.until(lambda: _sum(first, "fermata_books_ledger_imbalance") == 0, "the sums were taken")
+    assert _sum(first, "fermata_hinted_jobs_total") >= 12
+    await stage.until(lambda: _sum(first, "fermata_books_processes", process="scheduler") == 1, "its sign was seen")
+    assert 2 == _sum(first, "fermata_books_processes", process="worker")
+
+
+def _free_ports() -> int:
+    """The first of some ports of which the next few are probably free, too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return min(int(probe.getsockname()[1]), 60_000)
+
+
+def _texts(first: int) -> list[str]:
+    texts = []
+    for port in range(first, first + 6):
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+                texts.append(answer.read().decode())
+        except OSError:
+            continue
+    return [text for text in texts if "fermata_up" in text]
+
+
+async def _answering(first: int) -> bool:
+    return len(await asyncio.to_thread(_texts, first)) == 3
+
+
+def _sum(first: int, name: str, **labels: str) -> float:
+    """Over all processes; -1 where nobody tells it."""
+    values = [
+        sample.value
+        for text in _texts(first)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    return sum(values) if values else -1.0

@@ -1,0 +1,46 @@
+"""Whether a process may be given work, as facts; and the same over HTTP, with the metrics beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.integration.api_support import an_api
+from tests.integration.books import opened
+from tests.servers import Database, Servers
+from worker.readiness import readiness_of
+from worker.store.doctoring import known_head, read_revision
+
+
+async def test_a_process_is_ready_while_the_books_answer_with_our_schema(database: Database, servers: Servers) -> None:
+    """Redis is told, not needed: submits are taken without it. One that is about to end is not ready."""
+    async with opened(database) as store:
+
+        async def ask() -> str | None:
+            return await read_revision(store.engine)
+
+        ready = await readiness_of(ask, servers.redis_url)
+        assert (True, "") == (ready.ready, ready.why_not)
+        assert {"PostgreSQL", "migrations", "Redis", "draining"} == {fact.name for fact in ready.facts if fact.ok}
+        without = await readiness_of(ask, "redis://127.0.0.1:1/0")
+        assert (True, ["Redis"]) == (without.ready, [fact.name for fact in without.facts if not fact.ok])
+        assert "draining: about to end" == (await readiness_of(ask, None, lambda: True)).why_not
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("UPDATE alembic_version SET version_num = '0001'")
+        old = await readiness_of(ask, None)
+        assert f"migrations: the schema is at 0001, not {known_head()}: run `fermata migrate`" == old.why_not
+
+
+async def test_http_says_why_it_is_not_ready_and_tells_metrics(database: Database, tmp_path: Path) -> None:
+    """503 with the reason; `/metrics` in Prometheus's words, for keys that may look at queues."""
+    async with an_api(database, tmp_path) as api:
+        ready = await api.http.get("/readyz")
+        assert (200, True) == (ready.status_code, ready.json()["ok"])
+        told = await api.ask("GET", "/metrics", role="viewer")
+        assert 200 == told.status_code
+        assert 'fermata_up{process="api"} 1.0' in told.text
+        assert 403 == (await api.ask("GET", "/metrics", role="billing")).status_code
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("UPDATE alembic_version SET version_num = '0001'")
+        answer = await api.http.get("/readyz")
+        assert 503 == answer.status_code
+        assert "run `fermata migrate`" in answer.json()["why"]
