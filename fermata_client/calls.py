@@ -41,7 +41,9 @@ Read = TypeVar("Read", bound=Answer)
 #: Tries of one call in all; with the waits between them about half a minute.
 TRIES = 8
 _WAIT_SECONDS, _WAIT_SECONDS_MAX = 0.25, 8.0
-#: Between looks at a job that is waited for.
+#: How long the server is asked to hold its answer while a job runs: below the time after which we give it up.
+_LONG_LOOK_SECONDS = 20
+#: Between looks at a job that is waited for, where it answers at once.
 _LOOK_SECONDS, _LOOK_SECONDS_MAX = 0.2, 2.0
 #: Jobs in one request; more travel in several.
 BATCH_MAX = 1_000
@@ -147,8 +149,7 @@ def submit_many(jobs: Iterable[JobRequest]) -> Steps[list[Submitted | FermataErr
 
 def job(job_id: UUID | str) -> Steps[Job]:
     """A job as it stands. Raises `NotFound`."""
-    reply = yield from _asked(Send("GET", f"/v1/jobs/{_in_path(job_id)}"))
-    return _read(Job, reply.document)
+    return (yield from _looked(job_id, 0))
 
 
 def wait(job_id: UUID | str, timeout: float | None = None) -> Steps[Job]:
@@ -156,13 +157,16 @@ def wait(job_id: UUID | str, timeout: float | None = None) -> Steps[Job]:
     ends_at = None if timeout is None else monotonic() + timeout
     pause = _LOOK_SECONDS
     while True:
-        found = yield from job(job_id)
+        started = monotonic()
+        left = _LONG_LOOK_SECONDS if ends_at is None else max(0, min(_LONG_LOOK_SECONDS, int(ends_at - started)))
+        found = yield from _looked(job_id, left)
         if found.ended:
             return found
         if ends_at is not None and monotonic() + pause > ends_at:
             raise TimedOut(f"job {job_id} is {found.state} after {timeout:g} s")
-        yield Pause(pause)
-        pause = min(pause * 1.3, _LOOK_SECONDS_MAX)
+        if monotonic() - started < left:  # it did not wait for us
+            yield Pause(pause)
+            pause = min(pause * 1.3, _LOOK_SECONDS_MAX)
 
 
 def cancel(job_id: UUID | str, reason: str = "cancelled by request") -> Steps[Cancelled]:
@@ -231,6 +235,13 @@ def download(artifact_id: UUID | str, path: Path | str) -> Steps[Path]:
         raise Damaged(f"artifact {artifact_id} did not arrive as it was stored")
     finally:
         part.unlink(missing_ok=True)
+
+
+def _looked(job_id: UUID | str, wait_seconds: int) -> Steps[Job]:
+    """A job as it stands, or once it has ended, within so many seconds."""
+    params = {"wait": str(wait_seconds)} if wait_seconds else {}
+    reply = yield from _asked(Send("GET", f"/v1/jobs/{_in_path(job_id)}", params=params))
+    return _read(Job, reply.document)
 
 
 def _asked(send: Send) -> Steps[Reply]:

@@ -16,6 +16,7 @@ import pytest
 from fermata_client import errors
 from fermata_client.client import AsyncFermata, Fermata, JobRequest
 from fermata_client.requests import GenerationRequest, StemSplitRequest, VocalConversionRequest
+from tests.acceptance.stage import until
 from tests.endpoints import Endpoint, an_endpoint, answer
 from tests.integration.api_support import Api, an_api
 from tests.integration.cli_support import files_in, silence
@@ -240,3 +241,24 @@ def test_both_clients_have_every_call() -> None:
     assert names == {name for name in vars(AsyncFermata) if not name.startswith("_")} - {"close"}
     assert names == {name for name in vars(InProcess) if not name.startswith("_")} - set(InProcess.__slots__)
     assert {*("submit", "submit_many", "quote", "wait", "cancel", "balance", "upload", "download")} <= names
+
+
+async def test_a_wait_lets_the_server_wait_where_it_does() -> None:
+    """One look that is held until the job has ended, and no others meanwhile; a short time is asked for as such."""
+    running = {
+        "id": str(uuid4()),
+        "account": "ada",
+        "kind": "generation",
+        "state": "running",
+        "quoted": 9,
+        "charged": 0,
+    }
+    running |= {"partial": False, "reason": None, "message": None, "waiting_for": None, "outputs": [], "progress": 0.5}
+    ended = running | {"state": "succeeded"}
+    async with an_endpoint(lambda _: answer(200, body=json.dumps(ended).encode()), shut=True) as endpoint:
+        waits = asyncio.create_task(in_both_ways(endpoint, lambda client: client.wait(running["id"], timeout=5.5)))
+        await until(lambda: endpoint.told, "asked")
+        endpoint.gate.set()
+        assert ["succeeded"] * 2 == [one.state for one in await waits]
+    assert 2 == len(endpoint.told)
+    assert all(one.path.endswith("?wait=5") for one in endpoint.told)

@@ -399,6 +399,19 @@ async def test_what_ended_long_ago_is_forgotten(database: Database) -> None:
         assert 0 == await store.value("SELECT count(*) FROM deliveries")
 
 
+async def test_what_an_account_is_told_without_asking_is_told_too(database: Database) -> None:
+    """A new cycle, told by the step that begins it: whatever writes an event need not know of webhooks."""
+    async with opened(database) as store, an_endpoint() as endpoint:
+        await store.account("ada")
+        await hooked(store, endpoint, events=["cycle_renewed"])
+        async with delivering(store):
+            await store.accounts.subscribe("ada", "starter", "s-1", "test")
+            await until(lambda: endpoint.told, "told")
+    document = endpoint.told[0].document
+    assert ("cycle_renewed", "ada", None) == (document["type"], document["account"], document["data"]["job"])
+    assert {"plan", "credits", "ends_at"} <= document["data"].keys()
+
+
 async def test_no_endpoint_costs_an_event_nothing(database: Database) -> None:
     """Where nobody asked, nothing is written."""
     async with opened(database) as store:
