@@ -167,7 +167,7 @@ def overcharged(
     under: Annotated[str | None, Parameter(help="Compare with this book. Default: the one in force.")] = None,
     compensate: Annotated[bool, Parameter(negative=(), help="Grant each job's difference, once.")] = False,
     reason: Annotated[str | None, Parameter(help="Why, for the customers and the books. With --compensate.")] = None,
-    limit: Annotated[str, Parameter(help="Jobs to name, 1 to 1000.")] = "20",
+    limit: Annotated[str, Parameter(help="Jobs to name, 1 to 100000.")] = "20",
     json: Json = False,
     author: Author = None,
 ) -> int:
@@ -175,7 +175,7 @@ def overcharged(
     if compensate != (reason is not None):
         raise values.Misused("reason", "goes with --compensate, and --compensate with a reason")
     number, other = _number(book), None if under is None else _number(under)
-    most = values.whole("limit", limit, 1, 1000)
+    most = values.whole("limit", limit, 1, 100_000)
     give = (values.line("reason", reason), values.author_of(author)) if reason is not None else None
     found = _with_prices(lambda prices: prices.overcharged(number, other, most, give=give))
     return present(found, json, prices_shown.overcharged(found))

@@ -39,6 +39,7 @@ def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
     yield facts(
         [
             ("rehearsal", found.rehearsal),
+            ("document", f"sha256 {found.digest[:16]}…"),
             ("ended from", found.since),
             ("until", found.until),
             ("jobs", f"{_count(outcome.jobs, 'job')} of {_count(outcome.accounts, 'account')}"),
