@@ -209,6 +209,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     """What the routes of an API process work with, and its note-keeping beside them."""
     from worker.metrics import Metrics
     from worker.queue.rate_limits import RateLimits
+    from worker.web.depths import Depths
     from worker.web.keyring import Keyring
     from worker.web.pace import Rates, Strangers
     from worker.web.services import Services
@@ -238,6 +239,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             keyring=keyring,
             rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
             strangers=Strangers(),
+            depths=Depths(client.reads),
             uploads=asyncio.Semaphore(settings.api_uploads_at_a_time),
             engine=store.engine,
             metrics=metrics,

@@ -67,6 +67,9 @@ class JobRequest:
     ends_by: datetime | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     retry_of: UUID | None = None
+    #: Raise `InsufficientCredits` at once if the account could not pay it now. What we do ourselves leaves that to
+    #: the claim, which decides in any case.
+    check_credits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,9 @@ class Client:
         _check_line("reason", reason, NOTE_LENGTH_MAX)
         return await self.operations.do(Cancel(account_id, job_id, reason))
 
-    async def retry(self, job_id: UUID, actor: str, key: str | None = None) -> Submitted:
+    async def retry(
+        self, job_id: UUID, actor: str, key: str | None = None, *, check_credits: bool = False
+    ) -> Submitted:
         """A new job with the ended one's request, freshly quoted. Once per key; by default `retry:JOB`.
 
         Raises `UnknownJob`, or `Refused` for a job that has not ended.
@@ -168,6 +173,7 @@ class Client:
                 max_credits=asked.max_credits,
                 metadata=asked.metadata,
                 retry_of=job_id,
+                check_credits=check_credits,
             ),
             actor,
         )
@@ -320,6 +326,7 @@ class _Submission:
             failures_max=self.settings.failures_max,
             actor=self.actor,
             retry_of=asked.retry_of,
+            check_credits=asked.check_credits and asked.on_insufficient == "refuse",
         )
 
 

@@ -11,12 +11,13 @@ import pytest
 
 from tests.integration.api_support import SONG, Api, an_api
 from tests.servers import Database
+from worker.client import JobRequest
 
 
 @pytest.fixture
 async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     async with an_api(database, tmp_path) as made:
-        await made.account("ada", 1000)
+        await made.account("ada", 1_000_000)
         yield made
 
 
@@ -317,3 +318,72 @@ async def test_only_a_key_that_opens_is_let_in(api: Api) -> None:
             done.json()["code"],
             done.headers["WWW-Authenticate"],
         )
+
+
+# --- can it be paid? -------------------------------------------------------------------------------------------
+
+
+async def price_of(api: Api) -> int:
+    """What a song costs."""
+    return int((await api.ok("POST", "/v1/quotes", {"kind": "generation", "params": SONG}))["total"])
+
+
+async def test_what_the_account_cannot_pay_is_turned_down_at_once(api: Api) -> None:
+    """402 with what is missing and the pack that would do; nothing stored, the key still free."""
+    price = await price_of(api)
+    await api.account("bob")
+    await api.ok("POST", "/v1/accounts/bob/subscription", {"plan": "starter"})
+    have = (await api.ok("GET", "/v1/accounts/bob/balance"))["spendable"]
+    queued = have // price
+    for number in range(queued):
+        await api.submit("bob", idempotency=f"fits-{number}")
+    done = await api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"}, idempotency="dear")
+    left = have - queued * price
+    told = done.json()
+    assert (402, "insufficient_credits") == (done.status_code, told["code"])
+    assert (price, left, price - left) == (told["needed"], told["available"], told["shortfall"])
+    assert told["smallest_pack"]["credits"] >= price - left
+    assert queued == await counted(api)
+    await api.ok("POST", "/v1/accounts/bob/topups", {"pack": told["smallest_pack"]["name"]})
+    assert not (await api.submit("bob", idempotency="dear"))["replayed"]
+
+
+async def test_of_fifty_submits_at_once_as_many_are_taken_as_fit(api: Api) -> None:
+    """A19: the queue's quotes count; what waits for credits on purpose is always taken."""
+    price = await price_of(api)
+    await api.account("bob", 7 * price + price - 1)
+    done = await asyncio.gather(*(api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"}) for _ in range(50)))
+    assert [202] * 7 + [402] * 43 == sorted(one.status_code for one in done)
+    assert 7 == await counted(api)
+    await api.submit("bob", on_insufficient="wait")
+    batch = await api.ok("POST", "/v1/jobs/batch", {"jobs": [{**SUBMIT, "account": "bob"}, SUBMIT]})
+    assert ["insufficient_credits", None] == [one.get("problem", {}).get("code") for one in batch["results"]]
+
+
+async def test_a_balance_that_is_just_enough_is_enough(api: Api) -> None:
+    """A18: the last credit counts; a cancelled job gives its room back at once."""
+    await api.account("bob", await price_of(api))
+    job = await api.submit("bob")
+    assert 402 == (await api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"})).status_code
+    await api.ok("POST", f"/v1/jobs/{job['id']}/cancel")
+    await api.submit("bob")
+
+
+async def test_a_replay_is_answered_whatever_the_balance(api: Api) -> None:
+    """And a job that is free needs nothing; our own client leaves the question to the claim."""
+    await api.account("bob", await price_of(api))
+    first = await api.submit("bob", idempotency="k")
+    again = await api.submit("bob", idempotency="k")
+    assert (first["id"], True) == (again["id"], again["replayed"])
+    asked = JobRequest("bob", "generation", SONG)
+    assert "queued" == (await api.services.client.submit(asked, "test")).state
+
+
+async def test_the_position_in_the_queue_is_told(api: Api) -> None:
+    """At the submit about, on a look as the dispatch would go; None once it is not queued."""
+    jobs = [await api.submit() for _ in range(3)]
+    assert 1 == jobs[0]["position"]
+    shown = [(await api.ok("GET", f"/v1/jobs/{job['id']}"))["position"] for job in jobs]
+    assert [1, 2, 3] == shown
+    await api.ok("POST", f"/v1/jobs/{jobs[0]['id']}/cancel")
+    assert [None, 1, 2] == [(await api.ok("GET", f"/v1/jobs/{job['id']}"))["position"] for job in jobs]

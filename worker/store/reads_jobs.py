@@ -20,6 +20,8 @@ from worker.store.plan_books import PlanBooks
 from worker.store.refusals import kept_refusal, refusal_now
 from worker.store.snapshots import snapshot
 
+#: Queued jobs are counted up to here: who stands further behind has a long wait, and counting costs.
+POSITION_MAX = 10_000
 #: A worker that was not seen for so long counts as gone, in seconds.
 ALIVE_SECONDS = 30
 
@@ -83,6 +85,8 @@ class JobShown:
     ended_at: datetime | None
     #: Only the answer to a submit can be a replay; the key is here so that all documents about a job have it.
     replayed: bool = False
+    #: Of a queued job: about so many are dispatched before it, and this one; age moves jobs forward.
+    position: int | None = None
     #: Of a job that was refused for want of credits: what was said then. Of one that waits for them: as it is now.
     shortfall: Refusal | None = None
 
@@ -99,6 +103,7 @@ class Surroundings:
     workers: int  # alive, serving its queue
     slots: int  # of these workers
     slots_taken: int  # on these workers, by jobs of any queue
+    ahead: int  # queued, and dispatched before it as things stand; at most `POSITION_MAX`
 
 
 class JobReads:
@@ -185,11 +190,21 @@ def _shown(row: Any, around: Surroundings | None) -> JobShown:
         ends_by=row.ends_by,
         started_at=row.started_at,
         ended_at=row.ended_at,
+        position=None if around is None else around.ahead + 1,
     )
 
 
 async def _surroundings(connection: AsyncConnection, row: Any) -> Surroundings:
-    values = {"account": row.account_id, "queue": row.queue, "kind": row.kind, "alive": ALIVE_SECONDS}
+    values = {
+        "account": row.account_id,
+        "queue": row.queue,
+        "kind": row.kind,
+        "alive": ALIVE_SECONDS,
+        "job": row.job_id,
+        "priority": row.priority,
+        "turn": row.turn or 0,
+        "most": POSITION_MAX,
+    }
     return Surroundings(*(await connection.execute(_SURROUNDINGS, values)).one())
 
 
@@ -198,7 +213,7 @@ _JOB = text("""
            j.metadata, j.priority, j.retry_of, j.created_at, j.run_at, j.ends_by, j.attempt, j.started_at,
            j.ended_at, j.reason, j.message, j.charged, j.partial, j.outputs,
            r.amount AS reserved, r.state AS reservation_state, r.charged AS reservation_charged,
-           l.progress, l.stage, l.cancel_asked_at, d.not_before, d.hinted_at, fermata_now() AS now
+           l.progress, l.stage, l.cancel_asked_at, d.not_before, d.hinted_at, d.turn, fermata_now() AS now
     FROM jobs AS j
     LEFT JOIN reservations AS r USING (account_id, job_id)
     LEFT JOIN live AS l USING (account_id, job_id)
@@ -227,7 +242,19 @@ _SURROUNDINGS = text("""
            (SELECT c.running_max FROM controls AS c WHERE c.scope = 'queue' AND c.name = :queue),
            (SELECT count(*) FROM serving),
            (SELECT COALESCE(sum(s.slots), 0) FROM serving AS s),
-           (SELECT count(*) FROM live AS l JOIN serving USING (worker_id))
+           (SELECT count(*) FROM live AS l JOIN serving USING (worker_id)),
+           (
+               SELECT count(*)
+               FROM (
+                   SELECT
+                   FROM due AS d
+                   WHERE d.queue = :queue
+                     AND d.waits_for IS NULL
+                     AND (d.priority > :priority
+                          OR (d.priority = :priority AND (d.turn, d.job_id) < (CAST(:turn AS bigint), :job)))
+                   LIMIT :most
+               ) AS before
+           )
     FROM accounts AS a
     WHERE a.account_id = :account
 """)

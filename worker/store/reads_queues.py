@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -67,6 +68,11 @@ class QueueReads:
             rows = await connection.execute(QUEUES, {"alive": ALIVE_SECONDS})
             return tuple(QueueShown(*row) for row in rows)
 
+    async def depths(self) -> Mapping[str, int]:
+        """How many jobs of each queue could be dispatched now."""
+        async with snapshot(self._engine) as connection:
+            return {row.queue: row.ready for row in await connection.execute(_DEPTHS)}
+
     async def workers(self) -> tuple[WorkerShown, ...]:
         """Every process in the register, the latest seen first."""
         async with snapshot(self._engine) as connection:
@@ -89,6 +95,13 @@ def worker_of(row: Any) -> WorkerShown:
         seen_at=row.seen_at,
     )
 
+
+_DEPTHS = text("""
+    SELECT queue, count(*) AS ready
+    FROM due
+    WHERE waits_for IS NULL
+    GROUP BY queue
+""")
 
 QUEUES = text("""
     WITH clock AS MATERIALIZED (

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.plans import Plan
 from worker.credits.price_book import PriceBook
+from worker.store.affordability import Affordability
 from worker.store.database import transaction
 from worker.store.errors import Conflict, UnknownAccount
 from worker.store.plan_books import PlanBooks
@@ -85,6 +86,8 @@ class NewJob:
     failures_max: int
     actor: str
     retry_of: UUID | None = None
+    #: Turn it down now if the account could not pay it now. The claim decides anyway.
+    check_credits: bool = False
     traceparent: str | None = None
     priority: int = 0  # higher goes first
 
@@ -130,6 +133,7 @@ class Submits:
         self._engine = engine
         self._price_books = price_books
         self._plan_books = plan_books or PlanBooks()
+        self._affordability = Affordability(self._plan_books)
 
     async def apply(self, submissions: Sequence[Submission], wait: bool) -> list[Any]:
         """One answer a submission: `Submitted`, or the exception that turned it down (nothing stored of it)."""
@@ -142,6 +146,7 @@ class Submits:
                 _decided(submission, before.get((submission.account_id, submission.idempotency_key)), views)
                 for submission in submissions
             ]
+            decided = await self._affordable(connection, submissions, decided)
             new = [(s, job) for s, job in zip(submissions, decided, strict=True) if isinstance(job, NewJob)]
             turns = await _turns(connection, new, views) if new else {}
         stored: set[UUID] = set()
@@ -156,6 +161,21 @@ class Submits:
             _answer(submission, job, stored, after) if isinstance(job, NewJob) else job
             for submission, job in zip(submissions, decided, strict=True)
         ]
+
+    async def _affordable(
+        self, connection: AsyncConnection, submissions: Sequence[Submission], decided: list[Any]
+    ) -> list[Any]:
+        """The same, with a refusal in place of each job that asked for it and could not be paid now."""
+        asked = [
+            (place, submission.account_id, job.quoted)
+            for place, (submission, job) in enumerate(zip(submissions, decided, strict=True))
+            if isinstance(job, NewJob) and job.check_credits
+        ]
+        if not asked:
+            return decided
+        short = await self._affordability.turned_down(connection, [(account, quoted) for _, account, quoted in asked])
+        turned_down = {asked[place][0]: refusal for place, refusal in short.items()}
+        return [turned_down.get(place, job) for place, job in enumerate(decided)]
 
     async def view(self, account_id: str | None, artifact_ids: Sequence[UUID], voice: str | None = None) -> SubmitView:
         """What a submit of this account would look at now; for quotes. Raises `UnknownAccount`."""

@@ -20,6 +20,7 @@ from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
 from worker.store.webhooks import Webhooks
+from worker.web.depths import Depths
 from worker.web.keyring import Keyring
 from worker.web.pace import Rates, Strangers
 from worker.webhooks.sender import Sender
@@ -44,6 +45,7 @@ class Services:
     keyring: Keyring
     rates: Rates
     strangers: Strangers
+    depths: Depths
     #: So many files are measured at a time.
     uploads: asyncio.Semaphore
     #: For `/readyz`.

@@ -83,6 +83,7 @@ class SubmitBody(Body):
             run_at=self.run_at,
             ends_by=self.ends_by,
             metadata=self.metadata,
+            check_credits=True,
         )
 
 
@@ -106,7 +107,10 @@ class BatchBody(Body):
 
 
 class SubmitAnswer(BaseModel):
-    """A job that is stored. `quoted`: the most that it will cost; `replayed`: it was there already, by its key."""
+    """A job that is stored. `quoted`: the most that it will cost; `replayed`: it was there already, by its key.
+
+    `position`: about so many jobs stand in its queue, this one among them, as counted in the last second.
+    """
 
     id: UUID
     account: str
@@ -116,6 +120,7 @@ class SubmitAnswer(BaseModel):
     book: int
     replayed: bool
     key: str
+    position: int | None = None
 
 
 class BatchResult(BaseModel):
@@ -170,7 +175,9 @@ async def submit(request: Request, caller: Submitter, body: SubmitBody, key: Ide
     """
     caller.check(body.account)
     done = await services_of(request).client.submit(body.asked(key), caller.actor)
-    return answer(submitted(done, key), 202, {"Location": f"/v1/jobs/{done.job_id}"})
+    position = await services_of(request).depths.position(done)
+    document = {**submitted(done, key), "position": position}
+    return answer(document, 202, {"Location": f"/v1/jobs/{done.job_id}"})
 
 
 @router.post("/batch", status_code=207, response_model=BatchAnswer, responses=responses(400, 408, 413, 415, 422))
@@ -253,7 +260,7 @@ async def cancel(request: Request, caller: Canceller, job: JobId, body: CancelBo
 async def retry(request: Request, caller: Submitter, job: JobId, key: OwnKey = None) -> Response:
     """Ask for an ended job's request again: a new job with a fresh quote. By default once, however often asked."""
     await shown(request, caller, job)
-    done = await services_of(request).client.retry(job, caller.actor, key)
+    done = await services_of(request).client.retry(job, caller.actor, key, check_credits=True)
     return answer(submitted(done, key or f"retry:{job}"), 202, {"Location": f"/v1/jobs/{done.job_id}"})
 
 
