@@ -61,6 +61,7 @@ from worker.store.prices import PriceBooks
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
 from worker.store.reads_figures import FigureReads
+from worker.store.reads_following import FollowingReads
 from worker.store.rehearsals import Rehearsals
 from worker.store.retries import Retries
 from worker.store.submits import Submits
@@ -213,6 +214,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     from worker.web.keyring import Keyring
     from worker.web.pace import Rates, Strangers
     from worker.web.services import Services
+    from worker.web.watching import Watcher
 
     limits = RateLimits(settings.redis_url.get_secret_value() if settings.redis_url else None, settings.namespace)
     async with opened_client(settings) as (client, store):
@@ -223,6 +225,8 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         metrics.watch_space(lambda: shutil.disk_usage(client.artifacts.work).free)
         watch = metrics.watch_books(figures)
         teller = webhook_sender(settings)
+        following = FollowingReads(store.engine)
+        watcher = Watcher(following)
         services = Services(
             settings=settings,
             client=client,
@@ -240,6 +244,8 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
             strangers=Strangers(),
             depths=Depths(client.reads),
+            following=following,
+            watcher=watcher,
             uploads=asyncio.Semaphore(settings.api_uploads_at_a_time),
             engine=store.engine,
             metrics=metrics,
@@ -248,7 +254,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         async for _ in client.artifacts.work_leftovers():
             pass
         try:
-            async with background(keyring.note_use(), sign.run(), watch.run(), metrics.watch_loop()):
+            async with background(keyring.note_use(), watcher.run(), sign.run(), watch.run(), metrics.watch_loop()):
                 yield services
         finally:
             await keyring.write_used()

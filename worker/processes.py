@@ -75,21 +75,12 @@ async def _schedule(settings: Settings) -> int:
 
 def run_api(settings: Settings) -> int:
     """Serve HTTP until a signal comes."""
-    import uvicorn
-
     from worker.logs import configure
     from worker.web.app import make_app
+    from worker.web.server import server_of
 
     configure(settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(settings),
-            host=settings.api_host,
-            port=settings.api_port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
-    )
+    collector.calm()
+    server = server_of(make_app(settings), settings)
     server.run()
     return 0 if server.started else 3

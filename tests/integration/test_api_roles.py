@@ -22,6 +22,7 @@ WHO: dict[str, str] = {
     "POST /v1/jobs/batch": "pipeline admin",
     "GET /v1/jobs": "pipeline ops admin viewer customer",
     "GET /v1/jobs/{job}": "pipeline ops admin viewer customer",
+    "GET /v1/jobs/{job}/events": "pipeline ops admin viewer customer",
     "GET /v1/jobs/{job}/receipt": "pipeline ops admin viewer customer",
     "POST /v1/jobs/{job}/cancel": "pipeline ops admin",
     "POST /v1/jobs/{job}/retry": "pipeline admin",

@@ -14,7 +14,7 @@ from worker.web import problems
 from worker.web.dashboard.app import Pages, make_dashboard
 from worker.web.dashboard.forms import FORM_BYTES_MAX
 from worker.web.guard import Guard
-from worker.web.routes import accounts, artifacts, health, jobs, keys, prices, queues, quotes, webhooks
+from worker.web.routes import accounts, artifacts, following, health, jobs, keys, prices, queues, quotes, webhooks
 from worker.web.uploads import ENVELOPE_BYTES_MAX
 
 _DESCRIPTION = """
@@ -48,7 +48,7 @@ def make_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (health, jobs, quotes, artifacts, queues, accounts, prices, keys, webhooks):
+    for resource in (health, jobs, following, quotes, artifacts, queues, accounts, prices, keys, webhooks):
         app.include_router(resource.router)
     app.router.routes.append(Pages(dashboard))
     problems.add_handlers(app)

@@ -19,10 +19,12 @@ from worker.store.compensations import Compensations
 from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
+from worker.store.reads_following import FollowingReads
 from worker.store.webhooks import Webhooks
 from worker.web.depths import Depths
 from worker.web.keyring import Keyring
 from worker.web.pace import Rates, Strangers
+from worker.web.watching import Watcher
 from worker.webhooks.sender import Sender
 
 
@@ -46,6 +48,8 @@ class Services:
     rates: Rates
     strangers: Strangers
     depths: Depths
+    following: FollowingReads
+    watcher: Watcher
     #: So many files are measured at a time.
     uploads: asyncio.Semaphore
     #: For `/readyz`.

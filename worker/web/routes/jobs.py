@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from worker.client import JobRequest
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
-from worker.credits.states import JobState
+from worker.credits.states import ENDED, JobState
 from worker.store.compensations import Compensated
 from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount, UnknownJob
 from worker.store.reads_job_lists import JobsPage
@@ -33,9 +34,10 @@ from worker.web.fields import (
     Limit,
     Line,
     OwnKey,
+    whole,
 )
 from worker.web.problems import Problem, document, responses, said
-from worker.web.services import services_of
+from worker.web.services import Services, services_of
 from worker.web.strict_json import StrictRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -230,9 +232,20 @@ async def jobs(
 
 
 @router.get("/{job}", response_model=JobShown, responses=responses(404))
-async def job(request: Request, caller: Looker, job: JobId) -> Response:
+async def job(
+    request: Request,
+    caller: Looker,
+    job: JobId,
+    wait: Annotated[
+        int, BeforeValidator(whole), Query(ge=0, le=60, description="Answer when it has ended, or after so long.")
+    ] = 0,
+) -> Response:
     """One job as it stands: its state, what it waits for, how far it is, what it made and what it cost."""
-    return answer(await shown(request, caller, job))
+    found = await shown(request, caller, job)
+    if wait and found.state not in ENDED:
+        await _ended_or_waited(services_of(request), job, wait)
+        found = await shown(request, caller, job)
+    return answer(found)
 
 
 @router.post(
@@ -289,6 +302,14 @@ async def compensate(
         found.account, job, body.amount, key, body.reason, caller.actor
     )
     return answer(done, 200 if done.replayed else 201)
+
+
+async def _ended_or_waited(services: Services, job_id: UUID, seconds: int) -> None:
+    until = monotonic() + seconds
+    with services.watcher.following(job_id) as follower:
+        while (left := until - monotonic()) > 0 and await follower.news(left):
+            if services.watcher.closed or (await services.following.pulses([job_id]))[job_id].state in ENDED:
+                return
 
 
 async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:

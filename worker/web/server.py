@@ -1,0 +1,95 @@
+"""The server of an API process: uvicorn, less patient with whoever sends a request's head slowly or without end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from config.settings import Settings
+
+#: A request's head must be complete so many seconds after its first byte, or after the connection was opened.
+HEAD_SECONDS = 10.0
+#: Bytes of a head; `worker.web.guard` looks closer once it is here.
+HEAD_BYTES_MAX = 65_536
+
+
+class HeadLimits(HttpToolsProtocol):
+    """Closes connections whose request head does not come to its end."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.send_400_response("The request's head is too large.")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._forget_head()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        if self._timer is None:
+            self._head_bytes = 0
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _forget_head(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """A server that lets followers go when it stops, so that nobody is cut off in the middle of a line."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        if services := getattr(self._app.state, "services", None):
+            services.watcher.close()
+        await super().shutdown(sockets)
+
+
+def server_of(app: FastAPI, settings: Settings) -> Server:
+    """The server of `app`, not started."""
+    return Server(
+        uvicorn.Config(
+            app,
+            host=settings.api_host,
+            port=settings.api_port,
+            http=HeadLimits,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=settings.api_connections_max,
+            timeout_graceful_shutdown=2,
+        ),
+        app,
+    )
