@@ -23,7 +23,7 @@ def test_queues_show_depth_workers_and_pauses(fermata: Fermata) -> None:
     fermata.ok("jobs", "submit", *SONG)
     fermata.ok("limit", "stem_split", "3")
     shown = fermata.ok("queues")
-    assert {"queues", "workers"} == shown.keys()
+    assert {"queues", "workers", "verdict", "warnings", "credits", "pace"} == shown.keys()
     by_name = {queue["queue"]: queue for queue in shown["queues"]}
     keys = ("queue", "ready", "later", "blocked", "parked", "running", "oldest_seconds", "workers", "slots", "paused")
     assert by_name["generation"].keys() >= {*keys, "pause_reason", "running_max"}

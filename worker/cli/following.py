@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from worker.cli.output import say, visible
+from worker.cli.output import cell, say, visible, write
 
 if TYPE_CHECKING:
     from worker.store.reads_jobs import JobShown
+    from worker.store.reads_tail import Step, Tail
+
+#: Seconds between looks of `jobs tail`.
+_TAIL_SECONDS = 0.5
 
 
 class Watch(Protocol):
@@ -62,3 +69,27 @@ class _Bar:
 
     def _show(self, job: JobShown) -> None:
         self._progress.update(self._task, description=doing(job), completed=job.progress)
+
+
+async def follow(tail: Tail, seconds: float | None, *, as_json: bool) -> None:
+    """Write each step of a job on a line of its own, until Ctrl-C or for so long."""
+    ends = None if seconds is None else monotonic() + seconds
+    try:
+        while ends is None or monotonic() < ends:
+            for step in await tail.steps():
+                write(_step_as_json(step) if as_json else _step(step))
+            await asyncio.sleep(_TAIL_SECONDS)
+    except asyncio.CancelledError:
+        return  # Ctrl-C
+
+
+def _step_as_json(step: Step) -> str:
+    import msgspec
+
+    return json.dumps(msgspec.to_builtins(step)) + "\n"
+
+
+def _step(step: Step) -> str:
+    more = f"  {step.reason}, charged {step.charged:,}" if step.charged is not None else f"  on {step.worker}"
+    line = f"{cell(step.at)}  {step.job}  {step.account}  {step.kind}  {step.state}{more}"
+    return f"{visible(line)}\n"

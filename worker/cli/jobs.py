@@ -126,6 +126,29 @@ def list_(
 
 
 @app.command
+def tail(
+    *,
+    account: OfAccount = None,
+    kind: OfKind = None,
+    seconds: Annotated[str | None, Parameter(help="Stop after so many. Default: Ctrl-C.")] = None,
+    json: Annotated[bool, Parameter(negative="", help="One JSON document a line.")] = False,
+) -> int:
+    """Follow what happens to jobs, all of them or some: each that starts and each that ends, a line each."""
+    whose = None if account is None else values.account_id(account)
+    sort = None if kind is None else values.line("kind", kind, 64)
+    lasts = None if seconds is None else values.whole("seconds", seconds, 1, 86_400)
+
+    async def work(books: Books) -> None:
+        from worker.cli.following import follow
+        from worker.store.reads_tail import Tail
+
+        await follow(Tail(books.store.engine, whose, sort), lasts, as_json=json)
+
+    opening.with_books(work)
+    return 0
+
+
+@app.command
 def cancel(
     job: str,
     /,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 from cyclopts import Parameter
 
-from worker.cli import opening, values
+from worker.cli import opening, queues_shown, values
 from worker.cli.failures import AWAY, BAD, NO
 from worker.cli.options import Actor, Json
-from worker.cli.output import length, present, table
+from worker.cli.output import present, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,13 +20,10 @@ if TYPE_CHECKING:
     from worker.doctor import Diagnosis
     from worker.store.audit import Audit
     from worker.store.ops import Controls, Scope, Switched
-    from worker.store.reads_queues import QueueShown, WorkerShown
+    from worker.web.dashboard.live import Look
 
 Kind = Annotated[str | None, Parameter(name="--kind", help="All jobs of this kind.")]
 Account = Annotated[str | None, Parameter(name="--account", help="All jobs of this account.")]
-
-#: Seconds between looks of `queues --watch`.
-_WATCH_SECONDS = 1.0
 
 
 def add_to(app: cyclopts.App) -> None:
@@ -41,17 +37,17 @@ def queues(
     watch: Annotated[bool, Parameter(negative="", help="Look again every second, until Ctrl-C.")] = False,
     json: Json = False,
 ) -> int:
-    """Every queue with its depth, its age and its workers; and every worker process."""
+    """Every queue with its depth, age, pace and workers; what is worth a word; and every worker process."""
     if watch and json:
         raise values.Misused("watch", "goes with no --json, which is one document")
 
-    async def work(books: Books) -> tuple[tuple[QueueShown, ...], tuple[WorkerShown, ...]]:
+    async def work(books: Books) -> Look:
         if watch:
-            await _watch(books)
-        return await books.reads.queues(), await books.reads.workers()
+            await queues_shown.watch(books)
+        return await queues_shown.live_over(books).latest()
 
-    shown, workers = opening.with_books(work)
-    return present({"queues": shown, "workers": workers}, json, _queues(shown, workers))
+    look = opening.with_books(work)
+    return present(queues_shown.document(look) if json else None, json, queues_shown.shown(look))
 
 
 def pause(
@@ -209,47 +205,6 @@ def _switch(queue: str | None, kind: str | None, account: str | None) -> tuple[S
         raise values.Misused("queue", "give a queue, --kind or --account, and only one of them")
     scope, name = named[0]
     return scope, values.account_id(name) if scope is Scope.ACCOUNT else values.line(scope, name, 64)
-
-
-async def _watch(books: Books) -> None:
-    import asyncio
-
-    from rich.console import Console, Group
-    from rich.live import Live
-
-    if not sys.stdout.isatty():
-        raise values.Misused("watch", "needs a terminal")
-    try:
-        with Live(console=Console(), screen=True, auto_refresh=False) as live:
-            while True:
-                shown, workers = await books.reads.queues(), await books.reads.workers()
-                live.update(Group(*_queues(shown, workers)), refresh=True)
-                await asyncio.sleep(_WATCH_SECONDS)
-    except asyncio.CancelledError:
-        return  # Ctrl-C: the last state stays on the screen
-
-
-def _queues(queues_: tuple[QueueShown, ...], workers: tuple[WorkerShown, ...]) -> Iterator[RenderableType]:
-    numbers = ["ready", "later", "blocked", "parked", "running", "oldest", "workers", "slots", "limit"]
-    yield table(
-        ["queue", *numbers, "state"],
-        [
-            (
-                *(q.queue, q.ready, q.later, q.blocked, q.parked, q.running),
-                *(length(q.oldest_seconds) if q.ready else None, q.workers, q.slots, q.running_max),
-                f"paused: {q.pause_reason or 'no reason given'}" if q.paused else "runs" if q.workers else "no worker",
-            )
-            for q in queues_
-        ],
-        right=numbers,
-    )
-    if workers:
-        yield ""
-        yield table(
-            ["worker", "state", "queues", "running", "slots", "version", "seen"],
-            [(w.worker, w.state, ", ".join(w.queues), w.running, w.slots, w.version, w.seen_at) for w in workers],
-            right=["running", "slots"],
-        )
 
 
 def _audit(found: Audit) -> Iterator[RenderableType]:

@@ -1,0 +1,107 @@
+"""The overview of the queues in a terminal: the same figures and the same words as the dashboard's."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from worker.cli import values
+from worker.cli.output import length, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from worker.cli.opening import Books
+    from worker.web.dashboard.figures import Figures, QueueFigures
+    from worker.web.dashboard.live import Live, Look
+
+#: Seconds between looks of `queues --watch`.
+_WATCH_SECONDS = 1.0
+
+
+def live_over(books: Books) -> Live:
+    """Looks at the overview, each a handful of indexed statements."""
+    from worker.store.reads_overview import OverviewReads
+    from worker.web.dashboard.live import Live
+
+    return Live(OverviewReads(books.store.engine))
+
+
+async def watch(books: Books) -> None:
+    """Show the overview on the whole terminal, anew each second, until Ctrl-C."""
+    from rich import live as rich_live
+    from rich.console import Console, Group
+
+    if not sys.stdout.isatty():
+        raise values.Misused("watch", "needs a terminal")
+    looks = live_over(books)
+    try:
+        with rich_live.Live(console=Console(), screen=True, auto_refresh=False) as screen:
+            while True:
+                screen.update(Group(*shown(await looks.latest())), refresh=True)
+                await asyncio.sleep(_WATCH_SECONDS)
+    except asyncio.CancelledError:
+        return  # Ctrl-C: the last state stays on the screen
+
+
+def document(look: Look) -> dict[str, Any]:
+    """The overview as a document: the queues and workers as ever, and what they come to."""
+    from worker.web.dashboard.figures import figures_of
+
+    figures = figures_of(look)
+    return {
+        "queues": look.now.queues,
+        "workers": look.now.workers,
+        "verdict": figures.verdict,
+        "warnings": figures.warnings,
+        "credits": {"held": figures.held, "available": figures.available},
+        "pace": [
+            {"queue": line.queue.queue, "per_minute": line.per_minute, "drains_seconds": line.drains_seconds}
+            | {name: getattr(line.times, name, None) for name in ("wait_p50", "wait_p95", "run_p50", "run_p95")}
+            for line in figures.queues
+        ],
+    }
+
+
+def shown(look: Look) -> Iterator[RenderableType]:
+    """The verdict, what is worth a word, the queues, the workers."""
+    from worker.web.dashboard.figures import figures_of
+
+    figures = figures_of(look)
+    yield figures.verdict
+    yield from (f"! {warning}" for warning in figures.warnings)
+    yield ""
+    yield _queues(figures)
+    yield f"\n{figures.held:,} credits are held, {figures.available:,} could be"
+    if look.now.workers:
+        yield ""
+        yield table(
+            ["worker", "state", "queues", "running", "slots", "version", "seen"],
+            [
+                (w.worker, w.state, ", ".join(w.queues), w.running, w.slots, w.version, w.seen_at)
+                for w in look.now.workers
+            ],
+            right=["running", "slots"],
+        )
+
+
+def _queues(figures: Figures) -> RenderableType:
+    numbers = ["ready", "later", "blocked", "parked", "running", "oldest", "wait p50/p95", "run p50/p95", "drained in"]
+    numbers += ["workers", "slots", "limit"]
+    return table(["queue", *numbers, "state"], [_line(line) for line in figures.queues], right=numbers)
+
+
+def _line(line: QueueFigures) -> tuple[object, ...]:
+    queue, times = line.queue, line.times
+    paused = f"paused: {queue.pause_reason or 'no reason given'}"
+    return (
+        *(queue.queue, queue.ready, queue.later, queue.blocked, queue.parked, queue.running),
+        length(queue.oldest_seconds) if queue.ready else None,
+        None if times is None else f"{length(times.wait_p50)} / {length(times.wait_p95)}",
+        None if times is None else f"{length(times.run_p50)} / {length(times.run_p95)}",
+        None if line.drains_seconds is None else length(line.drains_seconds),
+        *(queue.workers, queue.slots, queue.running_max),
+        paused if queue.paused else "runs" if queue.workers else "no worker",
+    )
