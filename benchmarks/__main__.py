@@ -51,11 +51,21 @@ def engines(rounds: int) -> list[Figure]:
     return measured(1)
 
 
+def credits(rounds: int) -> list[Figure]:  # noqa: A001  the suite's name
+    """Cycles that end at once, and an account with a long past."""
+    from benchmarks.credits import measured
+    from benchmarks.server import measured_servers
+
+    with measured_servers() as servers:
+        return measured(servers.database_url, rounds)
+
+
 SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "ledger": ledger,
     "path": path,
     "prices": prices,
     "engines": engines,
+    "credits": credits,
 }
 
 
