@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.integration.books import ACTOR, Store, opened, set_clock
 from tests.integration.credits_model import CREDITS, Account, No
@@ -32,9 +39,13 @@ from worker.store.snapshots import snapshot
 LONG = 10 * 365 * 86_400.0
 
 #: A few that are always the same; set STORIES for more, which are always others.
-EXAMPLES = int(os.environ.get("STORIES", "8"))
+EXAMPLES = int(os.environ.get("STORIES", "12"))
+
+#: A price that takes all there is: only so do jobs draw on what lies behind the plan's credits.
+ALL = -1
 
 plans = st.sampled_from(sorted(CREDITS))
+endings = st.sampled_from(["whole", "part", "nothing", "ours", "theirs", "cancelled"])
 amounts = st.sampled_from([1, 20, 75, 150, 400, 1200])
 
 
@@ -86,6 +97,12 @@ class Story(RuleBasedStateMachine):
 
     def reference(self) -> str:
         return f"r-{next(self.numbers)}"
+
+    @initialize(plan=plans, amount=amounts)
+    def begins(self, plan: str, amount: int) -> None:
+        """As most customers do; what comes then may be anything."""
+        self.subscribe(plan, None)
+        self.topup(amount, twice=False)
 
     @rule(amount=amounts, days=st.none() | st.integers(1, 40))
     def grant(self, amount: int, days: int | None) -> None:
@@ -147,12 +164,13 @@ class Story(RuleBasedStateMachine):
             lambda: self.store.accounts.chargeback(self.account, reference, ACTOR),
         )
 
-    @rule(price=st.sampled_from([0, 1, 30, 75, 150, 1200]))
+    @rule(price=st.sampled_from([0, 1, 30, 75, 150, ALL, ALL]))
     def claim(self, price: int) -> None:
         number = next(self.numbers)
-        job = self.run(self.store.queued(self.account, price, job_seconds=LONG))
         now = self.now()
         self.model.look(now)
+        price = self.model.spendable(now) if price == ALL else price
+        job = self.run(self.store.queued(self.account, price, job_seconds=LONG))
         expected = self.model.claim(number, price, now)
         claimed = self.run(self.store.claim(self.account, job))
         match claimed:
@@ -166,7 +184,7 @@ class Story(RuleBasedStateMachine):
                 self.run(self.store.operations.do(Cancel(self.account, job, "no room")))
 
     @precondition(lambda self: self.jobs)
-    @rule(data=st.data(), how=st.sampled_from(["whole", "part", "nothing", "ours", "theirs", "cancelled"]))
+    @rule(data=st.data(), how=endings)
     def settle(self, data: st.DataObject, how: str) -> None:
         number = data.draw(st.sampled_from(sorted(self.jobs)))
         claimed = self.jobs.pop(number)
@@ -186,6 +204,23 @@ class Story(RuleBasedStateMachine):
     @rule(by=st.sampled_from([5, 24, 9 * 24, 31 * 24]).map(lambda hours: timedelta(hours=hours)), more=st.booleans())
     def time_passes(self, by: timedelta, more: bool) -> None:
         self.run(self.store.database.advance(by * (3 if more else 1)))
+
+    @rule(days=st.sampled_from([3, 29, 31, 70]))
+    def leaves_and_comes_back(self, days: int) -> None:
+        """Chance alone would seldom stay away for just so long."""
+        self.cancel(at_once=True)
+        self.run(self.store.database.advance(timedelta(days=days)))
+        self.both_say_the_same()
+        self.resume()
+
+    @rule(data=st.data(), how=endings)
+    def charges_back_what_a_job_still_holds(self, data: st.DataObject, how: str) -> None:
+        """All there is goes into one job, a purchase is charged back, and only then it ends."""
+        self.topup(20, twice=False)
+        self.claim(ALL)
+        self.chargeback(data)
+        if self.jobs:
+            self.settle(data, how)
 
     @rule(turn=st.booleans())
     def a_duty_passes(self, turn: bool) -> None:
