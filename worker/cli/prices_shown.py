@@ -45,7 +45,7 @@ def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
             ("jobs", f"{_count(outcome.jobs, 'job')} of {_count(outcome.accounts, 'account')}"),
             ("against", f"book {found.against} and what was charged"),
             ("without a price", outcome.unpriced or None),
-            ("credits", f"{outcome.before:,} -> {outcome.after:,} ({_percent(outcome.before, outcome.after)})"),
+            ("credits", f"{outcome.before:,} -> {outcome.after:,} {_percent(outcome.before, outcome.after)}".rstrip()),
         ]
     )
     longest = max((max(row.before, row.after) for row in outcome.kinds), default=0)
