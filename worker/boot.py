@@ -75,6 +75,8 @@ from worker.webhooks.desk import WebhookDesk
 from worker.webhooks.sender import Sender
 
 if TYPE_CHECKING:
+    from worker.in_process import InProcess
+
     # Whoever only reads or submits never meets Redis: dramatiq would double the start of every `fermata` verb.
     from worker.metrics import Metrics
     from worker.queue.broker import HintBroker
@@ -292,6 +294,15 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
         )
     finally:
         await live.close()
+
+
+@asynccontextmanager
+async def opened_in_process(settings: Settings, actor: str) -> AsyncIterator[InProcess]:
+    """The calls of `fermata_client` for a pipeline that runs beside us, without HTTP. `actor`: as the books name it."""
+    from worker.in_process import InProcess
+
+    async with opened_client(settings) as (client, store):
+        yield InProcess(client, ArtifactReads(store.engine), actor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tests.endpoints import Endpoint, an_endpoint, answer
 from tests.integration.api_support import Api, an_api
 from tests.integration.cli_support import files_in, silence
 from tests.servers import Database
+from worker.boot import opened_in_process
 from worker.in_process import InProcess
 
 SONG = GenerationRequest(prompt="warm lofi piano", seconds=20)
@@ -34,7 +35,8 @@ async def asks(request: pytest.FixtureRequest, database: Database, tmp_path: Pat
     async with an_api(database, tmp_path) as api:
         await api.account("ada", 100)
         if request.param == "in process":
-            yield InProcess(api.services.client, api.services.artifacts, "pipeline")
+            async with opened_in_process(api.services.settings, "pipeline") as beside:
+                yield beside
             return
         async with over_http(api) as client:
             yield client
