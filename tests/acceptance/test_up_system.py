@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +21,9 @@ from tests.waiting import wait_until
 from worker.local.ports import free_port
 from worker.local.processes import is_alive, spawn, stop
 from worker.local.up import LINES
+
+ROOT = Path(__file__).parents[2]
+SESSION = re.compile(r"<!-- session: run by a test -->\n```\n(.*?)```", re.DOTALL)
 
 
 @dataclass
@@ -101,3 +106,32 @@ def test_a_killed_worker_is_started_again(system: System) -> None:
         seconds=60,
     )
     assert system.answers()
+
+
+def session() -> list[str]:
+    """The commands of the README's first look, one a line."""
+    (found,) = SESSION.findall((ROOT / "README.md").read_text())
+    return [line for line in found.splitlines() if line]
+
+
+def test_the_session_of_the_readme_is_true(system: System) -> None:
+    """Typed into a shell that has read the system's settings, each line ends well and says what it promises."""
+    data, said = system.output.parent, dict[str, str]()
+    for line in session():
+        done = subprocess.run(
+            ["bash", "-c", f". {shlex.quote(str(data / 'env'))} && {line}"],
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("FERMATA_")},
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
+            cwd=data,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert 0 == done.returncode, f"{line}\n{done.stdout}{done.stderr}"
+        said[" ".join(line.split()[1:3])] = done.stdout
+    assert "succeeded" in said["jobs submit"]
+    assert "succeeded" in said["jobs list"]
+    assert "commit" in said["accounts journal"]
