@@ -74,8 +74,8 @@ class Keeper:
             kept.loss.cancel()
 
     def watch(self, held: Held) -> asyncio.Future[Loss]:
-        """Done when the run must stop. Cancelling what this returns harms nobody else."""
-        return asyncio.ensure_future(self._watch(self._kept[held.token]))
+        """Done when the run must stop; cancelled when the lease is let go."""
+        return self._kept[held.token].loss
 
     def report(self, held: Held, fraction: float, stage: str) -> None:
         """Note how far the job is; written at a bounded rate."""
@@ -118,9 +118,6 @@ class Keeper:
                 continue
             for kept, told in news:
                 kept.reported = told
-
-    async def _watch(self, kept: _Kept) -> Loss:
-        return await asyncio.shield(kept.loss)
 
     async def _wait(self) -> None:
         try:

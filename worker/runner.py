@@ -197,7 +197,7 @@ class Runner:
             await self.hold_off.busy(held.account_id, held.job_id)
             return None
         operation = Claim(held.account_id, held.job_id, held.token, self.worker_id, self.settings.lease_seconds)
-        claiming = asyncio.ensure_future(self.operations.do(operation))
+        claiming = self.operations.start(operation)
         try:
             answer = await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -253,8 +253,6 @@ class Runner:
             if not work.done():
                 await _stopped(work)
                 return Outcome(Ending.HANDED_BACK)
-        finally:
-            watched.cancel()
         if work.done():
             return _outcome_of(work)
         if watched.done() and not watched.cancelled():

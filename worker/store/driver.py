@@ -33,8 +33,9 @@ class _Column(list[Any]):
     """An array of single values.
 
     asyncpg walks an array twice: first it asks each element whether it is an array itself, by two abstract classes,
-    which took a quarter of a batch's Python (26 of 106 µs a pair); then it sends them. Ours have nothing within
-    them, so the first walk meets nothing. Should asyncpg walk otherwise one day, PostgreSQL refuses the message.
+    which took an eighth of a batch's Python (claim and settle 124 µs a pair with it, 109 without); then it sends
+    them. Ours have nothing within them, so the first walk meets nothing. Should asyncpg walk otherwise one day,
+    PostgreSQL refuses the message.
     """
 
     __slots__ = ("_asked",)

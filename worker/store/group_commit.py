@@ -108,12 +108,16 @@ class GroupCommit(Generic[O]):
         Raises what the operation raised, `LedgerUnavailable`, or `OutcomeUnknown` if the COMMIT's answer was
         lost. Cancelling the caller does not cancel the operation: it may have been sent already.
         """
+        return await self.start(operation)
+
+    def start(self, operation: O) -> asyncio.Future[Any]:
+        """What `do` waits for, for whoever must know the answer even if it is cancelled."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         key = self._key(operation) if self._key else None
         self._pending.append(_Waiting(operation, answer, monotonic(), key=key))
         if self._loop_task is None or self._loop_task.done():
             self._loop_task = asyncio.create_task(self._drain())
-        return await answer
+        return answer
 
     async def close(self) -> None:
         """Wait until everything under way has its answer."""
