@@ -60,12 +60,22 @@ def credits(rounds: int) -> list[Figure]:  # noqa: A001  the suite's name
         return measured(servers.database_url, rounds)
 
 
+def api(rounds: int) -> list[Figure]:
+    """One API process over 64 connections."""
+    from benchmarks.api import measured
+    from benchmarks.server import measured_servers
+
+    with measured_servers() as servers:
+        return measured(servers, rounds)
+
+
 SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "ledger": ledger,
     "path": path,
     "prices": prices,
     "engines": engines,
     "credits": credits,
+    "api": api,
 }
 
 

@@ -10,6 +10,7 @@ from typing import TextIO, cast
 import structlog
 
 from config.settings import Settings
+from worker.redaction import redacted
 
 
 class _Forgiving:
@@ -42,7 +43,8 @@ def configure(settings: Settings) -> None:
         if terminal
         else structlog.processors.JSONRenderer()
     )
-    plain: list[structlog.typing.Processor] = [] if terminal else [structlog.processors.format_exc_info]
+    # Tracebacks become text first: what they quote is looked through like the rest.
+    plain: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, redacted]
     structlog.configure(
         processors=[*shared, *plain, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -276,3 +276,10 @@ async def test_a_connection_is_used_again(stage: Stage) -> None:
     async with stage.serving(), stage.client() as http:
         for _ in range(5):
             assert 200 == (await http.get("/livez", headers={"X-Pad": "x" * 15_000})).status_code
+
+
+async def test_a_body_is_no_part_of_the_head(stage: Stage) -> None:
+    """However much of it comes with the head in one piece: its own limit is looked at, not the head's."""
+    async with stage.serving(), stage.client() as http:
+        done = await http.post("/v1/jobs/batch", content=b"[" + b" " * 500_000 + b"]", headers={"X-Pad": "x"})
+        assert 403 == done.status_code  # a viewer may not; what matters is that it was read as a request

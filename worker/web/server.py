@@ -32,12 +32,11 @@ class HeadLimits(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self.send_400_response("The request's head is too large.")
-                return
         super().data_received(data)
+        if self._timer is not None:  # the head has not come to its end with this
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                self.send_400_response("The request's head is too large.")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

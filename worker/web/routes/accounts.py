@@ -27,6 +27,7 @@ Biller = Annotated[Caller, allowed(May.CREDIT)]
 Minter = Annotated[Caller, allowed(May.MINT)]
 
 _CHANGES = responses(400, 404, 409, 413, 415, 422)
+_MADE: dict[int | str, dict[str, Any]] = {201: {"description": "It was made now."}}
 
 
 class AccountAnswer(BaseModel):
@@ -122,7 +123,7 @@ class TokenAnswer(BaseModel):
     expires_at: datetime
 
 
-@router.put("/{account}", response_model=AccountAnswer, responses=responses(404, 422))
+@router.put("/{account}", response_model=AccountAnswer, responses=responses(404, 422) | _MADE)
 async def open_account(request: Request, caller: Opener, account: AccountPath) -> Response:
     """Make an account. Harmless if it is there already."""
     caller.check(account)

@@ -1,0 +1,206 @@
+"""The HTTP API: one process on real servers, asked over 64 connections that stay open.
+
+The client is a few lines over plain sockets, so that what is measured is the API and the books, not a client library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from statistics import median, quantiles
+
+import psutil
+import uvloop
+
+from benchmarks.report import Figure
+from config.settings import Settings, load
+from worker.boot import opened_store
+from worker.local.roles import dsn
+from worker.local.system import LocalServers
+from worker.store.api_keys import ApiKeys, NewKey, Role
+
+CONNECTIONS, ACCOUNTS, SECONDS = 64, 200, 6.0
+BATCH, BATCHES = 1_000, 12
+#: Requests over which the process must not grow.
+MEMORY_REQUESTS = 200_000
+ROOT = Path(__file__).parent.parent
+
+
+def measured(servers: LocalServers, rounds: int, memory_requests: int = MEMORY_REQUESTS) -> list[Figure]:
+    """Submits a second, their times at half that rate, batches, and memory."""
+    return uvloop.run(_measured(servers, rounds, memory_requests))
+
+
+async def _measured(servers: LocalServers, rounds: int, memory_requests: int) -> list[Figure]:
+    settings = load(
+        {}, database_url=servers.database_url, redis_url=servers.redis_url, artifacts_url=servers.artifacts_url
+    )
+    key = await _prepared(settings)
+    async with _api(servers, key) as (port, process):
+        singles, halves, batches = [], [], []
+        await _submits(port, key, 1.0)
+        for _ in range(rounds):
+            rate, _times = await _submits(port, key, SECONDS)
+            singles.append(rate)
+            halves.append(quantiles((await _submits(port, key, SECONDS, rate / 2))[1], n=100)[98] * 1000)
+            batches.append(await _batches(port, key))
+        before = await _memory(port, key, process, memory_requests // 10)
+        after = await _memory(port, key, process, memory_requests)
+    return [
+        _against("api: submits, 64 connections", median(singles), "jobs/s", 800),
+        Figure("api: p99 at half of that", median(halves), "ms", 100, 100 / median(halves), "promised", 1.0),
+        _against("api: submits in batches of 1,000", median(batches), "jobs/s", 5_000),
+        Figure("api: growth over 200,000 requests", after - before, "MB", 10, 10 / max(1.0, after - before), "", 1.0),
+    ]
+
+
+def _against(name: str, value: float, unit: str, promised: float) -> Figure:
+    return Figure(name, value, unit, promised, value / promised, "promised", 1.0)
+
+
+async def _prepared(settings: Settings) -> str:
+    async with opened_store(settings, "bench") as store:
+        for number in range(ACCOUNTS):
+            await store.accounts.create(f"a{number}", "bench")
+            await store.accounts.grant(f"a{number}", 10**11, "start", "bench")
+        return (await ApiKeys(store.engine).create(NewKey(Role.ADMIN, "bench"), "bench")).key
+
+
+@asynccontextmanager
+async def _api(servers: LocalServers, key: str) -> AsyncIterator[tuple[int, psutil.Process]]:
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "FERMATA_DATABASE_URL": dsn(servers.database_url),
+        "FERMATA_REDIS_URL": servers.redis_url,
+        "FERMATA_ARTIFACTS_URL": servers.artifacts_url,
+        "FERMATA_API_PORT": str(port),
+        "FERMATA_API_REQUESTS_PER_MINUTE": "10000000",
+        "FERMATA_LOG_LEVEL": "warning",
+    }
+    child = subprocess.Popen([sys.executable, "-m", "worker.cli", "api"], cwd=ROOT, env=environment)  # noqa: ASYNC220
+    try:
+        deadline = time.monotonic() + 30
+        while not await _answers(port, key):
+            assert time.monotonic() < deadline, "the API did not start"
+            await asyncio.sleep(0.1)
+        yield port, psutil.Process(child.pid)
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(20)
+
+
+async def _answers(port: int, key: str) -> bool:
+    try:
+        return (await _ask(await _connected(port), _get("/v1/queues", key)))[0] == 200
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _connected(port: int) -> Connection:
+    return await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+
+
+async def _ask(connection: Connection, request: bytes) -> tuple[int, bytes]:
+    reader, writer = connection
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    return int(head[9:12]), await reader.readexactly(length)
+
+
+def _get(path: str, key: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+
+
+def _post(path: str, key: str, number: int, body: bytes) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
+        f"Idempotency-Key: k{number}-{time.monotonic_ns()}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def _song(number: int) -> dict[str, object]:
+    params = {"prompt": "warm lofi piano", "seconds": 60}
+    return {"account": f"a{number % ACCOUNTS}", "kind": "generation", "params": params}
+
+
+async def _submits(port: int, key: str, seconds: float, rate: float | None = None) -> tuple[float, list[float]]:
+    """Jobs a second, and how long each submit took; at this rate in all, or as fast as 64 connections go."""
+    numbers, times = count(), list[float]()
+    until = time.perf_counter() + seconds
+    pause = CONNECTIONS / rate if rate else 0.0
+
+    async def one(place: int) -> None:
+        connection = await _connected(port)
+        due = time.perf_counter() + pause * place / CONNECTIONS
+        while (now := time.perf_counter()) < until:
+            if pause:
+                await asyncio.sleep(max(0.0, due - now))
+                due += pause
+            number = next(numbers)
+            began = time.perf_counter()
+            status, body = await _ask(connection, _post("/v1/jobs", key, number, json.dumps(_song(number)).encode()))
+            assert status == 202, body
+            times.append(time.perf_counter() - began)
+        connection[1].close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(place) for place in range(CONNECTIONS)))
+    return len(times) / (time.perf_counter() - began), times
+
+
+async def _batches(port: int, key: str) -> float:
+    async def some(place: int) -> None:
+        connection = await _connected(port)
+        for number in range(place, BATCHES, 2):
+            body = json.dumps({"jobs": [_song(one) for one in range(BATCH)]}).encode()
+            status, answer = await _ask(connection, _post("/v1/jobs/batch", key, number, body))
+            assert status == 207, answer[:500]
+            assert json.loads(answer)["taken"] == BATCH
+        connection[1].close()
+
+    began = time.perf_counter()
+    await asyncio.gather(some(0), some(1))
+    return BATCH * BATCHES / (time.perf_counter() - began)
+
+
+async def _memory(port: int, key: str, process: psutil.Process, requests: int) -> float:
+    """The process's memory in MB after so many requests: looks, quotes and refusals in turn."""
+    quote = json.dumps({"kind": "generation", "params": {"prompt": "x", "seconds": 60}}).encode()
+    kinds: list[Callable[[int], bytes]] = [
+        lambda _: _get("/v1/accounts/a1/balance", key),
+        lambda number: _post("/v1/quotes", key, number, quote),
+        lambda number: _get(f"/v1/jobs/0198c2f4-7a10-7b3e-9c55-{number:012x}", key),
+        lambda number: _get(f"/v1/nothing/{number}", key),
+    ]
+    numbers = iter(range(requests))
+
+    async def one() -> None:
+        connection = await _connected(port)
+        for number in numbers:
+            status, _ = await _ask(connection, kinds[number % len(kinds)](number))
+            assert status < 500
+        connection[1].close()
+
+    await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+    return float(process.memory_info().rss) / 1e6
