@@ -42,7 +42,7 @@ from tests.unit.tasks.contexts import JOB, Recorder
 from tests.waiting import wait_until
 
 #: Short times, so that what goes wrong goes wrong within a test.
-QUICK = {"private": "true", "poll_seconds": "0.01", "timeout_seconds": "0.5", "patience_seconds": "5"}
+QUICK = {"private": "true", "poll_seconds": "0.01", "timeout_seconds": "1", "patience_seconds": "20"}
 
 
 @pytest.fixture
@@ -244,11 +244,11 @@ async def test_a_rate_limit_holds_every_request(
 ) -> None:
     """A 429 with Retry-After: nothing is asked of that provider before, by any job."""
     ace.faults = [Fault("POST /release_task", status=429, headers={"Retry-After": "0.4"})]
-    kind = made("ace_step_server", ace.url)
+    kind = made("ace_step_server", ace.url, connections="1", patience_seconds="30")
     await asyncio.gather(song(kind, context), song(kind, anew(context)))
     first, *later = ace.heard
     assert later
-    assert min(one.at for one in later if one.at > first.at + 0.05) >= first.at + 0.39
+    assert min(one.at for one in later) >= first.at + 0.39
 
 
 async def test_a_result_is_fetched_again_by_the_next_attempt_never_made_again(
@@ -369,7 +369,7 @@ async def test_after_enough_failures_one_probe_looks_first(
     """The open breaker spares the provider; then its health is asked before any job's request goes there."""
     cog.faults = [Fault("PUT", status=500)] * 3
     cog.health = "UNHEALTHY"
-    kind = made("cog", cog.url, breaker_failures="3", breaker_seconds="0.3")
+    kind = made("cog", cog.url, breaker_failures="3", breaker_seconds="0.3", connections="1", patience_seconds="60")
     jobs = [asyncio.create_task(song(kind, one)) for one in (context, anew(context))]
     await until(lambda: len(cog.asked("GET /health-check")) >= 2)
     assert 3 == len(cog.asked("PUT"))
