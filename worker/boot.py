@@ -226,7 +226,6 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         metrics.watch_batches(store.operations)
         metrics.watch_space(lambda: shutil.disk_usage(client.artifacts.work).free)
         watch = metrics.watch_books(figures)
-        teller = webhook_sender(settings)
         following = FollowingReads(store.engine)
         watcher = Watcher(following)
         services = Services(
@@ -240,8 +239,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             prices=price_desk(settings, store.engine, store.books),
             keys=keys,
             log=AuditLog(store.engine),
-            webhooks=Webhooks(store.engine),
-            teller=teller,
+            webhooks=webhook_desk(settings, store.engine),
             keyring=keyring,
             rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
             strangers=Strangers(),
@@ -260,7 +258,6 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
                 yield services
         finally:
             await keyring.write_used()
-            await teller.close()
             await limits.close()
 
 

@@ -125,12 +125,13 @@ async def test_a_wait_ends_when_its_time_is_over(asks: Asks) -> None:
     assert "queued" == (await asks.job(job.id)).state
 
 
-async def test_what_can_not_be_paid_says_what_is_missing() -> None:
-    """By the fields of the server's document."""
-    document = {"status": 402, "code": "insufficient_credits", "detail": "no", "needed": 9, "available": 4}
-    async with an_endpoint(lambda _: answer(402, body=json.dumps(document).encode())) as endpoint:
-        both = await in_both_ways(endpoint, lambda client: client.submit(JobRequest(account="ada", request=SONG)))
-    assert [(9, 4, 5)] * 2 == [(one.needed, one.available, one.shortfall) for one in both]
+async def test_what_can_not_be_paid_says_what_is_missing(database: Database, tmp_path: Path) -> None:
+    """Over HTTP, where it is looked at before anything is stored."""
+    async with an_api(database, tmp_path) as api, over_http(api) as client:
+        await api.account("poor", 1)
+        with pytest.raises(errors.InsufficientCredits) as refused:
+            await client.submit(JobRequest(account="poor", request=SONG))
+        assert (1, refused.value.needed - 1) == (refused.value.available, refused.value.shortfall)
 
 
 def test_a_request_is_checked_before_it_is_sent() -> None:

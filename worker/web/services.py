@@ -20,12 +20,11 @@ from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
 from worker.store.reads_following import FollowingReads
-from worker.store.webhooks import Webhooks
 from worker.web.depths import Depths
 from worker.web.keyring import Keyring
 from worker.web.pace import Rates, Strangers
 from worker.web.watching import Watcher
-from worker.webhooks.sender import Sender
+from worker.webhooks.desk import WebhookDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,7 @@ class Services:
     prices: PriceDesk
     keys: ApiKeys
     log: AuditLog
-    webhooks: Webhooks
-    teller: Sender
+    webhooks: WebhookDesk
     keyring: Keyring
     rates: Rates
     strangers: Strangers

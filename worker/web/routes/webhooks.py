@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from secrets import token_bytes
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from worker.store.errors import Refused
 from worker.store.webhooks import DeliveryShown, WebhookShown
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
@@ -18,8 +15,8 @@ from worker.web.fields import AccountId, Body, Id, Limit
 from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
-from worker.webhooks.message import SECRET_BYTES, secret_of, trial_message
-from worker.webhooks.targets import URL_LENGTH_MAX, ForbiddenTarget, check_url
+from worker.webhooks.desk import WebhookMade
+from worker.webhooks.targets import URL_LENGTH_MAX
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
@@ -44,16 +41,6 @@ class RedeliverBody(Body):
     event: int | None = Field(
         None, ge=1, le=2**63 - 1, description="This event, whatever became of it. Default: all that are dead."
     )
-
-
-class WebhookMade(BaseModel):
-    """`secret`: what the signatures are made with, shown this once."""
-
-    webhook: UUID
-    url: str
-    account: str | None
-    events: list[str]
-    secret: str
 
 
 class WebhooksAnswer(BaseModel):
@@ -87,42 +74,34 @@ class RedeliverAnswer(BaseModel):
 @router.post("", status_code=201, response_model=WebhookMade, responses=responses(400, 404, 413, 415, 422))
 async def create(request: Request, caller: Teller, body: WebhookBody) -> Response:
     """Tell an endpoint. Its secret is shown this once: keep it."""
-    services = services_of(request)
-    try:
-        check_url(body.url, private_too=services.settings.webhook_private_targets)
-    except ForbiddenTarget as error:
-        raise Refused("url", str(error)) from None
-    secret, events = secret_of(token_bytes(SECRET_BYTES)), sorted(set(body.events))
-    webhook = await services.webhooks.create(body.url, secret, body.account, events, caller.actor)
-    document = {"webhook": webhook, "url": body.url, "account": body.account, "events": events, "secret": secret}
-    return answer(document, 201, {"Location": f"/v1/webhooks/{webhook}"})
+    made = await services_of(request).webhooks.create(body.url, body.account, body.events, caller.actor)
+    return answer(made, 201, {"Location": f"/v1/webhooks/{made.webhook}"})
 
 
 @router.get("", response_model=WebhooksAnswer)
 async def webhooks(request: Request, caller: Teller) -> Response:
     """Every endpoint, the oldest first, and how much each is still to be told."""
-    return answer({"webhooks": await services_of(request).webhooks.all()})
+    return answer({"webhooks": await services_of(request).webhooks.webhooks.all()})
 
 
 @router.get("/{webhook}", response_model=WebhookAnswer, responses=responses(404, 422))
 async def webhook(request: Request, caller: Teller, webhook: WebhookId, limit: Limit = 50) -> Response:
     """One endpoint with its latest deliveries."""
-    shown, deliveries = await services_of(request).webhooks.show(webhook, limit)
+    shown, deliveries = await services_of(request).webhooks.webhooks.show(webhook, limit)
     return answer({"webhook": shown, "deliveries": deliveries})
 
 
 @router.delete("/{webhook}", response_model=DeletedAnswer, responses=responses(404))
 async def delete(request: Request, caller: Teller, webhook: WebhookId) -> Response:
     """Tell it nothing any more, and forget what it was still to be told."""
-    await services_of(request).webhooks.delete(webhook, caller.actor)
+    await services_of(request).webhooks.webhooks.delete(webhook, caller.actor)
     return answer({"webhook": webhook, "deleted": True})
 
 
 @router.post("/{webhook}/test", response_model=TestAnswer, responses=responses(404))
 async def trial(request: Request, caller: Teller, webhook: WebhookId) -> Response:
     """Send it a signed `test` event now."""
-    services = services_of(request)
-    got = await services.teller.send(await services.webhooks.target(webhook), trial_message(datetime.now(UTC)))
+    got = await services_of(request).webhooks.try_out(webhook)
     return answer({"webhook": webhook, "taken": got.taken, "status": got.status, "error": got.error})
 
 
@@ -131,5 +110,5 @@ async def redeliver(
     request: Request, caller: Teller, webhook: WebhookId, body: RedeliverBody | None = None
 ) -> Response:
     """Tell it again what it could not take; one that had closed itself by a 410 is opened."""
-    count = await services_of(request).webhooks.redeliver(webhook, body.event if body else None)
+    count = await services_of(request).webhooks.webhooks.redeliver(webhook, body.event if body else None)
     return answer({"webhook": webhook, "events": count})
