@@ -35,6 +35,15 @@ def path(rounds: int) -> list[Figure]:
         return measured(servers, rounds)
 
 
+def backlog(rounds: int) -> list[Figure]:
+    """Dispatch with 500,000 jobs queued."""
+    from benchmarks.backlog import measured
+    from benchmarks.server import measured_servers
+
+    with measured_servers() as servers:
+        return measured(servers, rounds)
+
+
 def prices(rounds: int) -> list[Figure]:
     """A draft price book on a million past jobs: one round, for it is long."""
     from benchmarks.rehearsing import measured
@@ -73,6 +82,7 @@ def api(rounds: int) -> list[Figure]:
 SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "ledger": ledger,
     "path": path,
+    "backlog": backlog,
     "prices": prices,
     "engines": engines,
     "credits": credits,

@@ -10,12 +10,15 @@ from uuid import UUID
 
 import pytest
 
+from config.settings import load
+from tests.acceptance.stage import until
 from tests.integration.books import Store, opened
 from tests.integration.cli_support import Fermata
 from tests.servers import Database
 from worker.credits.notices import Notify
 from worker.credits.operations import Claimed, Dropped, Expire
 from worker.credits.outcomes import Ending
+from worker.duties.notify import Notify as NotifyDuty
 from worker.local.waiting import finished
 from worker.store.errors import Refused, UnknownAccount
 from worker.store.limits import AS_PLANNED, AccountLimits, Limits
@@ -120,6 +123,20 @@ async def test_credits_that_expire_soon_are_told_once(database: Database) -> Non
         await store.account("ada", 7, expires_at=ends)
         assert ["ada"] == await notified(store)
         assert [60, 7] == [body["credits"] for _, body in await told(store)]
+
+
+async def test_two_notify_duties_tell_each_account_once(database: Database) -> None:
+    """The duty as schedulers run it, at the same time, again and again."""
+    settings = load({}, database_url=database.url, environment="test")
+    async with opened(database) as store, opened(database) as other:
+        ends = await store.value("SELECT fermata_now() + interval '1 day'")
+        for number in range(5):
+            await store.account(f"a{number}", 10, expires_at=ends)
+        duties = [NotifyDuty(Notices(one.engine), one.operations, settings) for one in (store, other)]
+        for _ in range(2):
+            assert [settings.notify_tick_seconds] * 2 == await asyncio.gather(*(duty.run() for duty in duties))
+            await until(lambda: not any(duty._under_way._tasks for duty in duties), "all are told")
+        assert [["credits_expiring"]] * 5 == [[what for what, _ in await told(store, f"a{n}")] for n in range(5)]
 
 
 async def test_topups_are_told_frozen_once_a_lapse(database: Database) -> None:
