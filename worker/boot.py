@@ -266,6 +266,7 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
     """What the dashboard's pages stand on, beside the services of the API's routes."""
     from tasks.pictures import picture
     from worker.steering import Steering
+    from worker.store.limits import Limits
     from worker.store.reads_account_lists import AccountListReads
     from worker.store.reads_events import EventReads
     from worker.store.reads_overview import OverviewReads
@@ -283,6 +284,7 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
             overview=overview,
             sessions=Sessions(services.engine),
             upkeep=Upkeep(services.engine),
+            limits=Limits(services.engine),
             steering=Steering(services.client, Workers(services.engine), services.log),
             events=EventReads(services.engine),
             webhooks=webhook_desk(services.settings, services.engine),

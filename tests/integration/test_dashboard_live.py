@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -135,7 +136,15 @@ async def test_a_stream_needs_a_session_and_says_what_moves(api: Api) -> None:
     """The overview's stream is server-sent events of parts of the page, for those who are signed in."""
     async with visiting(api, None) as visit:
         assert 401 == (await visit.http.get("/live/overview")).status_code
-    part = await anext(streams.overview_events(board_in(api).live))
-    assert part.startswith(b"data: ")
-    assert part.endswith(b"\n\n")
-    assert b"verdict" in part
+    live = Live(board_in(api).overview, pause_seconds=0.02)
+    parts: list[bytes] = []
+    async with asyncio.timeout(20):
+        async for part in streams.overview_events(live):
+            parts.append(part)
+            if part.startswith(b"event: plots"):
+                break
+    await live.close()
+    assert b"verdict" in parts[0]
+    assert all(part.endswith(b"\n\n") for part in parts)
+    drawn = json.loads(parts[-1].partition(b"data: ")[2])
+    assert (60, 96) == (len(drawn["hour"]["at"]), len(drawn["day"]["succeeded"]))

@@ -7,7 +7,8 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from worker.store.ops import Scope
+from worker.store.limits import AS_PLANNED
+from worker.store.ops import RUNNING_MAX_MAX, Scope
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.forms import Form
@@ -37,6 +38,7 @@ async def account(request: Request, visitor: Visitor) -> Response:
         "account": shown,
         "balance": await board.services.reads.balance(name),
         "lots": await board.lists.lots(name),
+        "limits": await board.limits.limits(name),
         "journal": journal,
         "jobs": (await board.services.reads.jobs(name, limit=_JOBS)).jobs,
         "plans": await board.services.accounts.plans(),
@@ -68,6 +70,16 @@ async def pause(request: Request, visitor: Visitor, form: Form) -> Response:
     name = request.path_params["account"]
     await board_of(request).services.controls.pause(Scope.ACCOUNT, name, form.line("reason"), visitor.actor)
     return frame.go(_path(name), "Paused: what runs goes on, nothing more is started.")
+
+
+async def limit(request: Request, visitor: Visitor, form: Form) -> Response:
+    """Set what holds for this account alone; an empty field leaves it to the plan."""
+    name = request.path_params["account"]
+    running = form.whole("running_max", 1, RUNNING_MAX_MAX) if form.text("running_max") else AS_PLANNED
+    warn = form.whole("warn_below", 0, _CREDITS_MAX) if form.text("warn_below") else AS_PLANNED
+    now = await board_of(request).limits.set_limits(name, visitor.actor, running_max=running, warn_below=warn)
+    most = "any number of" if now.running_max is None else f"at most {now.running_max:,}"
+    return frame.go(_path(name), f"It runs {most} jobs at a time and is warned below {now.warn_below:,} credits.")
 
 
 async def resume(request: Request, visitor: Visitor, form: Form) -> Response:

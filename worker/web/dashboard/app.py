@@ -106,6 +106,7 @@ def _actions() -> Iterator[Route]:
         ("/do/accounts/topup/{account:path}", accounts.topup, May.CREDIT),
         ("/do/accounts/grant/{account:path}", accounts.grant, May.CREDIT),
         ("/do/accounts/pause/{account:path}", accounts.pause, May.STEER),
+        ("/do/accounts/limit/{account:path}", accounts.limit, May.STEER),
         ("/do/accounts/resume/{account:path}", accounts.resume, May.STEER),
     ):
         yield Route(path, acting(handler, may), methods=["POST"])

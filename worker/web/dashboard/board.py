@@ -8,6 +8,7 @@ from typing import cast
 from starlette.requests import Request
 
 from worker.steering import Steering
+from worker.store.limits import Limits
 from worker.store.reads_account_lists import AccountListReads
 from worker.store.reads_events import EventReads
 from worker.store.reads_overview import OverviewReads
@@ -28,6 +29,7 @@ class Board:
     overview: OverviewReads
     sessions: Sessions
     upkeep: Upkeep
+    limits: Limits
     steering: Steering
     events: EventReads
     webhooks: WebhookDesk

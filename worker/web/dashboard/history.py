@@ -107,17 +107,20 @@ class History:
 
 
 def _sums(rows: Sequence[EndedMinute], queue: str | None) -> Sums:
-    total = Sums()
+    """Of one minute. Plain numbers inside: a day is added up at each look."""
+    succeeded = failed = others = charged = refunded = 0
     for row in rows:
-        if queue in (None, row.queue):
-            total += Sums(
-                row.jobs if row.state == "succeeded" else 0,
-                row.jobs if row.state == "failed" else 0,
-                row.jobs if row.state not in ("succeeded", "failed") else 0,
-                row.charged,
-                row.refunded,
-            )
-    return total
+        if queue is not None and row.queue != queue:
+            continue
+        charged, refunded = charged + row.charged, refunded + row.refunded
+        match row.state:
+            case "succeeded":
+                succeeded += row.jobs
+            case "failed":
+                failed += row.jobs
+            case _:
+                others += row.jobs
+    return Sums(succeeded, failed, others, charged, refunded)
 
 
 def _minute_of(time: datetime) -> datetime:

@@ -1,7 +1,7 @@
 """One look a second for everybody: however many people watch, PostgreSQL is asked once, and not at all for nobody.
 
 Every page that shows the overview, and every stream that keeps it moving, takes the latest look. A look that takes
-long makes the pause before the next one longer: watching never costs PostgreSQL more than a twentieth of its time.
+long makes the pause before the next one longer: watching never takes more than a fifth of one connection's time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 #: Seconds between looks, and between looks at what moves slowly.
 PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
 #: A look may take at most this part of the time.
-_SHARE = 20
+_SHARE = 5
 #: A stream ends after so long and is opened anew by the page: then its session is checked again.
 STREAM_SECONDS = 300.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -44,6 +45,11 @@ async def plot(request: Request, visitor: Visitor) -> Response:
     return JSONResponse(drawn, headers={"cache-control": "no-store"})
 
 
+def plots_part(look: Look) -> str:
+    """The numbers of all plots of the overview."""
+    return json.dumps({span: _series(look, span, None) for span in PLOTS}, separators=(",", ":"))
+
+
 def _series(look: Look, span: str, queue: str | None) -> dict[str, Any]:
     length, step = PLOTS[span]
     steps = look.history.series(look.now.now, length, step, queue)
@@ -72,6 +78,7 @@ async def queue(request: Request, visitor: Visitor) -> Response:
         "name": name,
         "line": line,
         "look": look,
+        "is_kind": name in board.services.client.kinds,
         "kind_paused": name in look.now.paused_kinds,
         "workers": [worker for worker in look.now.workers if name in worker.queues],
         "jobs": {

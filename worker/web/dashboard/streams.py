@@ -14,12 +14,14 @@ from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.doors import job_id_of
 from worker.web.dashboard.live import Live, Look
-from worker.web.dashboard.overview import overview_part
+from worker.web.dashboard.overview import overview_part, plots_part
 from worker.web.dashboard.session import Visitor
 from worker.web.dashboard.workers import workers_part
 
 #: Streams of one process. Further ones are told to come again.
 STREAMS_MAX = 2000
+#: Looks between two sendings of the plots, which show minutes.
+PLOTS_EVERY = 10
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -52,15 +54,19 @@ def _stream(request: Request, events: Callable[[Live], AsyncIterator[bytes]]) ->
     return StreamingResponse(events(board.live), media_type="text/event-stream", headers=_HEADERS)
 
 
-async def _parts(live: Live, name: str, make: Callable[[Look], str]) -> AsyncIterator[bytes]:
+async def _parts(
+    live: Live, name: str, make: Callable[[Look], str], seldom: Callable[[Look], str] | None = None
+) -> AsyncIterator[bytes]:
     async with aclosing(live.looks_from()) as looks:
         async for look in looks:
             yield live.part(name, look, lambda look: event(make(look)).decode())
+            if seldom is not None and look.number % PLOTS_EVERY == 0:
+                yield live.part("plots", look, lambda look: event(seldom(look), "plots").decode())
 
 
 def overview_events(live: Live) -> AsyncIterator[bytes]:
-    """What moves on the overview, with each look."""
-    return _parts(live, "overview", overview_part)
+    """What moves on the overview, with each look; now and then what its plots show."""
+    return _parts(live, "overview", overview_part, plots_part)
 
 
 def workers_events(live: Live) -> AsyncIterator[bytes]:

@@ -86,7 +86,16 @@
   document.addEventListener("DOMContentLoaded", () => {
     if (window.uPlot && plots().length) {
       refreshAll();
-      setInterval(refreshAll, 10_000);
+      const stream = document.querySelector("[data-plots-on]");
+      if (stream) {
+        // One message for all plots, made once for everybody who looks.
+        stream.addEventListener(stream.dataset.plotsOn, (event) => {
+          const drawn = JSON.parse(event.detail.data);
+          plots().forEach((box) => draw(box, drawn[box.dataset.span]));
+        });
+      } else {
+        setInterval(refreshAll, 30_000);
+      }
       matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
       let width = innerWidth;
       addEventListener("resize", () => {
