@@ -392,10 +392,21 @@ async def put_prices_in_force(database: Database, **replaced: str) -> int:
     document = (ROOT / "config" / "prices.toml").read_text() + Path(__file__).with_name("prices.toml").read_text()
     for kind, base in replaced.items():
         document = document.replace(f"[{kind}.output]\nbase = 10\n", f"[{kind}.output]\nbase = {base}\n")
+    return await _put_in_force(database, "price_books", document)
+
+
+async def put_plans_in_force(database: Database, *kinds: str) -> int:
+    """A book of the shipped plans, each with these test kinds beside its own, from now on; returns its number."""
+    document = (ROOT / "config" / "plans.toml").read_text()
+    more = "".join(f', "{kind}"' for kind in kinds)
+    return await _put_in_force(database, "plan_books", document.replace('"stem_split"]', f'"stem_split"{more}]'))
+
+
+async def _put_in_force(database: Database, shelf: str, document: str) -> int:
     async with database.connection() as connection:
         return int(
             await connection.fetchval(
-                "INSERT INTO price_books (document, digest, effective_at, author, note, created_at) "
+                f"INSERT INTO {shelf} (document, digest, effective_at, author, note, created_at) "
                 "VALUES ($1, $2, fermata_now(), 'test', 'test kinds', fermata_now()) RETURNING book_id",
                 document,
                 hashlib.sha256(document.encode()).hexdigest(),

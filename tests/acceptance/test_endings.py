@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.acceptance.stage import Stage, put_prices_in_force
+from tests.acceptance.stage import Stage, put_plans_in_force, put_prices_in_force
 from worker.store.ops import Scope
 
 
@@ -344,16 +344,20 @@ async def test_a_job_keeps_its_book_and_its_plan_while_it_waits_and_is_tried_aga
 @pytest.mark.parametrize(
     ("kind", "ended", "afterwards"),
     [
-        ("gated", ("succeeded", 10), {"available": 0, "held": 0, "spent": 10, "expired": 1190}),
+        ("gated", ("succeeded", 10), {"available": 1200, "held": 0, "spent": 10, "expired": 1190}),
         # Our failure: what came back too late is made good. The customer's change of mind: it expires.
-        ("failing_late", ("failed", 0), {"available": 10, "held": 0, "spent": 0, "expired": 1200}),
-        ("cancelled", ("cancelled", 0), {"available": 0, "held": 0, "spent": 0, "expired": 1200}),
+        ("failing_late", ("failed", 0), {"available": 1210, "held": 0, "spent": 0, "expired": 1200}),
+        ("cancelled", ("cancelled", 0), {"available": 1200, "held": 0, "spent": 0, "expired": 1200}),
     ],
 )
 async def test_a_cycle_that_ends_during_the_run(
     stage: Stage, kind: str, ended: tuple[str, int], afterwards: dict[str, int]
 ) -> None:
-    """Given a job that started in the old cycle, when that ends, then it is paid or returned by the old lot."""
+    """Given a job that started in the old cycle, when that ends, then it is paid or returned by the old lot.
+
+    The next cycle's 1200 credits are there by then: whoever meets the ended cycle first begins it.
+    """
+    await put_plans_in_force(stage.database, "gated")
     await stage.account("eve", 0)
     await stage.store.accounts.subscribe("eve", "creator", "start", "test")
     stage.scheduler()

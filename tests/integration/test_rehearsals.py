@@ -168,7 +168,7 @@ async def test_a_large_change_needs_a_rehearsal_of_this_very_document(database: 
     """One more character is another document, and was not tried out."""
     async with opened(database) as store:
         desk = desk_of(store)
-        with pytest.raises(Refused, match=r"rehearsal: generation costs \+\d+ % \(") as refused:
+        with pytest.raises(Refused, match=r"rehearsal: generation costs \+[\d.]+ % \(") as refused:
             await desk.apply(DEARER, "mia", "up")
         assert "fermata prices rehearse" in str(refused.value)
         await desk.rehearse(DEARER, MONTH, "mia")

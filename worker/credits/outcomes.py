@@ -285,6 +285,9 @@ def allowed_bases(ending: Ending) -> frozenset[Basis]:
         return frozenset({Basis.MEASURED})
     if rule.default is Basis.MEASURED:
         return frozenset({Basis.MEASURED, Basis.NOTHING})
+    # A job that holds credits and is queued was started before and broke off on our side: nothing to charge for.
+    if ending is Ending.CANCELLED:
+        return frozenset({Basis.NOTHING})
     if rule.fault is Fault.CUSTOMER and rule.state is not JobState.REFUSED:
         return frozenset({Basis.NOTHING, Basis.HOLD})
     return frozenset({Basis.NOTHING})

@@ -36,12 +36,18 @@ class KindChange:
 
     def exceeds(self, percent_max: int) -> bool:
         """Whether it is more than so many percent, up or down. What is no number is more than any."""
-        return self.percent is None or abs(self.percent) > percent_max
+        # By the amounts: 20.4 % is more than 20, also where people read 20.
+        return self.percent is None or 100 * abs(self.after - self.before) > percent_max * self.before
+
+    @property
+    def _exact_percent(self) -> float:
+        """To one place, so that nobody reads of 20 % that are more than 20 %."""
+        return round(100 * (self.after - self.before) / self.before, 1)
 
     def __str__(self) -> str:
         if self.percent is None and not self.after:
             return f"{self.kind} has {self.example}"
-        much = "costs something" if self.percent is None else f"costs {self.percent:+} %"
+        much = "costs something" if self.percent is None else f"costs {self._exact_percent:+g} %"
         return f"{self.kind} {much} ({self.example}: {self.before} -> {self.after} credits)"
 
 
@@ -95,8 +101,8 @@ def _largest(before: PriceBook, after: PriceBook, kind: str) -> KindChange | Non
         return KindChange(kind, None, 0, 0, "more requests than can be tried")
     changes = [
         change
-        for facts, seconds, outputs in itertools.product(requests, _lengths(rules), _OUTPUTS)
-        if (change := _change(before, after, kind, facts, seconds, outputs)) is not None
+        for facts, (usage, words), outputs in itertools.product(requests, _usages(rules), _OUTPUTS)
+        if (change := _change(before, after, kind, facts, [usage] * outputs, words)) is not None
     ]
     return max(changes, key=_size, default=None)
 
@@ -106,13 +112,13 @@ def _size(change: KindChange) -> tuple[bool, int, int]:
 
 
 def _change(
-    before: PriceBook, after: PriceBook, kind: str, facts: Mapping[str, Scalar], seconds: Decimal, outputs: int
+    before: PriceBook, after: PriceBook, kind: str, facts: Mapping[str, Scalar], usages: Sequence[Usage], words: str
 ) -> KindChange | None:
-    old, new = (_total(book, kind, facts, [Usage(seconds, seconds)] * outputs) for book in (before, after))
+    old, new = (_total(book, kind, facts, usages) for book in (before, after))
     if old == new:
         return None
     percent = None if old == 0 else round(100 * (new - old) / old)
-    asked = [f"{outputs} × {seconds} s", *(f"{name} = {value}" for name, value in facts.items())]
+    asked = [f"{len(usages)} × {words}", *(f"{name} = {value}" for name, value in facts.items())]
     return KindChange(kind, percent, old, new, ", ".join(asked))
 
 
@@ -135,6 +141,24 @@ def _requests(rules: tuple[KindPrice, KindPrice]) -> Iterator[dict[str, Scalar]]
     choices = [[None, *values] for values in named.values()]
     for chosen in itertools.product(*choices):
         yield {field: value for field, value in zip(named, chosen, strict=True) if value is not None}
+
+
+def _usages(rules: tuple[KindPrice, KindPrice]) -> list[tuple[Usage, str]]:
+    """Each length read and written, with words for it; where both are priced, also read only and written only.
+
+    Else a rate that goes from the one to the other would change nothing, and a song reads nothing.
+    """
+    none, lengths = Decimal(0), _lengths(rules)
+    found = [(Usage(length, length), f"{length} s") for length in lengths]
+    outputs = [kind.output for kind in rules]
+    if any(_priced(one.seconds_in) for one in outputs) and any(_priced(one.seconds_out) for one in outputs):
+        found += [(Usage(length, none), f"{length} s read") for length in lengths]
+        found += [(Usage(none, length), f"{length} s written") for length in lengths]
+    return found
+
+
+def _priced(axis: SecondsPrice) -> bool:
+    return bool(axis.rate or axis.tiers)
 
 
 def _lengths(rules: tuple[KindPrice, KindPrice]) -> list[Decimal]:

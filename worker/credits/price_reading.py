@@ -244,6 +244,8 @@ def _refusal(ending: Ending) -> str:
         return f"may only be {' or '.join(sorted(allowed))}: what was finished has its measured price"
     if Basis.HOLD in allowed:
         return 'must be "nothing" or a percentage of the hold: nothing finished was handed over'
+    if ending is Ending.CANCELLED:
+        return 'must be "nothing": what never started costs nothing, and what is queued again broke off on our side'
     if RULES[ending].fault is Fault.OURS:
         return 'must be "nothing": nobody is charged for our own failure'
     return 'must be "nothing": the customer got nothing and is not to blame, or nothing was held'

@@ -234,8 +234,12 @@ def test_a_job_that_never_started_is_never_charged(ending: Ending) -> None:
 
 @pytest.mark.parametrize("ending", [ending for ending in Ending if RULES[ending].state is not JobState.SUCCEEDED])
 def test_only_what_the_customer_caused_may_be_charged(ending: Ending) -> None:
-    """No book may charge for an ending that was ours or nobody's, nor for one that refused the job."""
-    caused = fault_of(ending) is Fault.CUSTOMER and ending is not Ending.INSUFFICIENT_CREDITS
+    """No book may charge for an ending that was ours or nobody's, nor for one that refused the job.
+
+    Nor for the cancel of a queued job: it never started, or broke off on our side and waited to be tried again.
+    """
+    nothing_done = {Ending.INSUFFICIENT_CREDITS, Ending.CANCELLED}
+    caused = fault_of(ending) is Fault.CUSTOMER and ending not in nothing_done
     assert caused == (Basis.HOLD in allowed_bases(ending))
     assert Basis.NOTHING in allowed_bases(ending)
     assert Basis.MEASURED not in allowed_bases(ending)

@@ -285,6 +285,12 @@ SONG = "[song]\nbase = 1\n"
             "succeeded",
             "may only be measured: what was finished has its measured price",
         ),
+        (  # only a job that broke off on our side is queued with credits held
+            SONG + "[outcomes]\ncancelled = '25%'\n",
+            "outcomes",
+            "cancelled",
+            'must be "nothing": what never started costs nothing, and what is queued again broke off on our side',
+        ),
         (
             SONG + "[outcomes]\npartial = '50%'\n",
             "outcomes",

@@ -54,6 +54,20 @@ def test_a_sentence_says_which_request_changes_how() -> None:
     assert () == large_changes(book(SONG), book(SONG.replace("multiplier = 2", "multiplier = 3")), 50)
 
 
+def test_a_little_more_than_allowed_is_more_than_allowed() -> None:
+    """20.4 % is not rounded down to 20 %, and the sentence doesn't say 20 either."""
+    (line,) = large_changes(book("[song]\nbase = 1000\n"), book("[song]\nbase = 1204\n"), 20)
+    assert line.startswith("song costs +20.4 % (")
+    assert () == large_changes(book("[song]\nbase = 1000\n"), book("[song]\nbase = 1200\n"), 20)
+
+
+def test_a_rate_that_goes_from_one_axis_to_the_other_is_a_change() -> None:
+    """For a song, which reads nothing: it was cheap by a slip, and now its length counts."""
+    slip = book(SONG.replace("seconds_out", "seconds_in"))
+    (line,) = large_changes(slip, book(SONG), 20)
+    assert "s written, model = studio: 80 -> " in line
+
+
 def test_what_was_free_and_is_not_any_more_is_a_large_change() -> None:
     """However large the percentage that may change."""
     free = "[song]\nfree = true\n"
