@@ -64,7 +64,9 @@ async def _measured(servers: LocalServers) -> list[Figure]:
         made = await ApiKeys(store.engine).create(NewKey(Role.VIEWER, "bench"), "bench")
         secret = await Sessions(store.engine).open(made.shown)
     core, events = await _watched(settings, servers, secret)
-    total, worst = sum(took for _, took in look), max(took for _, took in searches)
+    (_, now), *others = look
+    # A look reads what moves, and either what moves slowly or what ended.
+    total, worst = now + max(took for _, took in others), max(took for _, took in searches)
     return [
         _below("overview_look_ms", total, "ms", LOOK_MS_MAX, ", ".join(f"{what} {took:.1f}" for what, took in look)),
         _below("job_search_ms", worst, "ms", SEARCH_MS_MAX, ", ".join(f"{what} {took:.1f}" for what, took in searches)),

@@ -148,6 +148,8 @@ _OF_ALL = text("""
     LIMIT :limit
 """)
 
+#: Where no time and no metadata are asked for, no job is looked at before the page is cut. Without that arm a search
+#: over a million jobs joined all of them: 500 ms for the failed ones, 100 ms for 20,000 queued ones.
 _UNFINISHED = text("""
     WITH found AS (
         SELECT account_id, job_id, kind
@@ -167,16 +169,23 @@ _UNFINISHED = text("""
         WHERE (CAST(:account AS text) IS NULL OR account_id = :account)
           AND (CAST(:after AS uuid) IS NULL OR job_id < :after)
           AND (CAST(:kind AS text) IS NULL OR kind = :kind)
-          AND EXISTS (
-              SELECT FROM jobs AS j
-              WHERE j.account_id = found.account_id
-                AND j.job_id = found.job_id
-                AND (CAST(:created_from AS timestamptz) IS NULL OR j.created_at >= :created_from)
-                AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < :created_before)
-                AND NOT EXISTS (
-                    SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
-                    WHERE j.metadata ->> wanted.name IS DISTINCT FROM wanted.word
-                )
+          AND (
+              (
+                  CAST(:created_from AS timestamptz) IS NULL
+                  AND CAST(:created_before AS timestamptz) IS NULL
+                  AND cardinality(CAST(:names AS text[])) = 0
+              )
+              OR EXISTS (
+                  SELECT FROM jobs AS j
+                  WHERE j.account_id = found.account_id
+                    AND j.job_id = found.job_id
+                    AND (CAST(:created_from AS timestamptz) IS NULL OR j.created_at >= :created_from)
+                    AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < :created_before)
+                    AND NOT EXISTS (
+                        SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
+                        WHERE j.metadata ->> wanted.name IS DISTINCT FROM wanted.word
+                    )
+              )
           )
         ORDER BY job_id DESC
         LIMIT :limit
@@ -200,12 +209,15 @@ _ENDED = text("""
         WHERE e.what = 'ended'
           AND e.state = :state
           AND (CAST(:kind AS text) IS NULL OR e.kind = :kind)
-          AND EXISTS (
-              SELECT FROM jobs AS j
-              WHERE j.account_id = e.account_id
-                AND j.job_id = e.job_id
-                AND (CAST(:created_from AS timestamptz) IS NULL OR j.created_at >= :created_from)
-                AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < :created_before)
+          AND (
+              (CAST(:created_from AS timestamptz) IS NULL AND CAST(:created_before AS timestamptz) IS NULL)
+              OR EXISTS (
+                  SELECT FROM jobs AS j
+                  WHERE j.account_id = e.account_id
+                    AND j.job_id = e.job_id
+                    AND (CAST(:created_from AS timestamptz) IS NULL OR j.created_at >= :created_from)
+                    AND (CAST(:created_before AS timestamptz) IS NULL OR j.created_at < :created_before)
+              )
           )
           AND (CAST(:after AS uuid) IS NULL OR (e.at, e.job_id) < ((SELECT ended_at FROM place), :after))
         ORDER BY e.at DESC, e.job_id DESC

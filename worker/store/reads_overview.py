@@ -20,7 +20,7 @@ from worker.store.reads_queues import QUEUES, WORKERS, QueueShown, WorkerShown, 
 from worker.store.snapshots import snapshot
 
 #: Times are taken from so many of a queue's latest ends, none older than an hour.
-_TIMED_JOBS = 200
+_TIMED_JOBS = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 #: What is read again at each look: no transaction of ours lives so long.
 _AGAIN = 2 * MINUTE
 #: One window of the past.
-_WINDOW = 10 * MINUTE
+_WINDOW = 4 * MINUTE
 
 
 @dataclass(frozen=True, slots=True)

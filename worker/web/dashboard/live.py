@@ -152,11 +152,14 @@ class Live:
 
     async def _look(self) -> None:
         now = await self.reads.now(self._watched.keys())
-        if self._slow is None or monotonic() - self._slow_at > SLOW_SECONDS:
+        # One or the other, so that no look asks for everything at once; the first one does.
+        slow_is_due = self._slow is None or monotonic() - self._slow_at > SLOW_SECONDS
+        if self._slow is None or slow_is_due:
             self._slow = await self.reads.slow()
             self._slow_at = monotonic()
-        for since, until in self._history.wanted(now.now):
-            self._history = self._history.with_ended(await self.reads.ended(since, until), since, until)
+        if not slow_is_due or self._latest is None:
+            for since, until in self._history.wanted(now.now):
+                self._history = self._history.with_ended(await self.reads.ended(since, until), since, until)
         self.looks += 1
         self._latest = Look(self.looks, now, self._slow, self._history)
         self._looked_at = monotonic()
