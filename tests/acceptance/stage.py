@@ -321,6 +321,18 @@ class Stage:
         """One value, behind the store's back."""
         return await self.rows.fetchval(sql, *values)
 
+    async def cut(self, which: str) -> int:
+        """End those connections of our processes, as the role that they run as; returns how many there were."""
+        connection = await asyncpg.connect(dsn(self.database.worker_url or self.database.url))
+        try:
+            count: int = await connection.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                f"WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() AND {which}"
+            )
+        finally:
+            await connection.close()
+        return count
+
     async def reconnect(self) -> None:
         """Look again after PostgreSQL was away."""
         await self.rows.close(timeout=1)

@@ -202,11 +202,7 @@ async def test_connections_that_are_cut_at_random(stage: Stage) -> None:
             partial(stage.value, "SELECT count(*) >= $1 FROM jobs WHERE ended_at IS NOT NULL", ended),
             f"{ended} jobs ended",
         )
-        cut += await stage.value(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND application_name LIKE 'fermata-%' "
-            "AND application_name NOT LIKE 'fermata-client%'"
-        )
+        cut += await stage.cut("application_name LIKE 'fermata-%' AND application_name NOT LIKE 'fermata-client%'")
     seen = await stage.all_ended(job_ids)
     assert cut > 10
     assert {("succeeded", 0, 10)} == {(job.state, job.failures, job.charged) for job in seen}
@@ -263,9 +259,5 @@ async def test_a_lost_listener_costs_a_tick(stage: Stage) -> None:
     stage.scheduler(dispatch_tick_seconds=0.5)
     stage.worker()
     await stage.becomes(await stage.submit(), "succeeded")
-    cut = await stage.value(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
-    )
-    assert cut == 2
+    assert await stage.cut("query LIKE 'LISTEN%'") == 2
     await stage.becomes(await stage.submit(), "succeeded", seconds=5)
