@@ -75,7 +75,7 @@ class PriceDesk:
         """
         book = await self.read(document, effective_at)
         draft = BookDraft(book.document, book.digest, author, note, effective_at, force)
-        return await self._shelf.apply(draft, rehearsed_or_forced(book, self._percent_max, force))
+        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max))
 
     async def rehearse(self, document: str, length: timedelta, actor: str) -> Rehearsed:
         """What the jobs that ended in the time until now would have cost under a draft, and whom that would hurt.
@@ -118,8 +118,9 @@ class PriceDesk:
         return await self._reports.report(length)
 
     async def withdraw(self, book_id: int, author: str, note: str) -> BookLine:
-        """Take back a book that is not in force yet."""
-        return await self._shelf.withdraw(book_id, author, note)
+        """Take back a book that is not in force yet. Raises as `BookShelf.withdraw`, and as `apply` for a planned book
+        that would then be a large change."""
+        return await self._shelf.withdraw(book_id, author, note, rehearsed_or_forced(self._percent_max))
 
     async def shown(self, book_id: int | None = None, at: datetime | None = None) -> BookShown:
         """A book by its number, or the one in force at a time, by default now."""

@@ -201,6 +201,42 @@ async def test_a_small_change_needs_no_rehearsal(database: Database) -> None:
         assert 4 == (await desk_of(store).apply(slightly, "mia", "up", after)).book
 
 
+async def test_what_a_planned_book_changes_is_judged_by_the_book_that_it_will_follow(database: Database) -> None:
+    """Not only by the one that it was planned behind: else two steps, or one taken back, bring any change unseen."""
+    tomorrow = (await database_now(database)) + timedelta(days=1)
+    after = tomorrow + timedelta(days=1)
+    slightly = DEARER.replace("multiplier = 2.5", "multiplier = 2.6")
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.apply(DEARER, "mia", "up", tomorrow, force="we know")
+        assert 3 == (await desk.apply(slightly, "mia", "a little more", after)).book
+        # Book 3 would now follow book 1.
+        with pytest.raises(Refused, match=r"rehearsal: the planned book 3 would then .*generation costs"):
+            await desk.withdraw(2, "mia", "not yet")
+        assert [None, None, None] == [line.withdrawn_at for line in await desk.history()]
+        # Book 3 would now follow the old prices, put between.
+        between = tomorrow + timedelta(hours=1)
+        await desk.rehearse(SHIPPED, MONTH, "mia")
+        with pytest.raises(Refused, match="the planned book 3 would then"):
+            await desk.apply(SHIPPED, "mia", "down", between)
+        assert 4 == (await desk.apply(SHIPPED, "mia", "down", between, force="we want both")).book
+        await desk.withdraw(4, "mia", "no")
+        await desk.rehearse(slightly, MONTH, "mia")
+        assert (await desk.withdraw(2, "mia", "not yet")).withdrawn_at is not None
+
+
+async def test_a_revert_goes_back_to_what_was_in_force(database: Database) -> None:
+    """A planned or a withdrawn book was let in for another time and place; a revert waits for no rehearsal."""
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.apply(DEARER, "mia", "up", (await database_now(database)) + timedelta(days=1), force="we know")
+        for _ in range(2):
+            with pytest.raises(Refused, match="book: book 2 was never in force"):
+                await desk.revert(2, "mia", "now")
+            await desk.withdraw(2, "mia", "no")
+        assert [2, 1] == [line.book for line in await desk.history()]
+
+
 async def database_now(database: Database) -> datetime:
     async with database.connection() as connection:
         now: datetime = await connection.fetchval("SELECT fermata_now()")

@@ -103,8 +103,18 @@ class BookChanges:
     effects: tuple[str, ...] = ()
 
 
-#: Asked under the shelf's lock, with the book that the draft would follow: may it be applied? Raises if not.
-Approval = Callable[[AsyncConnection, BookShown], Awaitable[None]]
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A book that would follow another one: a draft, or (with its number) one that is planned already."""
+
+    document: str
+    digest: str
+    forced: str | None
+    book: int | None = None
+
+
+#: Asked under the shelf's lock: may this book follow that document? Raises if not.
+Approval = Callable[[AsyncConnection, str, Follower], Awaitable[None]]
 
 
 class BookShelf:
@@ -120,7 +130,8 @@ class BookShelf:
 
         The very document that is in force already (or planned for that very time) is not applied again: its number
         is the answer. Raises `Refused` for an author or a note out of bounds, for a time that is past or taken by
-        another book, and whatever `approval` raises. Then nothing is written.
+        another book, for a revert to what was never in force, and whatever `approval` raises: it is asked about the
+        draft, and about the planned book that would follow the draft. Then nothing is written.
         """
         _check_draft(draft)
         async with transaction(self._engine) as connection:
@@ -128,21 +139,28 @@ class BookShelf:
             at = draft.effective_at or now
             if draft.effective_at is not None and at <= now:
                 raise Refused("effective_at", f"must not be in the past: {self._never_back}")
+            if draft.reverts_to is not None:
+                await self._check_was_in_force(connection, draft.reverts_to, now)
             before = await self._book(connection, self._standing_at(at))
             same = before is not None and before.digest == draft.digest
             if before is not None and same and draft.effective_at in (None, before.effective_at):
                 return _replayed(await self._line(connection, before.book))
             if before is not None and before.effective_at == at:
                 raise Refused("effective_at", f"book {before.book} comes into force at that very time")
-            if before is not None and approval is not None:
-                await approval(connection, before)
+            if approval is not None:
+                follower = Follower(draft.document, draft.digest, draft.forced)
+                await self._approve(connection, approval, before, follower)
+                # A reason to force the draft is one for what it makes of the planned book too.
+                if draft.forced is None and (planned := await self._next(connection, at)) is not None:
+                    await approval(connection, draft.document, planned)
             book = await self._written(connection, draft, at, now)
         return BookApplied(book, at, draft.author, draft.note, draft.digest, False, draft.forced, draft.reverts_to)
 
-    async def withdraw(self, book_id: int, author: str, note: str) -> BookLine:
+    async def withdraw(self, book_id: int, author: str, note: str, approval: Approval | None = None) -> BookLine:
         """Take back a book that is not in force yet: it never will be. Withdrawn before: the same answer again.
 
-        Raises `Refused` for a book that is or was in force: jobs may have been priced by it.
+        Raises `Refused` for a book that is or was in force: jobs may have been priced by it. `approval` is asked about
+        the planned book that would then follow the one before.
         """
         _check_words(author, note)
         books = self._table.c
@@ -154,6 +172,10 @@ class BookShelf:
             if row.withdrawn_at is None:
                 if row.effective_at <= now:
                     raise Refused("book", f"book {book_id} is in force since {row.effective_at:%Y-%m-%d}: revert it")
+                planned = await self._next(connection, row.effective_at)
+                if approval is not None and planned is not None:
+                    before = await self._book(connection, self._standing_before(row.effective_at))
+                    await self._approve(connection, approval, before, planned)
                 withdrawn = {"withdrawn_at": now, "withdrawn_by": author, "withdrawn_note": note}
                 await connection.execute(self._table.update().where(books.book_id == book_id).values(withdrawn))
             return await self._line(connection, book_id)
@@ -187,6 +209,30 @@ class BookShelf:
 
     def _standing_at(self, time: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
         return and_(self._table.c.effective_at <= time, self._table.c.withdrawn_at.is_(None))
+
+    def _standing_before(self, time: datetime) -> ColumnElement[bool]:
+        return and_(self._table.c.effective_at < time, self._table.c.withdrawn_at.is_(None))
+
+    async def _approve(
+        self, connection: AsyncConnection, approval: Approval, before: BookShown | None, follower: Follower
+    ) -> None:
+        """The first book of all follows nothing."""
+        if before is not None:
+            await approval(connection, before.document, follower)
+
+    async def _next(self, connection: AsyncConnection, time: datetime) -> Follower | None:
+        """The book that is planned to be the first after this time."""
+        books = self._table.c
+        statement = select(books.document, books.digest, books.forced, books.book_id)
+        statement = statement.where(books.effective_at > time, books.withdrawn_at.is_(None))
+        row = (await connection.execute(statement.order_by(books.effective_at).limit(1))).one_or_none()
+        return None if row is None else Follower(*row)
+
+    async def _check_was_in_force(self, connection: AsyncConnection, book_id: int, now: datetime) -> None:
+        """What was only planned was let in as the follower of another book, and for later."""
+        books = self._table.c
+        if await self._book(connection, and_(books.book_id == book_id, self._standing_at(now))) is None:
+            raise Refused("book", f"book {book_id} was never in force: there is nothing to go back to, apply it anew")
 
     async def _book(self, connection: AsyncConnection, which: ColumnElement[bool]) -> BookShown | None:
         """The latest of these books."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,11 +10,10 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.credits.price_book import PriceBook
 from worker.credits.price_changes import large_changes
 from worker.credits.prices import WIDEST_BOUNDS, parse_price_book
 from worker.credits.rehearsal import Outcome
-from worker.store.book_shelf import Approval, BookShown
+from worker.store.book_shelf import Approval, Follower
 from worker.store.database import transaction
 from worker.store.errors import Refused
 from worker.store.past_jobs import Period
@@ -52,23 +52,32 @@ class Rehearsals:
         return Rehearsed(number, digest, against, period.since, period.until, outcome)
 
 
-def rehearsed_or_forced(book: PriceBook, percent_max: int, forced: str | None) -> Approval:
-    """Lets a book be applied that changes nothing much, or was rehearsed as it is, or is forced with a reason.
+def rehearsed_or_forced(percent_max: int) -> Approval:
+    """Lets a book follow another that changes nothing much, or was rehearsed as it is, or is forced with a reason.
 
     Raises `Refused` for others: with each kind that changes by more than `percent_max` percent for some request, and
     each ending that charges that much more or less of the hold.
     """
 
-    async def approve(connection: AsyncConnection, before: BookShown) -> None:
-        large = large_changes(parse_price_book(before.document, bounds=WIDEST_BOUNDS), book, percent_max)
-        if large and forced is None and await connection.scalar(_LATEST, {"digest": book.digest}) is None:
-            raise Refused(
-                "rehearsal",
-                f"{'; '.join(large)}: more than {percent_max} % (FERMATA_PRICE_CHANGE_PERCENT_MAX). Try this very "
-                "document out with `fermata prices rehearse`, or say with --force why not",
-            )
+    async def approve(connection: AsyncConnection, before: str, follower: Follower) -> None:
+        old, new = (parse_price_book(document, bounds=WIDEST_BOUNDS) for document in (before, follower.document))
+        large = large_changes(old, new, percent_max)
+        if not large or follower.forced is not None:
+            return
+        if await connection.scalar(_LATEST, {"digest": follower.digest}) is None:
+            raise Refused("rehearsal", _refusal(large, percent_max, follower))
 
     return approve
+
+
+def _refusal(large: Sequence[str], percent_max: int, follower: Follower) -> str:
+    changes = f"{'; '.join(large)}: more than {percent_max} % (FERMATA_PRICE_CHANGE_PERCENT_MAX)"
+    if follower.book is None:
+        return f"{changes}. Try this very document out with `fermata prices rehearse`, or say with --force why not"
+    return (
+        f"the planned book {follower.book} would then bring a large change: {changes}. Withdraw it first, or try its "
+        f"document (`fermata prices show --book {follower.book}`) out with `fermata prices rehearse`"
+    )
 
 
 _KEEP = text("""
