@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
-import httpx
+import httpx2
 
 from config.settings import load
 from worker.boot import opened_store
@@ -44,14 +44,14 @@ def _started(local: LocalServers, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "worker.cli", "api"], cwd=ROOT, env=environment)
 
 
-async def _submit(http: httpx.AsyncClient, number: int) -> str:
+async def _submit(http: httpx2.AsyncClient, number: int) -> str:
     """As a client of any language does it: the same key again until there is an answer."""
     body = {"account": "ada", "kind": "generation", "params": {"prompt": "x", "seconds": 20}}
     async with asyncio.timeout(60):
         while True:
             try:
                 done = await http.post("/v1/jobs", json=body, headers={"Idempotency-Key": f"song-{number}"})
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 await asyncio.sleep(0.05)
                 continue
             if done.status_code == 202:
@@ -76,7 +76,7 @@ async def test_nothing_is_lost_or_doubled_whatever_is_killed(own_servers: LocalS
 
     async def client() -> None:
         headers = {"Authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=5) as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=5) as http:
             for number in numbers:
                 answered[number] = await _submit(http, number)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from fermata_client.client import AsyncFermata
@@ -87,7 +87,7 @@ async def test_an_api_hands_files_to_workers_through_a_bucket(stage: Stage, buck
         path = await client.download(taken.artifact, tmp_path / "take.wav")
         assert taken.bytes == len(await asyncio.to_thread(path.read_bytes))
     part = await asyncio.to_thread(
-        lambda: httpx.get(
+        lambda: httpx2.get(
             f"http://127.0.0.1:{port}/v1/artifacts/{taken.artifact}",
             headers={"Authorization": f"Bearer {key}", "Range": "bytes=4-11"},
         )

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.acceptance.stage import ACTOR, ROOT, Stage
@@ -154,10 +154,10 @@ async def an_api(stage: Stage) -> str:
     url = f"http://127.0.0.1:{port}"
 
     async def answers() -> bool:
-        async with httpx.AsyncClient() as http:
+        async with httpx2.AsyncClient() as http:
             try:
                 return (await http.get(f"{url}/readyz")).is_success
-            except httpx.HTTPError:
+            except httpx2.HTTPError:
                 return False
 
     await stage.until(answers, "the API answers")

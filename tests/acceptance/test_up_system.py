@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.proc import family_of
@@ -37,8 +37,8 @@ class System:
     def answers(self) -> bool:
         """Whether the API takes requests."""
         try:
-            return httpx.get(f"{self.api}/livez", timeout=2).status_code == 200
-        except httpx.TransportError:
+            return httpx2.get(f"{self.api}/livez", timeout=2).status_code == 200
+        except httpx2.TransportError:
             return False
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from playwright.async_api import Browser
 
@@ -54,10 +54,10 @@ async def site(database: Database, environment: dict[str, str], tmp_path: Path, 
         base = f"http://127.0.0.1:{port}"
 
         async def answers() -> bool:
-            async with httpx.AsyncClient() as http:
+            async with httpx2.AsyncClient() as http:
                 try:
                     return (await http.get(f"{base}/livez")).is_success
-                except httpx.HTTPError:
+                except httpx2.HTTPError:
                     return False
 
         await until(answers, "the API answers", 60)

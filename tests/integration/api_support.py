@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from config.settings import load
 from tests.servers import Database
@@ -26,7 +26,7 @@ class Api:
     """The application and who may call it."""
 
     services: Services
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     database: Database
     keys: dict[str, str] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
@@ -52,7 +52,7 @@ class Api:
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, key: str | None = None, role: str = "admin", **more: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """A request with a key of this role, or with `key`. `idempotency` becomes the header, new by default."""
         headers = {"Authorization": f"Bearer {key if key is not None else await self.key(role)}"}
         if method == "POST":
@@ -84,6 +84,6 @@ async def an_api(database: Database, folder: Path, **settings: Any) -> AsyncIter
         )
     )
     async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://fermata") as http:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://fermata") as http:
             yield Api(app.state.services, http, database)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import unescape
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.integration.api_support import Api
 from worker.web.dashboard.board import Board
@@ -21,7 +21,7 @@ _TOKEN = re.compile(r'name="form_token" value="([0-9a-f]{64})"')
 class Visit:
     """A signed-in browser without scripts."""
 
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     form_token: str = ""
 
     async def page(self, path: str, status: int = 200) -> str:
@@ -32,7 +32,7 @@ class Visit:
             self.form_token = match[1]
         return unescape(found.text)
 
-    async def send(self, path: str, *, follow: bool = True, **fields: Any) -> httpx.Response:
+    async def send(self, path: str, *, follow: bool = True, **fields: Any) -> httpx2.Response:
         """Send a form of the page that was opened last."""
         values = {"form_token": self.form_token, "back": "/", **fields}
         return await self.http.post(path, data=values, follow_redirects=follow)
@@ -41,8 +41,8 @@ class Visit:
 @asynccontextmanager
 async def visiting(api: Api, role: str | None = "admin", key: str | None = None) -> AsyncIterator[Visit]:
     """A browser that has signed in with a key of that role, or with `key`; with no role, one at the door."""
-    transport = httpx.ASGITransport(api.http._transport.app, raise_app_exceptions=False)  # type: ignore[attr-defined]
-    async with httpx.AsyncClient(transport=transport, base_url="http://fermata") as http:
+    transport = httpx2.ASGITransport(api.http._transport.app, raise_app_exceptions=False)  # type: ignore[attr-defined]
+    async with httpx2.AsyncClient(transport=transport, base_url="http://fermata") as http:
         visit = Visit(http)
         if role is not None or key is not None:
             given = key if key is not None else await api.key(role or "admin")

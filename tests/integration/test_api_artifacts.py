@@ -6,7 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.api_support import Api, an_api
@@ -23,7 +23,7 @@ async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
         yield made
 
 
-async def put(api: Api, sound: bytes, account: str = "ada", **more: object) -> httpx.Response:
+async def put(api: Api, sound: bytes, account: str = "ada", **more: object) -> httpx2.Response:
     """Upload it as a browser would."""
     files = {"file": ("take 3.wav", sound, "audio/wav")}
     return await api.ask("POST", f"/v1/artifacts?account={account}", files=files, **more)  # type: ignore[arg-type]

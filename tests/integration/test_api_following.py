@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 
@@ -65,10 +65,10 @@ class Stage:
             server.should_exit = True
             await task
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         """With the key, and patient."""
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=httpx.Timeout(30))
+        return httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=httpx2.Timeout(30))
 
     async def stream(self, job: UUID, last: str | None = None) -> int:
         """Read a job's events into `told` until the stream ends; the status."""

@@ -10,19 +10,16 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import SplitResult, urlsplit
+
+from config.addresses import is_public
 
 URL_LENGTH_MAX = 2000
 
 Address = IPv4Address | IPv6Address
 #: A host and a port to all its addresses, as text.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-
-#: All that is routed on the internet; anything else in IPv6 is local, reserved, or hides an IPv4 address.
-_GLOBAL_UNICAST = IPv6Network("2000::/3")
-#: Addresses that carry an IPv4 address to wherever it leads: 6to4 and Teredo.
-_TUNNELS = (IPv6Network("2002::/16"), IPv6Network("2001::/32"))
 
 _resolvers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolve")
 
@@ -57,18 +54,9 @@ def check_url(url: str, *, private_too: bool) -> SplitResult:
 def check_addresses(addresses: Sequence[str], *, private_too: bool) -> Sequence[Address]:
     """The addresses, if one may send to each of them. Raises `ForbiddenTarget`."""
     found = [ip_address(address.partition("%")[0]) for address in addresses]
-    if not private_too and not all(is_public(address) for address in found):
+    if not private_too and not all(is_public(str(address)) for address in found):
         raise ForbiddenTarget("leads to a private, loopback, link-local or reserved address")
     return found
-
-
-def is_public(address: Address) -> bool:
-    """Whether it is somebody's on the internet."""
-    if isinstance(address, IPv6Address) and (
-        address not in _GLOBAL_UNICAST or any(address in tunnel for tunnel in _TUNNELS)
-    ):
-        return False
-    return address.is_global and not address.is_multicast
 
 
 async def resolved(host: str, port: int) -> Sequence[str]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import httpx
+import httpx2
 from pydantic import Field
 
 from tasks.engines.contract import Commission
@@ -91,7 +91,7 @@ class AceStepServer(Remote):
         return {**{name: value for name, value in task.items() if value is not None}, **self.options.constants}
 
 
-def _answered(answer: httpx.Response) -> Any:
+def _answered(answer: httpx2.Response) -> Any:
     try:
         found = answer.json()
     except ValueError:
@@ -99,12 +99,12 @@ def _answered(answer: httpx.Response) -> Any:
     return found.get("data") if isinstance(found, dict) else None
 
 
-def _data(answer: httpx.Response) -> Mapping[str, Any]:
+def _data(answer: httpx2.Response) -> Mapping[str, Any]:
     data = _answered(answer)
     return data if isinstance(data, dict) else {}
 
 
-def _list(answer: httpx.Response) -> list[Any]:
+def _list(answer: httpx2.Response) -> list[Any]:
     data = _answered(answer)
     return data if isinstance(data, list) else []
 

@@ -10,7 +10,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import httpx
+import httpx2
 import structlog
 from pydantic import Field
 
@@ -97,7 +97,7 @@ class Cog(Remote):
     async def call_off(self, state: Mapping[str, Any]) -> None:
         await self.provider.ask_once("POST", f"/predictions/{state['prediction']}/cancel")
 
-    async def _put(self, commission: Commission, state: Mapping[str, Any]) -> httpx.Response:
+    async def _put(self, commission: Commission, state: Mapping[str, Any]) -> httpx2.Response:
         body = {"input": await asyncio.to_thread(self._input, commission)}
         headers = {"Prefer": "respond-async"} if self.options.wait == "poll" else {}
         hold = HOLD_SECONDS if self.options.wait == "hold" else None
@@ -133,7 +133,7 @@ class Cog(Remote):
             raise Away(f"is {str(status)[:40]}")
 
 
-def _object(answer: httpx.Response) -> Mapping[str, Any]:
+def _object(answer: httpx2.Response) -> Mapping[str, Any]:
     try:
         found = answer.json()
     except ValueError:

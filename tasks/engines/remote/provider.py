@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 import stamina
 import structlog
 from purgatory import AsyncCircuitBreakerFactory
@@ -78,7 +78,7 @@ class Provider:
         self.options = options
         self._url = _parsed(options.url, private=options.private)
         self._secret: str | None = None
-        self._client: httpx.AsyncClient | None = None
+        self._client: httpx2.AsyncClient | None = None
         self._room = asyncio.Semaphore(options.connections)
         self._silent_until = float("-inf")
         self._probing = False
@@ -114,7 +114,7 @@ class Provider:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """A 2xx answer, however long the provider takes to be able to give it.
 
         Raises `Gone` for 404 and 410, `EngineError` for other answers that can't change, and `EngineUnavailable`
@@ -122,7 +122,7 @@ class Provider:
         """
         return await self._persist(lambda: self._ask(method, path, body, headers, timeout_seconds))
 
-    async def ask_once(self, method: str, path: str) -> httpx.Response:
+    async def ask_once(self, method: str, path: str) -> httpx2.Response:
         """As `ask`, but only once, and whatever the breaker says. Raises `Again` instead of waiting."""
         return await self._ask(method, path, None, None, None)
 
@@ -200,9 +200,9 @@ class Provider:
 
     async def _ask(
         self, method: str, path: str, body: Any, headers: Mapping[str, str] | None, timeout_seconds: float | None
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         url = self._url.copy_with(path=self._url.path.rstrip("/") + path)
-        timeout = httpx.Timeout(self.options.timeout_seconds, read=timeout_seconds or self.options.timeout_seconds)
+        timeout = httpx2.Timeout(self.options.timeout_seconds, read=timeout_seconds or self.options.timeout_seconds)
         with _failures():
             async with self._connected().stream(
                 method, url, json=body, headers={**self._authorised(url), **(headers or {})}, timeout=timeout
@@ -213,7 +213,7 @@ class Provider:
                     if len(content) > ANSWER_MAX:
                         raise EngineError(f"{self.name} answered with more than {ANSWER_MAX} bytes")
         self._judge(answer, bytes(content))
-        return httpx.Response(answer.status_code, headers=_plain(answer.headers), content=bytes(content))
+        return httpx2.Response(answer.status_code, headers=_plain(answer.headers), content=bytes(content))
 
     async def _fetch(self, url: str, target: Path) -> None:
         where = self._located(url)
@@ -234,7 +234,7 @@ class Provider:
         if size == 0:
             raise Away("gave an empty result")
 
-    def _judge(self, answer: httpx.Response, content: bytes) -> None:
+    def _judge(self, answer: httpx2.Response, content: bytes) -> None:
         """Note what the answer says of its rate limit, and raise unless it is good."""
         wait = wait_of(answer.headers)
         if wait is not None:
@@ -249,10 +249,10 @@ class Provider:
             raise Gone(f"{self.name} doesn't have what we asked for ({status})")
         raise EngineError(f"{self.name} refused the job ({status})")
 
-    def _connected(self) -> httpx.AsyncClient:
+    def _connected(self) -> httpx2.AsyncClient:
         if self._client is None:
-            limits = httpx.Limits(max_connections=self.options.connections)
-            self._client = httpx.AsyncClient(
+            limits = httpx2.Limits(max_connections=self.options.connections)
+            self._client = httpx2.AsyncClient(
                 transport=Transport(private=self.options.private, limits=limits),
                 timeout=self.options.timeout_seconds,
                 max_redirects=REDIRECTS_MAX,
@@ -261,20 +261,20 @@ class Provider:
             )
         return self._client
 
-    async def _look_at(self, request: httpx.Request) -> None:
+    async def _look_at(self, request: httpx2.Request) -> None:
         """Also at where a redirect leads."""
         check_url(request.url, private=self.options.private)
 
-    def _located(self, url: str) -> httpx.URL:
+    def _located(self, url: str) -> httpx2.URL:
         """Where a result is: an absolute path lies below the provider's own."""
         try:
             where = self._url.join(self._url.path.rstrip("/") + url if url.startswith("/") else url)
-        except httpx.InvalidURL:
+        except httpx2.InvalidURL:
             raise EngineError(f"{self.name} gave a result's URL that is none") from None
         check_url(where, private=self.options.private)
         return where
 
-    def _authorised(self, url: httpx.URL) -> dict[str, str]:
+    def _authorised(self, url: httpx2.URL) -> dict[str, str]:
         """The secret, for the provider's own origin only: results may lie elsewhere."""
         ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
         return {"Authorization": f"Bearer {self._secret}"} if ours and self._secret is not None else {}
@@ -289,11 +289,11 @@ class Provider:
             raise EngineError(f"{self.name} gave a damaged data URL") from None
 
 
-def _parsed(url: str, *, private: bool) -> httpx.URL:
+def _parsed(url: str, *, private: bool) -> httpx2.URL:
     try:
-        found = httpx.URL(url)
+        found = httpx2.URL(url)
         check_url(found, private=private)
-    except (httpx.InvalidURL, Forbidden) as error:
+    except (httpx2.InvalidURL, Forbidden) as error:
         hint = "" if private else "; a provider in your own network needs private = true"
         raise ValueError(f"url: {error}{hint}") from None
     if found.query or found.fragment:
@@ -312,19 +312,19 @@ def _pause(error: Exception, ends: float) -> bool | float:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """What httpx raises, as what it means."""
+    """What httpx2 raises, as what it means."""
     try:
         yield
-    except httpx.TimeoutException:
+    except httpx2.TimeoutException:
         raise Away("does not answer in time") from None
-    except httpx.TooManyRedirects:
+    except httpx2.TooManyRedirects:
         raise EngineError("the result's URL leads nowhere") from None
-    except (httpx.TransportError, httpx.DecodingError):
+    except (httpx2.TransportError, httpx2.DecodingError):
         raise Away("can't be reached, or broke off") from None
 
 
-def _plain(headers: httpx.Headers) -> httpx.Headers:
+def _plain(headers: httpx2.Headers) -> httpx2.Headers:
     """Without what only held for the body on its way."""
-    return httpx.Headers(
+    return httpx2.Headers(
         [pair for pair in headers.multi_items() if pair[0] not in ("content-encoding", "transfer-encoding")]
     )

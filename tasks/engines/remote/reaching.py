@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Iterable
 from typing import Any
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
+
+from config.addresses import is_public
 
 
 class Forbidden(Exception):
     """An address that we don't go to. Asking again can't help."""
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return found.is_global and not found.is_multicast
-
-
-def check_url(url: httpx.URL, *, private: bool) -> None:
+def check_url(url: httpx2.URL, *, private: bool) -> None:
     """Raises `Forbidden` for a URL that is no web address, says who we are, or goes where it may not."""
     if url.scheme != "https" and not (private and url.scheme == "http"):
         raise Forbidden("only https is used" if not private else "only http and https are used")
@@ -40,32 +33,32 @@ def check_url(url: httpx.URL, *, private: bool) -> None:
         raise Forbidden("it is a private address")
 
 
-class PublicOnly(httpcore.AsyncNetworkBackend):
+class PublicOnly(httpcore2.AsyncNetworkBackend):
     """Connects to public addresses only, to exactly the one that was looked at."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
+    def __init__(self, inner: httpcore2.AsyncNetworkBackend) -> None:
         self._inner = inner
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature that httpcore calls
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature that httpcore2 calls
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise httpcore.ConnectError(str(error)) from error
+            raise httpcore2.ConnectError(str(error)) from error
         addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
         if not all(is_public(address) for address in addresses):
             raise Forbidden("its name leads to a private address")
         for address in addresses[:-1]:
             try:
                 return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 continue
         return await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
 
@@ -73,11 +66,11 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-class Transport(httpx.AsyncHTTPTransport):
-    """httpx's own, which connects to public addresses only unless told otherwise."""
+class Transport(httpx2.AsyncHTTPTransport):
+    """httpx2's own, which connects to public addresses only unless told otherwise."""
 
-    def __init__(self, *, private: bool, limits: httpx.Limits) -> None:
+    def __init__(self, *, private: bool, limits: httpx2.Limits) -> None:
         super().__init__(limits=limits, trust_env=False)
         if not private:
-            # httpx 0.28 takes no backend, its pool does; a test sees that a private address stays out of reach.
+            # httpx2 takes no backend, its pool does; a test sees that a private address stays out of reach.
             self._pool._network_backend = PublicOnly(self._pool._network_backend)

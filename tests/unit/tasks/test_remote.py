@@ -21,7 +21,6 @@ from tasks.engines.remote.ace_step import AceStepServer
 from tasks.engines.remote.cog import Cog
 from tasks.engines.remote.engine import Remote
 from tasks.engines.remote.failures import Away, Busy, again_for, wait_of
-from tasks.engines.remote.reaching import is_public
 from tasks.generation import Generation
 from tasks.kind import (
     AudioInfo,
@@ -511,19 +510,6 @@ async def test_a_name_that_leads_to_a_private_address_is_not_followed(
         await song(made("cog", f"https://localhost:{port}", private="false"), context)
     assert not ended.value.retryable
     assert [] == cog.heard
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.1.2.3", False),
-        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.1", False), ("224.0.0.1", False),
-        ("::1", False), ("fe80::1%eth0", False), ("fd00::1", False), ("::ffff:10.0.0.1", False),
-    ],
-)  # fmt: skip
-def test_which_addresses_are_public(address: str, public: bool) -> None:
-    """Neither loopback nor a cloud's metadata, in no spelling."""
-    assert public is is_public(address)
 
 
 def test_adapters_turn_down_what_they_cant_do(made: Callable[..., Any]) -> None:
