@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -23,7 +23,10 @@ REFERENCE = "overcharged"
 
 @dataclass(frozen=True, slots=True)
 class OverchargedJob:
-    """A job that would have cost less. `given`: credits that came for it now, None where nothing was to be given."""
+    """A job that would have cost less. `given`: credits that came for it now, None where nothing was to be given.
+
+    `to_give`: what compensating would give for it, after this.
+    """
 
     job: UUID
     account: str
@@ -31,6 +34,7 @@ class OverchargedJob:
     charged: int
     would: int
     given: int | None = None
+    to_give: int = 0
 
     @property
     def difference(self) -> int:
@@ -42,7 +46,8 @@ class Overcharged:
     """The jobs under `book` that would have cost less under `under`; `worst` are those with most too much.
 
     `compensated`: False for a look, in which nothing was given. `given` sums what came now; jobs that had their part
-    before, or were compensated by hand, get nothing more than what is left.
+    before, or were compensated by hand, get nothing more than what is left. `to_give` sums what compensating would
+    give after this: of a look what it is a look at.
     """
 
     book: int
@@ -55,6 +60,7 @@ class Overcharged:
     given: int
     unpriced: int
     worst: tuple[OverchargedJob, ...]
+    to_give: int = 0
 
 
 @dataclass(slots=True)
@@ -67,6 +73,7 @@ class _Found:
     accounts: int = 0
     credits: int = 0
     given: int = 0
+    to_give: int = 0
     unpriced: int = 0
     _last: str = ""
     _worst: list[tuple[int, int, OverchargedJob]] = field(default_factory=list)
@@ -77,6 +84,7 @@ class _Found:
         self._last = job.account
         self.credits += job.difference
         self.given += job.given or 0
+        self.to_give += job.to_give
         heapq.heappush(self._worst, (job.difference, -self.jobs, job))
         if len(self._worst) > self.worst_max:
             heapq.heappop(self._worst)
@@ -103,12 +111,16 @@ class Overcharges:
         """
         found = _Found(worst_max)
         async for batch in self._batches(book, under[1], found):
-            given: Mapping[UUID, int] = {}
-            if give is not None:
-                amounts = {job.job: job.difference for job in batch}
-                given = await self._compensations.compensate_each(batch[0].account, amounts, REFERENCE, *give)
-            for job in batch:
-                found.add(replace(job, given=given.get(job.job, 0)) if give is not None else job)
+            amounts = {job.job: job.difference for job in batch}
+            account = batch[0].account
+            if give is None:
+                due = await self._compensations.due_each(account, amounts, REFERENCE)
+                told = [replace(job, to_give=due.get(job.job, 0)) for job in batch]
+            else:
+                given = await self._compensations.compensate_each(account, amounts, REFERENCE, *give)
+                told = [replace(job, given=given.get(job.job, 0)) for job in batch]
+            for job in told:
+                found.add(job)
         return Overcharged(
             book=book[0],
             under=under[0],
@@ -120,6 +132,7 @@ class Overcharges:
             given=found.given,
             unpriced=found.unpriced,
             worst=found.worst,
+            to_give=found.to_give,
         )
 
     async def _batches(

@@ -35,7 +35,9 @@ async def sold(store: Store, account: str, cost: int, seconds: int = 60) -> UUID
 
 async def given(store: Store, account: str, job: UUID, amount: int, reference: str = "r-1") -> Compensated:
     """A compensation."""
-    return await Compensations(store.books).compensate(account, job, amount, reference, "it clicked", ACTOR)
+    return await Compensations(store.engine, store.books).compensate(
+        account, job, amount, reference, "it clicked", ACTOR
+    )
 
 
 async def test_a_job_is_compensated_by_a_lot_of_its_own(database: Database) -> None:
@@ -156,9 +158,13 @@ async def test_the_difference_is_given_once_per_job(database: Database, monkeypa
         jobs = await a_wrong_book(store)
         await given(store, "ada", jobs["wrong"][0], 19)  # 2 of its 21 are left
         give = ("wrong book", "mia")
+        look = await desk_of(store).overcharged(2)
+        # A look promises what will come, not the whole difference again.
+        assert (15, 12, {2, 5}) == (look.credits, look.to_give, {one.to_give for one in look.worst})
         first = await desk_of(store).overcharged(2, give=give)
         second = await desk_of(store).overcharged(2, give=give)
         assert (12, 0) == (first.given, second.given)
+        assert (15, 0) == ((look := await desk_of(store).overcharged(2)).credits, look.to_give)
         assert {2, 5} == {one.given for one in first.worst}
         lots = await store.fetch("SELECT job_id, granted FROM lots WHERE reference LIKE 'overcharged:%'")
         assert {(jobs["wrong"][0], 2), (jobs["wrong"][1], 5), (jobs["wrong"][2], 5)} == {tuple(row) for row in lots}
@@ -172,10 +178,13 @@ def test_the_command_looks_first_and_then_gives(fermata: Fermata) -> None:
         shown = fermata("prices", "overcharged", "2")
         assert (0, True) == (shown.code, "3 jobs of 2 accounts" in shown.out), shown.out
         assert "--compensate --reason" in shown.out
+        assert "to give        15 credits" in shown.out
         for words in (("--compensate",), ("--reason", "x"), ("--compensate", "--reason", "a\nb", "--as", "mia")):
             assert 2 == fermata("prices", "overcharged", "2", *words).code
     given_now = fermata.ok("prices", "overcharged", "2", "--compensate", "--reason", "wrong book", "--as", "mia")
     assert (15, True) == (given_now["given"], given_now["compensated"])
+    again = fermata("prices", "overcharged", "2").out
+    assert ("0 credits; 15 were given before" in again, "--compensate" in again) == (True, False), again
     receipt = fermata.ok("jobs", "receipt", str(jobs[0]))
     assert [("compensation", 5)] == [(lot["reason"], lot["credits"]) for lot in receipt["given"]]
     by_hand = ("jobs", "compensate", str(jobs[0]), "--reason", "it clicked")

@@ -229,7 +229,9 @@ def compensate(
         from worker.store.compensations import Compensations
 
         account = (await books.reads.job(job_id)).account
-        return await Compensations(books.store.books).compensate(account, job_id, credits_, own, why, who)
+        return await Compensations(books.store.engine, books.store.books).compensate(
+            account, job_id, credits_, own, why, who
+        )
 
     if reference is None:
         say(f"reference {own}")  # known before anything is given: the same one asks again

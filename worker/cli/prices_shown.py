@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from worker.client import Quote
     from worker.credits.rehearsal import Outcome, Row
-    from worker.overcharges import Overcharged
+    from worker.overcharges import Overcharged, OverchargedJob
     from worker.store.price_report import PriceLine, PriceReport, Quantiles
     from worker.store.rehearsals import Rehearsed
 
@@ -68,17 +68,28 @@ def overcharged(found: Overcharged) -> Iterator[RenderableType]:
             ),
             ("without a price", found.unpriced or None),
             ("given now", f"{found.given:,} credits" if found.compensated else "nothing: this was a look"),
+            ("to give", None if found.compensated else _to_give(found)),
         ]
     )
     if found.worst:
         yield f"\nthose with most too much: {len(found.worst):,} of {found.jobs:,}"
+        last = "given" if found.compensated else "to give"
         yield table(
-            ["job", "account", "kind", "charged", "would", "too much", "given"],
-            [(str(j.job), j.account, j.kind, j.charged, j.would, j.difference, j.given) for j in found.worst],
-            right=["charged", "would", "too much", "given"],
+            ["job", "account", "kind", "charged", "would", "too much", last],
+            [(*_overcharged_row(job), job.given if found.compensated else job.to_give) for job in found.worst],
+            right=["charged", "would", "too much", last],
         )
-    if found.jobs and not found.compensated:
+    if found.to_give:
         yield "\nto give it back, once per job: the same again with --compensate --reason WHY --as NAME"
+
+
+def _overcharged_row(job: OverchargedJob) -> tuple[object, ...]:
+    return str(job.job), job.account, job.kind, job.charged, job.would, job.difference
+
+
+def _to_give(found: Overcharged) -> str:
+    before = found.credits - found.to_give
+    return f"{found.to_give:,} credits" + (f"; {before:,} were given before" if before else "")
 
 
 def report(found: PriceReport) -> Iterator[RenderableType]:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.account_ledger import NewLot
 from worker.credits.lots import LotSource
@@ -19,6 +19,7 @@ from worker.store.books import Books
 from worker.store.database import tried_again
 from worker.store.errors import Conflict, Refused, UnknownJob
 from worker.store.references import check_actor, check_amount, check_reference
+from worker.store.snapshots import snapshot
 from worker.store.texts import NOTE_LENGTH_MAX, is_line
 
 #: What its lot and its journal entry say.
@@ -53,7 +54,8 @@ class _Standing:
 class Compensations:
     """Grants for jobs, in total at most what each was charged."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, engine: AsyncEngine, books: Books) -> None:
+        self._engine = engine
         self._books = books
 
     @tried_again
@@ -99,18 +101,31 @@ class Compensations:
         had its part before is left out. Raises `UnknownAccount` and `Refused`.
         """
         _check_words(reason, actor)
-        references = {job_id: f"{prefix}:{job_id}" for job_id in amounts}
-        given: dict[UUID, int] = {}
         async with self._books.page(account_id) as (connection, page):
             await acting(connection, actor)
-            before = await _given(connection, account_id, list(references.values()))
-            standings = await _standings(connection, account_id, list(amounts))
-            for job_id, standing in standings.items():
-                amount = min(amounts[job_id], standing.left)
-                if standing.ended and amount > 0 and references[job_id] not in before:
-                    _grant(page, job_id, amount, references[job_id], reason, actor)
-                    given[job_id] = amount
-        return given
+            due = await _due(connection, account_id, amounts, prefix)
+            for job_id, amount in due.items():
+                _grant(page, job_id, amount, _reference(prefix, job_id), reason, actor)
+        return due
+
+    async def due_each(self, account_id: str, amounts: Mapping[UUID, int], prefix: str) -> Mapping[UUID, int]:
+        """What `compensate_each` would give now. Looks only."""
+        async with snapshot(self._engine) as connection:
+            return await _due(connection, account_id, amounts, prefix)
+
+
+async def _due(
+    connection: AsyncConnection, account_id: str, amounts: Mapping[UUID, int], prefix: str
+) -> dict[UUID, int]:
+    """What is still to be given of these amounts: nothing under a reference that was used, no more than is left."""
+    before = await _given(connection, account_id, [_reference(prefix, job_id) for job_id in amounts])
+    standings = await _standings(connection, account_id, list(amounts))
+    due = {job_id: min(amounts[job_id], standing.left) for job_id, standing in standings.items() if standing.ended}
+    return {job_id: amount for job_id, amount in due.items() if amount > 0 and _reference(prefix, job_id) not in before}
+
+
+def _reference(prefix: str, job_id: UUID) -> str:
+    return f"{prefix}:{job_id}"
 
 
 def _grant(page: Page, job_id: UUID, amount: int, reference: str, reason: str, actor: str) -> datetime:
