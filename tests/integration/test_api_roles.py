@@ -14,7 +14,8 @@ from tests.servers import Database
 from worker.store.api_keys import Role
 from worker.web.app import make_app
 
-ALL = "pipeline billing ops product admin viewer customer"
+STAFF = "pipeline billing ops product admin viewer"
+ALL = f"{STAFF} customer"
 
 #: Method and path -> who may. Whoever may not is answered 403; without a key everybody is answered 401.
 WHO: dict[str, str] = {
@@ -46,9 +47,10 @@ WHO: dict[str, str] = {
     "POST /v1/accounts/{account}/tokens": "pipeline billing admin",
     "POST /v1/accounts/{account}/pause": "ops admin",
     "POST /v1/accounts/{account}/resume": "ops admin",
-    "GET /v1/prices": ALL,
-    "GET /v1/prices/history": ALL,
-    "GET /v1/prices/changes": ALL,
+    # No customer reads what is planned, or what was noted about whom and why.
+    "GET /v1/prices": STAFF,
+    "GET /v1/prices/history": STAFF,
+    "GET /v1/prices/changes": STAFF,
     "GET /v1/plans": ALL,
     "POST /v1/prices": "product admin",
     "POST /v1/prices/rehearsals": "product admin",

@@ -27,7 +27,8 @@ class May(StrEnum):
     LOOK_AT_ACCOUNTS = "look_at_accounts"  # balance and journal
     CREDIT = "credit"  # subscriptions, top-ups, grants, chargebacks
     COMPENSATE = "compensate"
-    LOOK_AT_PRICES = "look_at_prices"
+    LOOK_AT_PLANS = "look_at_plans"  # what is sold
+    LOOK_AT_PRICES = "look_at_prices"  # the books: planned ones too, and who wrote what to which
     SET_PRICES = "set_prices"
     LOOK_AT_QUEUES = "look_at_queues"
     STEER = "steer"  # pause and resume
@@ -50,7 +51,8 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
     May.LOOK_AT_ACCOUNTS: _EVERYONE - {Role.PRODUCT},
     May.CREDIT: frozenset({Role.BILLING, Role.ADMIN}),
     May.COMPENSATE: frozenset({Role.BILLING}) | _STAFF,
-    May.LOOK_AT_PRICES: _EVERYONE,
+    May.LOOK_AT_PLANS: _EVERYONE,
+    May.LOOK_AT_PRICES: _EVERYONE - {Role.CUSTOMER},
     May.SET_PRICES: frozenset({Role.PRODUCT, Role.ADMIN}),
     May.LOOK_AT_QUEUES: frozenset({Role.PIPELINE, Role.VIEWER, Role.PRODUCT}) | _STAFF,
     May.STEER: _STAFF,

@@ -24,6 +24,7 @@ BOOK_BYTES_MAX = 1024**2
 _BOOK_MAX = 2**31 - 1
 
 Looker = Annotated[Caller, allowed(May.LOOK_AT_PRICES)]
+Shopper = Annotated[Caller, allowed(May.LOOK_AT_PLANS)]
 Setter = Annotated[Caller, allowed(May.SET_PRICES)]
 BookPath = Annotated[int, BeforeValidator(whole), Path(ge=1, le=_BOOK_MAX, description="The book's number.")]
 BookQuery = Annotated[int | None, BeforeValidator(whole), Query(ge=1, le=_BOOK_MAX)]
@@ -126,7 +127,7 @@ async def withdraw(request: Request, caller: Setter, book: BookPath, body: NoteB
 
 
 @router.get("/plans", response_model=PlansAnswer, responses=responses())
-async def plans(request: Request, caller: Looker) -> Response:
+async def plans(request: Request, caller: Shopper) -> Response:
     """The plans and packs that are sold now."""
     sold = await services_of(request).accounts.plans()
     return answer({"plans": sold.plans, "packs": sold.packs, "digest": sold.digest})
