@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from tests.integration.books import ACTOR, opened
 from tests.integration.cli_support import Fermata
-from tests.integration.test_rehearsals import desk_of
+from tests.integration.test_rehearsals import SHIPPED, desk_of
 from tests.servers import Database
 from worker.credits.outcomes import Ending
 from worker.local.waiting import finished
@@ -47,6 +47,19 @@ async def test_quoted_charged_refunded_and_held(database: Database) -> None:
         Refunds("cancelled_running", 1, round(1 / 13, 4), 7),
     ) == line.refunds
     assert (2, 35) == (line.held_jobs, line.held_credits)
+
+
+async def test_what_a_book_keeps_of_a_hold_is_told_too(database: Database) -> None:
+    """A fee for cancelling hides neither the job nor what came back: it was no sale."""
+    document = SHIPPED.replace('cancelled_running = "nothing"', 'cancelled_running = "25%"')
+    async with opened(database) as store:
+        await store.account("ada", 100)
+        await desk_of(store).apply(document, "mia", "a fee", force="a test")
+        claimed = await store.running("ada", quoted=20)
+        await store.settle("ada", claimed, Ending.CANCELLED_RUNNING)
+        (line,) = (await desk_of(store).report(MONTH)).lines
+    assert (1, 0, 1.0) == (line.jobs, line.sold, line.refund_rate)
+    assert (Refunds("cancelled_running", 1, 1.0, 15, 5),) == line.refunds
 
 
 async def test_only_the_time_asked_for_is_told(database: Database) -> None:

@@ -106,11 +106,14 @@ def report(found: PriceReport) -> Iterator[RenderableType]:
     )
     reasons = [(line.kind, line.model, one) for line in found.lines for one in line.refunds]
     if reasons:
-        yield "\nwhy whole holds came back"
+        yield "\nwhy jobs ended without a sale"
         yield table(
-            ["kind", "model", "reason", "jobs", "of those that ran", "credits"],
-            [(kind, model, one.reason, one.jobs, f"{one.rate:.1%}", one.credits) for kind, model, one in reasons],
-            right=["jobs", "of those that ran", "credits"],
+            ["kind", "model", "reason", "jobs", "of those that ran", "returned", "charged"],
+            [
+                (kind, model, one.reason, one.jobs, f"{one.rate:.1%}", one.credits, one.charged)
+                for kind, model, one in reasons
+            ],
+            right=["jobs", "of those that ran", "returned", "charged"],
         )
 
 

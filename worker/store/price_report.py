@@ -23,12 +23,16 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Refunds:
-    """Jobs whose whole hold came back for one reason. `rate`: of all jobs of that kind and model that ran."""
+    """Jobs that ended without a sale for one reason. `rate`: of all jobs of that kind and model that ran.
+
+    `credits` came back, `charged` did not: a book may keep a part of what the customer caused.
+    """
 
     reason: str
     jobs: int
     rate: float
     credits: int
+    charged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,9 @@ def _quantiles(found: Sequence[int] | None) -> Quantiles | None:
 
 async def _refunds(connection: AsyncConnection, since: datetime, ran: dict[_Key, _Ran]) -> dict[_Key, list[Refunds]]:
     found: dict[_Key, list[Refunds]] = {}
-    for kind, model, reason, count, credits_ in await connection.execute(_REFUNDS, {"since": since}):
+    for kind, model, reason, count, credits_, charged in await connection.execute(_REFUNDS, {"since": since}):
         rate = round(count / ran[kind, model].jobs, 4)
-        found.setdefault((kind, model), []).append(Refunds(reason, count, rate, credits_))
+        found.setdefault((kind, model), []).append(Refunds(reason, count, rate, credits_, charged))
     return found
 
 
@@ -155,14 +159,13 @@ _RAN = text("""
 
 _REFUNDS = text("""
     SELECT j.kind, COALESCE(j.request ->> 'model', '') AS model, j.reason, count(*),
-           CAST(sum(j.quoted) AS bigint)
+           CAST(sum(j.quoted - j.charged) AS bigint), CAST(sum(j.charged) AS bigint)
     FROM events AS e
     JOIN jobs AS j USING (account_id, job_id)
     WHERE e.what = 'ended'
       AND e.at >= :since
       AND j.attempt > 0
       AND j.state <> 'succeeded'
-      AND j.charged = 0
     GROUP BY 1, 2, 3
     ORDER BY 1, 2, 4 DESC, 3
 """)
