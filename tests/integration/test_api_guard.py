@@ -158,6 +158,22 @@ async def test_a_query_has_a_limit(api: Api) -> None:
     assert 400 == (await api.ask("GET", f"/v1/jobs?state={'x' * 5000}")).status_code
 
 
+@pytest.mark.parametrize(
+    ("query", "field"), [("kind=%00", "kind"), ("state=%00", "state"), ("account=ada&metadata=a%00%3Db", "metadata")]
+)
+async def test_a_filter_with_a_nul_is_refused(api: Api, query: str, field: str) -> None:
+    """PostgreSQL knows no such text: the client is told, and no bug of ours is logged."""
+    done = await api.ask("GET", f"/v1/jobs?{query}")
+    assert (422, field) == (done.status_code, done.json()["field"])
+
+
+@pytest.mark.parametrize("reason", ["a\nb", "\x1b[31mred", "\u202egnp"])
+async def test_a_reason_that_would_play_with_a_terminal_is_refused(api: Api, reason: str) -> None:
+    """A51: it stands beside the queue in tables and logs."""
+    done = await api.ask("POST", "/v1/queues/generation/pause", {"reason": reason})
+    assert (422, "reason") == (done.status_code, done.json()["field"])
+
+
 async def test_nobody_without_a_key_has_a_body_read(api: Api) -> None:
     """401 while the body is still to come."""
     read = 0

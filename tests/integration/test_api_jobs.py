@@ -122,6 +122,15 @@ async def test_a_batch_answers_each_of_its_jobs(api: Api) -> None:
     assert 2 == await counted(api)
 
 
+async def test_batches_whose_long_keys_begin_alike_are_two(api: Api) -> None:
+    """A key of 255 characters counts to its last one; the same batch again is the same jobs."""
+    keys = ["z" * 254 + last for last in "aba"]
+    done = [await api.ok("POST", "/v1/jobs/batch", {"jobs": [SUBMIT]}, idempotency=key) for key in keys]
+    first, second, again = (one["results"][0]["job"] for one in done)
+    assert first["id"] != second["id"]
+    assert (first["id"], True) == (again["id"], again["replayed"])
+
+
 async def test_a_thousand_jobs_in_one_batch_and_not_one_more(api: Api) -> None:
     """All taken, each once; 1,001 are refused as a whole."""
     done = await api.ok("POST", "/v1/jobs/batch", {"jobs": [SUBMIT] * 1000})
@@ -358,6 +367,31 @@ async def test_of_fifty_submits_at_once_as_many_are_taken_as_fit(api: Api) -> No
     await api.submit("bob", on_insufficient="wait")
     batch = await api.ok("POST", "/v1/jobs/batch", {"jobs": [{**SUBMIT, "account": "bob"}, SUBMIT]})
     assert ["insufficient_credits", None] == [one.get("problem", {}).get("code") for one in batch["results"]]
+
+
+async def test_one_request_that_comes_twenty_times_at_once_is_paid_once(api: Api) -> None:
+    """Its twins are told of the job that is stored, not that it can't be paid, and leave room for others."""
+    price = await price_of(api)
+    await api.account("bob", 2 * price)
+    asked = [api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"}, idempotency="k") for _ in range(20)]
+    *done, other = await asyncio.gather(*asked, api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"}))
+    assert {202} == {one.status_code for one in (*done, other)}
+    assert 1 == len({one.json()["id"] for one in done})
+    assert 2 == await counted(api)
+
+
+async def test_two_processes_that_meet_the_last_credits_by_one_key_agree(api: Api, tmp_path: Path) -> None:
+    """Whoever finds the credits taken by the very same request is told of its job."""
+    price = await price_of(api)
+    async with an_api(api.database, tmp_path / "other") as other:
+        for number in range(10):
+            await api.account(f"bob{number}", price)
+            body = {**SUBMIT, "account": f"bob{number}"}
+            key = await api.key()
+            asked = [one.ask("POST", "/v1/jobs", body, idempotency="k", key=key) for one in (api, other) * 4]
+            done = await asyncio.gather(*asked)
+            assert {202} == {one.status_code for one in done}
+            assert 1 == len({one.json()["id"] for one in done})
 
 
 async def test_a_balance_that_is_just_enough_is_enough(api: Api) -> None:

@@ -135,3 +135,29 @@ async def test_what_is_open_needs_no_key(api: Api, route: str) -> None:
     """Health and the reference."""
     method, path = path_of(route)
     assert 200 == (await api.http.request(method, path)).status_code
+
+
+#: What touches every account at once, by address and method.
+OF_ALL_ACCOUNTS = (
+    "/v1/keys",
+    "/v1/audit-log",
+    "/v1/webhooks",
+    "POST /v1/queues",
+    "POST /v1/prices",
+    "/pause",
+    "/resume",
+)
+
+
+@pytest.mark.parametrize("role", ["ops", "product", "admin"])
+async def test_a_key_bound_to_accounts_has_no_say_over_all_of_them(api: Api, role: str) -> None:
+    """Even one from before such keys were refused: it mints no key without bounds, and hears of nobody else."""
+    key = await api.key(role)
+    async with api.database.connection(as_owner=True) as connection:
+        await connection.execute("UPDATE api_keys SET account_prefix = 'ada' WHERE role = $1", role)
+    for route, who in WHO.items():
+        method, path = path_of(route)
+        if role in who.split() and any(one in route for one in OF_ALL_ACCOUNTS) and "subscription" not in route:
+            assert 403 == (await api.ask(method, path, key=key)).status_code, route
+    made = await api.ask("POST", "/v1/keys", {"role": "admin", "label": "more"}, key=key)
+    assert 403 == made.status_code

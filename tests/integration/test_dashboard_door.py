@@ -193,3 +193,25 @@ async def test_a_large_or_foreign_form_is_refused(api: Api) -> None:
         assert 413 == (await visit.send("/do/audit", x="y" * 100_000)).status_code
         sent = await visit.http.post("/do/audit", json={"form_token": visit.form_token})
         assert 400 == sent.status_code
+
+
+async def test_a_form_with_a_nul_or_a_number_without_end_is_told_so(api: Api) -> None:
+    """No page of ours fails by what somebody typed."""
+    async with visiting(api, "admin") as visit:
+        for path, fields in (
+            ("/do/jobs/preview", {"verb": "cancel", "limit": "10", "kind": "\0"}),
+            ("/do/pause/queue/generation", {"reason": "\0"}),
+            ("/do/accounts/grant/ada", {"credits": "0" * 5000, "reference": "r"}),
+        ):
+            done = await visit.send(path, follow=False, **fields)
+            assert done.status_code in (303, 400), path
+            assert done.status_code == 400 or "bad%3A" in done.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs?account=%00", "/jobs?kind=%00", "/accounts/%00", "/accounts?find=%00", "/audit?actor=%00"]
+)
+async def test_an_address_with_a_nul_leads_nowhere(api: Api, path: str) -> None:
+    """PostgreSQL knows no such text: the visitor is told, and no bug of ours is logged."""
+    async with visiting(api, "admin") as visit:
+        assert "must not contain NUL" in await visit.page(path, 400)

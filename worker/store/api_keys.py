@@ -47,6 +47,10 @@ class Role(StrEnum):
     CUSTOMER = "customer"  # a short-lived token: looks at one account
 
 
+#: Roles whose keys may be bound to some accounts. What the others do touches every account.
+BOUND = frozenset({Role.PIPELINE, Role.BILLING, Role.VIEWER})
+
+
 @dataclass(frozen=True, slots=True)
 class KeyShown:
     """A key without its secret."""
@@ -197,6 +201,10 @@ def _check(new: NewKey) -> None:
     if not is_line(new.label, LABEL_LENGTH_MAX):
         raise Refused("label", f"must be 1 to {LABEL_LENGTH_MAX} printable characters on one line")
     if new.account_prefix is not None:
+        if new.role not in BOUND:
+            raise Refused(
+                "account_prefix", f"is for {', '.join(sorted(BOUND))}: a key of {new.role} touches all accounts"
+            )
         try:
             check_account_id(new.account_prefix)
         except Refused as error:

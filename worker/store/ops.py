@@ -20,6 +20,7 @@ from worker.store.audit_log import acting
 from worker.store.database import transaction
 from worker.store.errors import Refused, UnknownAccount
 from worker.store.snapshots import snapshot
+from worker.store.texts import is_line
 
 #: What a reason may be at most, in characters.
 REASON_LENGTH_MAX = 500
@@ -130,6 +131,8 @@ class Controls:
 def _check_reason(reason: str) -> None:
     if len(reason) > REASON_LENGTH_MAX:
         raise Refused("reason", f"must have at most {REASON_LENGTH_MAX} characters")
+    if reason and not is_line(reason, REASON_LENGTH_MAX):
+        raise Refused("reason", "must be printable characters on one line")
 
 
 async def _switch_account(connection: AsyncConnection, values: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from worker.credits.plans import Plan
 from worker.credits.price_book import PriceBook
 from worker.store.affordability import Affordability
 from worker.store.database import transaction
-from worker.store.errors import Conflict, UnknownAccount
+from worker.store.errors import Conflict, InsufficientCredits, UnknownAccount
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.turns import each_at_once, take_turns
@@ -142,40 +142,40 @@ class Submits:
         async with transaction(each_at_once(self._engine)) as connection:
             before = await _read_replayed(connection, submissions)
             views = await self._views(connection, submissions)
-            decided = [
-                _decided(submission, before.get((submission.account_id, submission.idempotency_key)), views)
-                for submission in submissions
-            ]
+            decided = [_decided(submission, before.get(_identity(submission)), views) for submission in submissions]
             decided = await self._affordable(connection, submissions, decided)
             new = [(s, job) for s, job in zip(submissions, decided, strict=True) if isinstance(job, NewJob)]
             turns = await _turns(connection, new, views) if new else {}
         stored: set[UUID] = set()
         after: Mapping[Any, Any] = {}
-        if new:
+        short = [s for s, job in zip(submissions, decided, strict=True) if isinstance(job, InsufficientCredits)]
+        if new or short:
             async with transaction(self._engine) as connection:
-                stored = await _insert(connection, new, turns)
-                # Whoever lost a race for a key reads the winner's row.
-                lost = [s for s, job in new if job.job_id not in stored]
+                stored = await _insert(connection, new, turns) if new else set()
+                # Whoever lost a race for a key reads the winner's row, also where the winner's job took the credits.
+                lost = [s for s, job in new if job.job_id not in stored] + short
                 after = await _read_replayed(connection, lost) if lost else {}
-        return [
-            _answer(submission, job, stored, after) if isinstance(job, NewJob) else job
-            for submission, job in zip(submissions, decided, strict=True)
-        ]
+        return [_answer(submission, job, stored, after) for submission, job in zip(submissions, decided, strict=True)]
 
     async def _affordable(
         self, connection: AsyncConnection, submissions: Sequence[Submission], decided: list[Any]
     ) -> list[Any]:
         """The same, with a refusal in place of each job that asked for it and could not be paid now."""
-        asked = [
-            (place, submission.account_id, job.quoted)
-            for place, (submission, job) in enumerate(zip(submissions, decided, strict=True))
+        # One request, however often it came at once, is one job to pay.
+        asked = {
+            _identity(submission): (submission.account_id, job.quoted)
+            for submission, job in zip(submissions, decided, strict=True)
             if isinstance(job, NewJob) and job.check_credits
-        ]
+        }
         if not asked:
             return decided
-        short = await self._affordability.turned_down(connection, [(account, quoted) for _, account, quoted in asked])
-        turned_down = {asked[place][0]: refusal for place, refusal in short.items()}
-        return [turned_down.get(place, job) for place, job in enumerate(decided)]
+        short = await self._affordability.turned_down(connection, list(asked.values()))
+        places = list(asked)
+        turned_down = {places[place]: refusal for place, refusal in short.items()}
+        return [
+            turned_down.get(_identity(submission), job) if isinstance(job, NewJob) else job
+            for submission, job in zip(submissions, decided, strict=True)
+        ]
 
     async def view(self, account_id: str | None, artifact_ids: Sequence[UUID], voice: str | None = None) -> SubmitView:
         """What a submit of this account would look at now; for quotes. Raises `UnknownAccount`."""
@@ -246,10 +246,17 @@ def _replay(submission: Submission, row: Any) -> Submitted | Conflict:
     return Submitted(row.job_id, row.account_id, row.kind, row.state, row.quoted, row.book_id, replayed=True)
 
 
-def _answer(submission: Submission, job: NewJob, stored: set[UUID], after: Mapping[Any, Any]) -> Any:
-    if job.job_id in stored:
+def _identity(submission: Submission) -> tuple[str, str]:
+    return submission.account_id, submission.idempotency_key
+
+
+def _answer(submission: Submission, job: Any, stored: set[UUID], after: Mapping[Any, Any]) -> Any:
+    if isinstance(job, NewJob) and job.job_id in stored:
         return Submitted(job.job_id, submission.account_id, job.kind, "queued", job.quoted, job.book_id, replayed=False)
-    return _replay(submission, after[submission.account_id, submission.idempotency_key])
+    if isinstance(job, NewJob | InsufficientCredits):
+        row = after.get(_identity(submission))
+        return job if row is None else _replay(submission, row)
+    return job
 
 
 async def _read_replayed(connection: AsyncConnection, submissions: Sequence[Submission]) -> dict[tuple[str, str], Any]:

@@ -62,6 +62,9 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
     May.TELL: _STAFF,
 }
 
+#: What touches every account at once: no key that is bound to some accounts may do it, whatever its role.
+_OF_ALL_ACCOUNTS = frozenset({May.RULE, May.LOOK_AT_LOG, May.TELL, May.STEER, May.SET_PRICES})
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -125,7 +128,10 @@ class Allowed:
         await services.rates.check(key)
         if key.role not in PERMISSIONS[self.needed]:
             raise Problem(403, f"a key of the role {key.role} may not do this")
-        request.state.caller = Caller(key)
+        caller = Caller(key)
+        if caller.bound and self.needed in _OF_ALL_ACCOUNTS:
+            raise Problem(403, "a key that is bound to some accounts may not do what touches all of them")
+        request.state.caller = caller
 
 
 async def _key_of(services: Services, secret: str, request: Request) -> KeyShown | None:

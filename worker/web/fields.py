@@ -59,7 +59,8 @@ def _whole_segment(given: object) -> object:
     return given.replace("%2F", "/").replace("%25", "%") if isinstance(given, str) else given
 
 
-def _printable(given: str | None) -> str | None:
+def printable(given: str | None) -> str | None:
+    """Text on one line, as PostgreSQL can hold it and a terminal shows it."""
     if given is not None and not given.isprintable():
         raise ValueError("must be printable characters on one line")
     return given
@@ -88,7 +89,7 @@ Limit = Annotated[
 After = Annotated[Id | None, Query(description="Go on behind this one: `next` of the page before.")]
 IdempotencyKey = Annotated[
     str,
-    AfterValidator(_printable),
+    AfterValidator(printable),
     Header(
         alias="Idempotency-Key",
         min_length=1,
@@ -100,6 +101,6 @@ IdempotencyKey = Annotated[
 ]
 OwnKey = Annotated[
     str | None,
-    AfterValidator(_printable),
+    AfterValidator(printable),
     Header(alias="Idempotency-Key", min_length=1, max_length=255, description="As elsewhere, but optional."),
 ]

@@ -46,6 +46,7 @@ def staff(handler: Page, may: May, *, elsewhere: bool = False) -> Endpoint:
     """
 
     async def endpoint(request: Request) -> Response:
+        _check_address(request)
         visitor = await visitor_of(request)
         if visitor.is_customer:
             return frame.go("/credits")
@@ -61,6 +62,7 @@ def acting(handler: Action, may: May) -> Endpoint:
     """A form that changes something. What turns it down is said on the page it came from."""
 
     async def endpoint(request: Request) -> Response:
+        _check_address(request)
         visitor = await visitor_of(request)
         form = await read_form(request)
         check_form(request, visitor, form.text("form_token"))
@@ -87,6 +89,13 @@ def job_id_of(given: str) -> UUID:
         return UUID(given)
     except ValueError:
         raise UnknownJob(given[:64]) from None
+
+
+def _check_address(request: Request) -> None:
+    """Raises `Refused` for an address with a NUL: PostgreSQL holds none, so nothing is called so."""
+    asked = request.query_params.multi_items()
+    if "\0" in request.scope["path"] or any("\0" in text for pair in asked for text in pair):
+        raise Refused("address", "must not contain NUL characters")
 
 
 def _check(visitor: Visitor, may: May) -> None:

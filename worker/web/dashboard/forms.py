@@ -26,6 +26,8 @@ async def read_form(request: Request) -> Form:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX, errors="strict")
     except (ValueError, UnicodeDecodeError):
         raise Refused("form", "can't be read") from None
+    if any("\0" in text for pair in pairs for text in pair):
+        raise Refused("form", "must not contain NUL characters")
     return Form(pairs)
 
 
@@ -60,7 +62,7 @@ class Form:
     def whole(self, name: str, least: int, most: int) -> int:
         """A whole number. Raises `Refused`."""
         typed = self.text(name).replace(",", "").replace("_", "")
-        if not typed.isascii() or not typed.isdigit() or not least <= int(typed[:20]) <= most:
+        if not (typed.isascii() and typed.isdigit() and len(typed) <= 19) or not least <= int(typed) <= most:
             raise Refused(name, f"must be a whole number from {least:,} to {most:,}")
         return int(typed)
 

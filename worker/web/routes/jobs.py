@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from time import monotonic
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from worker.client import JobRequest
 from worker.credits.lots import CREDITS_MAX
@@ -34,6 +35,7 @@ from worker.web.fields import (
     Limit,
     Line,
     OwnKey,
+    printable,
     whole,
 )
 from worker.web.problems import Problem, document, responses, said
@@ -44,6 +46,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 #: Jobs in one batch, and the bytes they may take together.
 BATCH_MAX, BATCH_BYTES_MAX = 1_000, 8 * 1024**2
+#: Characters of a batch's key that stand in its items' keys, whose `/` and place need the rest of 255.
+_BATCH_KEY_MAX = 240
 _REASON_MAX = NOTE_LENGTH_MAX - ACTOR_LENGTH_MAX - len(" ()")
 
 _EXAMPLE: dict[str, Any] = {
@@ -185,7 +189,7 @@ async def submit(request: Request, caller: Submitter, body: SubmitBody, key: Ide
 @router.post("/batch", status_code=207, response_model=BatchAnswer, responses=responses(400, 408, 413, 415, 422))
 async def submit_batch(request: Request, caller: Submitter, body: BatchBody, key: IdempotencyKey) -> Response:
     """Ask for up to 1,000 jobs at once. Sent again with the same key it is the same jobs."""
-    asked = [item.asked(item.key or f"{key[:240]}/{place}") for place, item in enumerate(body.jobs)]
+    asked = [item.asked(item.key or _key_of(key, place)) for place, item in enumerate(body.jobs)]
     mine = [one for one in asked if caller.covers(one.account_id)]
     done = iter(await services_of(request).client.submit_many(mine, caller.actor))
     request_id = request.scope["state"]["request_id"]
@@ -203,7 +207,9 @@ async def jobs(
     caller: Looker,
     account: AccountQuery = None,
     state: Annotated[str | None, Query(max_length=16, description="queued, running, waiting, succeeded, …")] = None,
-    kind: Annotated[str | None, Query(max_length=64, description="Of this kind only.")] = None,
+    kind: Annotated[
+        str | None, AfterValidator(printable), Query(max_length=64, description="Of this kind only.")
+    ] = None,
     created_from: Annotated[Instant | None, Query(description="Submitted at this time or later.")] = None,
     created_before: Annotated[Instant | None, Query(description="Submitted before this time.")] = None,
     metadata: Annotated[
@@ -332,6 +338,13 @@ def submitted(done: Submitted, key: str) -> dict[str, Any]:
         "replayed": done.replayed,
         "key": key,
     }
+
+
+def _key_of(batch: str, place: int) -> str:
+    """The key of a batch's item. A long one goes in by its sum: two batches never share an item for how they begin."""
+    if len(batch) > _BATCH_KEY_MAX:
+        batch = f"{batch[: _BATCH_KEY_MAX - 65]}#{sha256(batch.encode()).hexdigest()}"
+    return f"{batch}/{place}"
 
 
 def _result(done: Submitted | Exception, key: str, request_id: str) -> dict[str, Any]:
