@@ -213,12 +213,16 @@ class _Child:
         """Send a job. False if the child is gone."""
         os.ftruncate(self.complaints.fileno(), 0)
         os.lseek(self.complaints.fileno(), 0, os.SEEK_SET)  # the child shares this position
-        body = pickle.dumps(job)
+        return await self._send(job) and await self._received() == {"started": True}
+
+    async def _send(self, what: object) -> bool:
+        """Whether the child was there to be told."""
+        body = pickle.dumps(what)
         try:
             await asyncio.get_running_loop().sock_sendall(self.connection, HEADER.pack(len(body)) + body)
         except ConnectionError:
             return False
-        return await self._received() == {"started": True}
+        return True
 
     async def converse(self, context: Context) -> dict[str, Any] | None:
         """Pass on progress and finished outputs until the child says how it ended; None if it died first."""
@@ -227,8 +231,8 @@ class _Child:
                 context.progress(_fraction(message["progress"]), str(message["stage"])[:200])
             elif "finished" in message:
                 await context.finished(_output_within(context.workdir, message["finished"]))
-                body = pickle.dumps("counted")
-                await asyncio.get_running_loop().sock_sendall(self.connection, HEADER.pack(len(body)) + body)
+                if not await self._send("counted"):
+                    return None  # it died while its output was being kept
             else:
                 return message
         return None
