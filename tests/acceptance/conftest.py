@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.exactness import assert_books_exact
 from tests.acceptance.stage import Stage, Zygote, opened_stage
+from tests.acceptance.up import System, running_system
 from tests.servers import Database
 
 
@@ -28,3 +29,10 @@ async def stage(
     async with opened_stage(database, environment, tmp_path, zygote) as opened:
         yield opened
     await assert_books_exact(database)
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """Given a system that is up: its API answers and each worker has said that it started."""
+    with running_system() as running:
+        yield running
