@@ -267,6 +267,15 @@ def schema_checks(facts: SchemaFacts, settings: Settings) -> Iterator[Check]:
         f"start `fermata worker{''.join(f' {queue}' for queue in facts.unserved)}`",
         otherwise=Status.WARN,
     )
+    yield _verdict(
+        "webhooks",
+        not facts.dead_deliveries,
+        f"{facts.dead_deliveries:,} events were not taken by {facts.deaf:,} endpoint(s), and are given up"
+        if facts.dead_deliveries
+        else "no event was given up",
+        "see `fermata webhooks list`; once the endpoint is mended, `fermata webhooks redeliver WEBHOOK`",
+        otherwise=Status.WARN,
+    )
     worst = max(facts.lease_over_seconds, facts.ends_by_over_seconds)
     yield _verdict(
         "overdue",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from fastapi import FastAPI
 
 from config.settings import load
 from tests.servers import Database
@@ -25,6 +26,7 @@ SONG = {"prompt": "x", "seconds": 20}
 class Api:
     """The application and who may call it."""
 
+    app: FastAPI
     services: Services
     http: httpx2.AsyncClient
     database: Database
@@ -86,4 +88,4 @@ async def an_api(database: Database, folder: Path, **settings: Any) -> AsyncIter
     async with app.router.lifespan_context(app):
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://fermata") as http:
-            yield Api(app.state.services, http, database)
+            yield Api(app, app.state.services, http, database)

@@ -130,6 +130,7 @@ def test_a_server_is_judged(facts: dict[str, Any], found: dict[str, Status]) -> 
         ({"lease_over_seconds": 91.0}, {"overdue": Status.BAD}),
         ({"ends_by_over_seconds": 91.0}, {"overdue": Status.BAD}),
         ({"ends_by_over_seconds": 90.0}, {}),
+        ({"deaf": 1, "dead_deliveries": 2}, {"webhooks": Status.WARN}),
     ],
 )
 def test_a_schema_is_judged(facts: dict[str, Any], found: dict[str, Status]) -> None:

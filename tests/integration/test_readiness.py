@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 from tests.integration.api_support import an_api
@@ -9,6 +10,7 @@ from tests.integration.books import opened
 from tests.servers import Database, Servers
 from worker.readiness import readiness_of
 from worker.store.doctoring import known_head, read_revision
+from worker.web.server import server_of
 
 
 async def test_a_process_is_ready_while_the_books_answer_with_our_schema(database: Database, servers: Servers) -> None:
@@ -44,3 +46,13 @@ async def test_http_says_why_it_is_not_ready_and_tells_metrics(database: Databas
         answer = await api.http.get("/readyz")
         assert 503 == answer.status_code
         assert "run `fermata migrate`" in answer.json()["why"]
+
+
+async def test_an_api_that_was_told_to_end_is_not_ready(database: Database, tmp_path: Path) -> None:
+    """From its first SIGTERM on, on connections that are open still."""
+    async with an_api(database, tmp_path) as api:
+        server = server_of(api.app, api.services.settings)
+        assert 200 == (await api.http.get("/readyz")).status_code
+        server.handle_exit(signal.SIGTERM, None)
+        answer = await api.http.get("/readyz")
+        assert (503, "draining: about to end") == (answer.status_code, answer.json()["why"])

@@ -192,6 +192,9 @@ async def test_what_is_never_taken_dies_and_can_be_told_again(database: Database
             assert 6 == len(endpoint.told)
             shown = await asyncio.to_thread(fermata.ok, "webhooks", "show", str(hook))
             assert (2, "answered 503") == (shown["webhook"]["dead"], shown["deliveries"][0]["last_error"])
+            said = {check["name"]: check for check in (await asyncio.to_thread(fermata.ok, "doctor"))["checks"]}
+            assert "warn" == said["webhooks"]["status"]
+            assert "2 events were not taken by 1 endpoint(s), and are given up" == said["webhooks"]["what"]
             good.set()
             again = await asyncio.to_thread(fermata.ok, "webhooks", "redeliver", str(hook))
             assert 2 == again["events"]

@@ -47,6 +47,9 @@ class SchemaFacts:
     hosts: tuple[str, ...]
     workers: int
     slots: int
+    #: Endpoints with events that they did not take and that are not told again by themselves, and how many events.
+    deaf: int = 0
+    dead_deliveries: int = 0
 
 
 class Doctoring:
@@ -90,6 +93,8 @@ class Doctoring:
             hosts=tuple(work.hosts),
             workers=work.workers,
             slots=work.slots,
+            deaf=row.deaf,
+            dead_deliveries=row.dead,
         )
 
 
@@ -140,7 +145,13 @@ _SCHEMA = text("""
            EXISTS (SELECT FROM journal_default) OR EXISTS (SELECT FROM events_default) AS default_rows,
            (SELECT CAST(EXTRACT(EPOCH FROM fermata_now() - ran_at) AS double precision)
             FROM duty_runs
-            WHERE duty = 'scheduler') AS scheduler_seconds
+            WHERE duty = 'scheduler') AS scheduler_seconds,
+           dead.endpoints AS deaf, dead.deliveries AS dead
+    FROM (
+        SELECT count(DISTINCT webhook_id) AS endpoints, count(*) AS deliveries
+        FROM deliveries
+        WHERE state = 'dead'
+    ) AS dead
 """)
 
 _WORK = text("""

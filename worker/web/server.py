@@ -69,6 +69,11 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Say at once that we are about to end: whoever has a connection may still ask `/readyz`."""
+        self._app.state.draining = True
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: Any = None) -> None:
         if services := getattr(self._app.state, "services", None):
             services.watcher.close()

@@ -30,7 +30,11 @@ async def readyz(request: Request) -> Response:
     """The books answer too, their schema is ours, and this process is not about to end."""
     services = services_of(request)
     url = services.settings.redis_url
-    found = await readiness_of(lambda: read_revision(services.engine), url.get_secret_value() if url else None)
+    found = await readiness_of(
+        lambda: read_revision(services.engine),
+        url.get_secret_value() if url else None,
+        lambda: getattr(request.app.state, "draining", False),
+    )
     document: dict[str, Any] = {"ok": found.ready, "facts": found.facts}
     return answer(document, 200) if found.ready else answer({**document, "why": found.why_not}, 503)
 
