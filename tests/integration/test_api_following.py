@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -159,6 +160,17 @@ async def test_a_stream_tells_the_whole_story_and_ends(stage: Stage) -> None:
         ended = stage.told[-1][2]
         assert ("succeeded", 10, "song") == (ended["state"], ended["charged"], ended["outputs"][0]["name"])
         assert 204 == await stage.stream(job, "3")
+
+
+async def test_a_stream_closes_with_the_key_that_opened_it(stage: Stage) -> None:
+    """Also where nothing happens: a token of a minute is not looked through for an hour."""
+    job = await stage.store.queued("ada")
+    until = datetime.now(UTC) + timedelta(seconds=2)
+    made = await ApiKeys(stage.store.engine).create(NewKey(Role.VIEWER, "short", None, until), ACTOR)
+    stage.key = made.key
+    async with stage.serving(), asyncio.timeout(8):
+        assert 200 == await stage.stream(job)
+    assert [("0", "queued")] == stage.numbered
 
 
 async def test_whoever_comes_back_skips_nothing(stage: Stage) -> None:

@@ -150,6 +150,16 @@ def test_a_cancelled_job_ends_at_once_and_only_once(fermata: Fermata) -> None:
     assert ("cancelled", "changed my mind (zoe)", 0) == (shown["state"], shown["message"], shown["charged"])
 
 
+def test_a_cancel_is_in_the_log_once(fermata: Fermata) -> None:
+    """Who did it; an attempt that came too late changed nothing."""
+    fermata.account("ada", 100)
+    job = str(submitted(fermata)["id"])
+    before = fermata.rows()["audit_log"]
+    fermata.ok("jobs", "cancel", job, "--as", "zoe")
+    assert 1 == fermata("jobs", "cancel", job, "--as", "eve").code
+    assert before + 1 == fermata.rows()["audit_log"]
+
+
 def test_a_retry_is_a_new_job_and_asked_twice_is_one(fermata: Fermata) -> None:
     """Only an ended job can be tried again; the key is retry:JOB, so a second click is a replay."""
     fermata.account("ada", 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Annotated, Any
 
@@ -62,11 +63,20 @@ async def events(
     if story.ended and seen >= story.events[-1].id:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_told(services, story, seen), 200, headers, "text/event-stream")
+    seconds = _seconds_of(caller)
+    return StreamingResponse(_told(services, story, seen, seconds), 200, headers, "text/event-stream")
 
 
-async def _told(services: Services, story: Story, seen: int) -> AsyncIterator[bytes]:
-    until = monotonic() + _STREAM_SECONDS
+def _seconds_of(caller: Caller) -> float:
+    """For so long a stream may tell: what a key opened closes with it."""
+    expires_at = caller.key.expires_at
+    if expires_at is None:
+        return _STREAM_SECONDS
+    return max(0.0, min(_STREAM_SECONDS, (expires_at - datetime.now(UTC)).total_seconds()))
+
+
+async def _told(services: Services, story: Story, seen: int, seconds: float) -> AsyncIterator[bytes]:
+    until = monotonic() + seconds
     with services.watcher.following(story.job) as follower:
         yield format_sse_event(comment="a job's story", retry=_RETRY_MILLISECONDS)
         # Read again: what happened before we followed is in it, what happens from here on is news.
@@ -81,7 +91,9 @@ async def _told(services: Services, story: Story, seen: int) -> AsyncIterator[by
             if current.progress is not None and (current.progress, current.stage) != progress:
                 progress = (current.progress, current.stage)
                 yield _written({"progress": current.progress, "stage": current.stage}, "progress")
-            while not await follower.news(_KEEP_ALIVE_SECONDS):
+            while not await follower.news(min(_KEEP_ALIVE_SECONDS, max(0.0, until - monotonic()))):
+                if monotonic() >= until:
+                    return
                 yield format_sse_event(comment="waiting")
             current = await _read(services, current)
 
