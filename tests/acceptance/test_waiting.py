@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.acceptance.stage import Stage
+from worker.credits.operations import Revoke
 from worker.store.ops import Scope
 
 
@@ -41,6 +42,30 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
             await stage.client.cancel("eve", blocker, "make room")
     await stage.becomes(older, "succeeded", seconds=10)
     assert "waiting" == (await stage.job(younger)).state
+
+
+async def test_a_new_cycle_wakes_who_waits_for_it(stage: Stage) -> None:
+    """Given jobs that wait and a cycle that ends, when the scheduler begins the next, then they run at once."""
+    await stage.account("eve", 0)
+    subscribed = await stage.store.accounts.subscribe("eve", "starter", "start", "test")
+    lot = await stage.value("SELECT lot_id FROM lots")
+    await stage.store.operations.do(Revoke("eve", lot, subscribed.credits, "test", "test"))
+    left: timedelta = subscribed.cycle_ends_at - await stage.value("SELECT fermata_now()")
+    await stage.database.advance(left - timedelta(minutes=2))
+    # No plan has the kinds of tests: they are submitted without one.
+    await stage.value("UPDATE accounts SET plan = NULL, cycle_ends_at = NULL, look_at = NULL")
+    stage.scheduler(hint_repeat_seconds=60, cycles_tick_seconds=0.1)
+    stage.worker()
+    jobs = [await stage.submit("null", "eve", on_insufficient="wait") for _ in range(2)]
+    for job in jobs:
+        await stage.becomes(job, "waiting")
+    await stage.value(
+        "UPDATE accounts SET plan = 'starter', cycle_ends_at = ends_at, look_at = ends_at "
+        "FROM cycles WHERE cycles.account_id = accounts.account_id"
+    )
+    await stage.database.advance(timedelta(minutes=3))
+    for job in jobs:
+        await stage.becomes(job, "succeeded", seconds=20)
 
 
 async def test_without_credits_a_job_is_refused(stage: Stage) -> None:

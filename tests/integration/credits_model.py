@@ -197,9 +197,11 @@ class Account:
         plan = self.plan
         if plan is None or not plan.external:
             raise No
-        if plan.over(now):
+        if plan.over(now) and plan.cycle_ends <= now:
             self.resume(now)
             return
+        if plan.over(now):  # ended at once, and its last month still runs: that was paid before
+            self.go_on(plan.name, now)
         assert plan.paid_until
         month = plan.month
         while months_later(plan.anchor, month) <= max(plan.paid_until, plan.cycle_ends):

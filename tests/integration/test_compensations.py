@@ -58,6 +58,17 @@ async def test_a_job_is_compensated_by_a_lot_of_its_own(database: Database) -> N
         assert (await audit(store.engine)).ok
 
 
+async def test_a_gift_under_the_reference_of_a_compensation_is_a_conflict(database: Database) -> None:
+    """It is not taken for that one told twice: nothing would come, and nobody would know."""
+    async with opened(database) as store:
+        await store.account("ada", 16)
+        job = await sold(store, "ada", 16)
+        await given(store, "ada", job, 10, "sorry")
+        with pytest.raises(Conflict):
+            await store.accounts.grant("ada", 10, "sorry", ACTOR)
+        assert 1 == await store.value("SELECT count(*) FROM lots WHERE reference = 'sorry'")
+
+
 async def test_no_job_gives_back_more_than_it_took(database: Database) -> None:
     """All compensations together, whatever their references; nothing is written by what is refused."""
     async with opened(database) as store:

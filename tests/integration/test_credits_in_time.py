@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.stage import until
-from tests.integration.books import ACTOR, Store, opened, set_clock
+from tests.integration.books import ACTOR, Store, at, opened, set_clock
 from tests.integration.test_duties import scheduled, short_times
 from tests.integration.test_subscriptions import ANCHOR, CREATOR, STARTER, assert_exact, subscribed
 from tests.servers import Database
@@ -61,6 +61,29 @@ async def test_twenty_claims_at_once_take_what_there_is_and_no_more(database: Da
         buckets = await one.buckets(account)
         assert (50, 450) == (buckets["available"], buckets["held"])
         await assert_exact(one)
+
+
+async def test_a_claim_that_waited_for_a_lock_across_an_expiry_spends_nothing(database: Database) -> None:
+    """The clock is read when the account is ours, not when the claim was made."""
+    async with opened(database) as store, database.connection() as other:
+        await set_clock(store, ANCHOR)
+        account = await store.account("ada", 100, expires_at=at("2032-02-01T00:00:00+00:00"))
+        job = await store.queued(account, 10, job_seconds=90 * 86_400.0)
+        holding = other.transaction()
+        await holding.start()
+        await other.execute("SELECT 1 FROM accounts FOR NO KEY UPDATE")
+        claiming = asyncio.ensure_future(store.claim_patiently(account, job))
+        blocked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        await until(lambda: store.value(blocked), "waits for the lock")
+        await store.database.advance(DAY)
+        await holding.commit()
+        refused = await claiming
+        assert isinstance(refused, Ended)
+        assert Ending.INSUFFICIENT_CREDITS is refused.reason
+        assert 100 == (await store.buckets(account))["available"]
+        await swept(store)
+        assert [("expire", 100)] == await moves(store, "expired")
+        await assert_exact(store)
 
 
 @pytest.mark.parametrize("turned_first", [True, False])

@@ -69,6 +69,18 @@ async def test_claims_of_one_batch_step_below_once(database: Database) -> None:
         assert ["balance_low"] == [what for what, _ in await told(store)]
 
 
+async def test_a_chargeback_that_takes_an_account_below_warns(database: Database) -> None:
+    """What the bank takes back counts as what the account had."""
+    async with opened(database) as store:
+        account = await warned_below(store, 50, 10)
+        await store.accounts.subscribe(account, "starter", "start", "test")
+        await store.settle(account, await store.running(account, 150))
+        await store.accounts.topup(account, "bought", "test", amount=100)
+        before = await told(store)
+        await store.accounts.chargeback(account, "bought", "test")
+        assert [("balance_low", {"spendable": 10, "threshold": 50})] == (await told(store))[len(before) :]
+
+
 async def test_credits_that_expire_or_are_taken_back_warn_too(database: Database) -> None:
     """When the journal is written; the plan's own threshold counts where nobody set another."""
     async with opened(database) as store:
@@ -154,6 +166,21 @@ async def test_topups_are_told_frozen_once_a_lapse(database: Database) -> None:
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
+
+
+async def test_two_lapses_in_one_cycle_are_told_each(database: Database) -> None:
+    """Cancelled at once, resumed, cancelled at once again: top-ups were frozen twice."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        await store.accounts.subscribe(account, "starter", "start", "test")
+        await store.accounts.topup(account, "bought", "test", amount=100)
+        for number in range(2):
+            await store.accounts.cancel(account, f"end-{number}", "test", at_once=True)
+            assert [account] == await notified(store)
+            assert [] == await notified(store)
+            await database.advance(timedelta(days=1))
+            await store.accounts.resume(account, f"back-{number}", "test")
+        assert 2 == [what for what, _ in await told(store)].count("topup_frozen")
 
 
 async def test_paging_skips_nothing_while_events_are_written(database: Database) -> None:

@@ -105,3 +105,41 @@ def test_people_read_it_too(database: Database, fermata: Fermata) -> None:
         assert "needed 10, available 7" in fermata("jobs", verb, str(job)).out
         told = fermata.ok("jobs", verb, str(job))["shortfall"]
         assert {"needed": 10, "available": 7, "held": 0, "held_by": [], "frozen": 0, "pack": None} == told
+
+
+async def test_the_pack_that_would_do_pays_the_debt_too(database: Database) -> None:
+    """What an account owes is paid by its next top-up first: the pack that is named covers both."""
+    async with opened(database) as store:
+        await store.account("ada")
+        await store.accounts.subscribe("ada", "starter", "start", "test")
+        await store.accounts.topup("ada", "bought", "test", amount=100)
+        await store.settle("ada", await store.running("ada", 250))
+        await store.accounts.chargeback("ada", "bought", "test")
+        refused = await store.claim("ada", await store.queued("ada", 50))
+        assert isinstance(refused, Ended)
+        assert refused.refusal is not None
+        assert refused.refusal.pack is not None
+        await store.accounts.topup("ada", "again", "test", pack=refused.refusal.pack.name)
+        assert isinstance(await store.claim("ada", await store.queued("ada", 50)), Claimed)
+
+
+async def test_a_job_behind_one_that_is_woken_in_the_same_batch_is_not_left_behind(database: Database) -> None:
+    """A settle and the claim of a younger job travel together: the elder is woken, the younger fits beside it."""
+    async with opened(database) as store:
+        await store.account("ada", 100)
+        blocker = await store.running("ada", 90)
+        elder = await store.queued("ada", 50, on_insufficient="wait")
+        assert isinstance(await store.claim("ada", elder), Parked)
+        younger = await store.queued("ada", 20, on_insufficient="wait")
+        await asyncio.gather(store.settle("ada", blocker, measured=0), store.claim("ada", younger))
+        assert 0 == await store.value("SELECT count(*) FROM parked")
+        for job in (elder, younger):
+            assert isinstance(await store.claim("ada", job), Claimed)
+
+
+async def test_a_job_that_costs_nothing_waits_for_nobody(database: Database) -> None:
+    """It takes no credits from those that wait for them."""
+    async with opened(database) as store:
+        await store.account("ada", 10)
+        assert isinstance(await store.claim("ada", await store.queued("ada", 50, on_insufficient="wait")), Parked)
+        assert isinstance(await store.claim("ada", await store.queued("ada", 0, on_insufficient="wait")), Claimed)

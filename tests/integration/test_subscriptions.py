@@ -12,7 +12,7 @@ from tests.acceptance.stage import until
 from tests.integration.books import ACTOR, Store, at, opened, set_clock
 from tests.integration.test_duties import scheduled, short_times
 from tests.servers import Database
-from worker.credits.operations import Claimed, Ended
+from worker.credits.operations import Claimed, Dropped, Ended
 from worker.credits.outcomes import Ending
 from worker.credits.subscribing import Turn
 from worker.duties.cycles import Cycles
@@ -205,6 +205,38 @@ async def test_external_billing_drives_the_renewals(database: Database) -> None:
         assert (CREATOR, "2032-05-05") == (late.credits, f"{late.cycle_ends_at:%Y-%m-%d}")
         assert CREATOR + 40 == (await Reads(store.engine).balance(account)).spendable
         await assert_exact(store)
+
+
+async def test_a_payment_after_an_end_at_once_pays_for_the_next_cycle(database: Database) -> None:
+    """The running cycle was paid before: the payment is not lost on it, and brings nothing twice."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account = await subscribed(store, renewal="external", grace_days=5)
+        await set_clock(store, "2032-02-10T00:00:00Z")
+        await store.accounts.cancel(account, "end", ACTOR, at_once=True)
+        assert 0 == (await store.accounts.renewed(account, "p", ACTOR)).credits
+        await set_clock(store, "2032-03-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        assert CREATOR == (await Reads(store.engine).balance(account)).spendable
+        await set_clock(store, "2032-04-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        assert 0 == (await Reads(store.engine).balance(account)).spendable
+        await assert_exact(store)
+
+
+async def test_an_upgrade_lets_jobs_go_that_the_smaller_plan_held_up(database: Database) -> None:
+    """In the same transaction, as many as may run now; another step lets none go."""
+    async with opened(database) as store:
+        account = await subscribed(store, "starter")
+        await store.running(account, 1)
+        jobs = [await store.queued(account, 1) for _ in range(4)]
+        for job in jobs:
+            assert Dropped.ACCOUNT_LIMIT is await store.claim(account, job)
+        held_up = "SELECT count(*) FROM due WHERE waits_for = 'account_limit'"
+        await store.accounts.cancel(account, "end", ACTOR)
+        assert 4 == await store.value(held_up)
+        await store.accounts.resume(account, "up", ACTOR, plan="creator")
+        assert 1 == await store.value(held_up)
 
 
 @pytest.mark.parametrize("how", ["turn", "resume", "upgrade"])

@@ -39,17 +39,16 @@ def notices_of(page: Page) -> list[Notice]:
     if page.warn_below and page.ledger.lines and (low := _low(page.ledger, page.warn_below)) is not None:
         notices.append(low)
     if page.ledger.topups_frozen and page.ledger.new_lots:
-        notices += _frozen(page.ledger)
+        notices += _frozen(page)
     return notices
 
 
 def _low(ledger: AccountLedger, threshold: int) -> Notice | None:
-    """Only the step over the threshold tells, not each one below it. What expired counts from when it is written."""
-    counted = {
-        lot_id: lot
-        for lot_id, lot in ledger.lots.items()
-        if not lot.charged_back and not (ledger.topups_frozen and lot.source is LotSource.TOPUP)
-    }
+    """Only the step over the threshold tells, not each one below it. What expired counts from when it is written.
+
+    A lot that was charged back has nothing available; what it had before counts as what the account had.
+    """
+    counted = {lot_id: lot for lot_id, lot in ledger.lots.items() if not _is_frozen(lot, ledger)}
     after = sum(lot.available for lot in counted.values())
     if after >= threshold:
         return None
@@ -58,11 +57,11 @@ def _low(ledger: AccountLedger, threshold: int) -> Notice | None:
     return Notice(What.BALANCE_LOW, {"spendable": after, "threshold": threshold}) if before >= threshold else None
 
 
-def _frozen(ledger: AccountLedger) -> Iterable[Notice]:
+def _frozen(page: Page) -> Iterable[Notice]:
     """Once for each lot and lapse."""
-    lapse = int(ledger.cycle_ends_at.timestamp()) if ledger.cycle_ends_at else 0
-    for lot_id, lot in ledger.lots.items():
-        if lot.source is LotSource.TOPUP and lot.available and not lot.expired_by(ledger.now):
+    lapse = int(page.active_until.timestamp()) if page.active_until else 0
+    for lot_id, lot in page.ledger.lots.items():
+        if lot.source is LotSource.TOPUP and lot.available and not lot.expired_by(page.now):
             yield Notice(What.TOPUP_FROZEN, {"credits": lot.available}, f"@{lapse}", lot_id)
 
 
@@ -89,7 +88,7 @@ class Notify:
             if not _is_frozen(lot, ledger)
         ]
         if ledger.topups_frozen:
-            notices += _frozen(ledger)
+            notices += _frozen(page)
         page.writes.notices += notices
         return len(notices)
 

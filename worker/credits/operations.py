@@ -169,7 +169,7 @@ class Claim:
             return Dropped.ACCOUNT_LIMIT
         held = page.ledger.reservations.get(job.job_id)
         if held is None:
-            if job.on_insufficient == "wait" and page.eldest_parked is not None and page.eldest_parked < job.job_id:
+            if job.quoted and job.on_insufficient == "wait" and _elder_waits(page, job):
                 # It has said that it can wait: then it queues behind those that do, or small ones starve a large one.
                 return _park(page, job, page.ledger.shortfall(job.quoted))
             reserved = page.ledger.reserve(job.job_id, job.quoted, f"worker:{self.worker_id}")
@@ -423,21 +423,42 @@ class Wake:
 def wake_parked(page: Page, parked: Sequence[Job]) -> list[Job]:
     """Queue those waiting jobs that fit what is spendable now, oldest first; younger ones wait behind.
 
-    `parked` in order of age. Nothing is held yet: their claims do that. Returns those that were woken.
+    `parked` are those of before; those that the page itself parked count, too: they may stand behind one that is
+    woken now. Nothing is held yet: their claims do that. Returns those that were woken.
     """
     room = page.ledger.spendable
     woken = []
-    for job in parked:
+    for job in sorted([*parked, *page.writes.parked], key=_age):
         if job.job_id in page.writes.parked_gone or job.ends_by <= page.now:
             continue  # ended by a neighbour in this batch, or about to be by the reaper: it takes no room
         if job.quoted > room:
             break
         room -= job.quoted
-        _change(page, job, JobState.QUEUED)
-        page.writes.parked_gone.append(job.job_id)
-        page.writes.due.append(DueRow(job, page.now))
+        if job.state is JobState.QUEUED:
+            _unpark(page, job)
+        else:
+            _change(page, job, JobState.QUEUED)
+            page.writes.parked_gone.append(job.job_id)
+            page.writes.due.append(DueRow(job, page.now))
         woken.append(job)
     return woken
+
+
+def _age(job: Job) -> UUID:
+    return job.job_id
+
+
+def _elder_waits(page: Page, job: Job) -> bool:
+    return page.eldest_parked is not None and page.eldest_parked < job.job_id
+
+
+def _unpark(page: Page, job: Job) -> None:
+    """Leave a job queued that this very page was going to park: its next hint finds it."""
+    writes = page.writes
+    writes.parked.remove(job)
+    writes.due_gone.remove(job.job_id)
+    writes.jobs = [change for change in writes.jobs if change.job is not job]
+    writes.unhinted.append((job.job_id, None))
 
 
 def _row_is_held(job: Job | None, lease: Lease | None) -> bool:

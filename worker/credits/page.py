@@ -171,6 +171,8 @@ class Writes:
     look_next: Look | None = None
     cycles: list[CycleRow] = field(default_factory=list)
     cycles_raised: list[tuple[datetime, int]] = field(default_factory=list)
+    #: Whether more jobs may run at a time from now on.
+    more_room: bool = False
 
 
 @dataclass(slots=True)
@@ -188,6 +190,8 @@ class Page:
     paused_names: frozenset[tuple[str, str]] = frozenset()
     running_max: int | None = None
     running: int = 0
+    #: When the subscription ends or ended; None: never, or there is none.
+    active_until: datetime | None = None
     #: Read only where a cycle has ended or somebody is about to change the subscription; with the plans it names.
     subscription: Subscription | None = None
     terms: Mapping[str, Plan] = field(default_factory=dict)

@@ -33,9 +33,14 @@ class Refusal:
     pack: Pack | None
 
 
-def refusal_of(shortfall: Shortfall, holds: Iterable[HeldBy], plans: PlanBook, *, topups_frozen: bool) -> Refusal:
-    """The whole answer. Without a subscription no pack helps: what is bought then is born frozen."""
-    missing = shortfall.needed - shortfall.available
+def refusal_of(
+    shortfall: Shortfall, holds: Iterable[HeldBy], plans: PlanBook, *, topups_frozen: bool, debt: int = 0
+) -> Refusal:
+    """The whole answer. Without a subscription no pack helps: what is bought then is born frozen.
+
+    A pack pays the account's `debt` first, so one that would do covers both.
+    """
+    missing = shortfall.needed - shortfall.available + debt
     largest = sorted(holds, key=lambda hold: (-hold.credits, hold.job))[:HOLDS_SHOWN_MAX]
     return Refusal(
         needed=shortfall.needed,

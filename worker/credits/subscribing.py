@@ -50,9 +50,10 @@ def expire_topups(page: Page, actor: str) -> int:
 
 def take(page: Page, step: Step, actor: str) -> None:
     """Do the step: its cycles, its credits, and what it thaws or freezes."""
-    after, ledger = step.after, page.ledger
-    page.subscription = after
+    after, ledger, running_max = step.after, page.ledger, page.running_max
+    page.subscription, page.active_until = after, after.active_until
     page.running_max = page.own_running_max or step.plan.jobs_at_a_time
+    page.writes.more_room = running_max is not None and running_max < page.running_max
     page.warn_below = step.plan.warn_below if page.own_warn_below is None else page.own_warn_below
     page.writes.subscription = SubscriptionRow(after, step.plan)
     page.writes.cycles += step.opened

@@ -209,12 +209,17 @@ def resumed(subscription: Subscription, plan: Plan, now: datetime) -> Step:
 def renewed(subscription: Subscription, current: Plan, upcoming: Plan, now: datetime) -> Step:
     """One more cycle is paid for, from outside. A payment that comes after the lapse resumes the subscription.
 
-    A cycle that is paid for ahead begins in its time.
+    A cycle that is paid for ahead begins in its time; so does the one after a cycle that was cancelled at once and
+    still runs.
     """
     if subscription.renewal is not Renewal.EXTERNAL:
         raise NotPossible("it renews by itself; only external renewals are reported")
     if subscription.lapsed_by(now):
-        return resumed(subscription, upcoming, now)
+        if subscription.cycle_ends_at <= now:
+            return resumed(subscription, upcoming, now)
+        again = resumed(subscription, current, now)
+        next_ends_at = cycle_bounds(subscription.anchor, subscription.cycle_ends_at).ends_at
+        return replace(again, after=_paid_for(again.after, next_ends_at))
     paid = subscription.paid_until
     if paid is None:
         raise BrokenInvariant("an external renewal without an end")

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.store.errors import InsufficientCredits
 from worker.store.plan_books import PlanBooks
+from worker.store.refusals import debts_of
 
 #: For so long a room that was large enough is believed, in seconds.
 _REMEMBERED_SECONDS = 2.0
@@ -81,7 +82,8 @@ class Affordability:
         # What is bought without a subscription is born frozen: no pack would do.
         pack = None
         if not room.frozen:
-            pack = (await self._plan_books.current(connection)).smallest_pack(quoted - available)
+            debt = (await debts_of(connection, [account_id])).get(account_id, 0)
+            pack = (await self._plan_books.current(connection)).smallest_pack(quoted - available + debt)
         return InsufficientCredits(account_id, quoted, available, asdict(pack) if pack else None)
 
 

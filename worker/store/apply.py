@@ -49,7 +49,11 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
     written = {write.statement: await _run(driver, write, pages, lot_ids, now) for write in _WRITES}
     if seldom := [page for page in pages if has_seldom(page)]:
         await write_seldom(connection, seldom, lot_ids, now)
-    room = [page.account_id for page in pages if page.writes.attempts and page.running_max is not None]
+    room = [
+        page.account_id
+        for page in pages
+        if (page.writes.attempts or page.writes.more_room) and page.running_max is not None
+    ]
     if room:
         await run(driver, _MAKE_ROOM, {"accounts": room})
     if room or written[_INSERT_DUE]:

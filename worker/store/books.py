@@ -93,8 +93,9 @@ class Books:
         raised = [account_id for account_id, page in pages.items() if page.ledger.raised]
         if raised:
             # Under the same lock: whoever brings credits starts the jobs that wait for them.
-            for account_id, parked in (await parked_jobs(connection, raised)).items():
-                wake_parked(pages[account_id], parked)
+            parked = await parked_jobs(connection, raised)
+            for account_id in raised:
+                wake_parked(pages[account_id], parked.get(account_id, ()))
         for page in pages.values():
             page.writes.notices += notices_of(page)
         await write(connection, list(pages.values()))

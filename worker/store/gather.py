@@ -117,6 +117,7 @@ async def gather_pages(
             paused_names,
             running_max,
             running.get(account_id, 0),
+            active_until=active_until,
             warn_below=warn_below,
             own_running_max=own_running_max,
             own_warn_below=own_warn_below,

@@ -117,7 +117,7 @@ _TO_TELL = text("""
               SELECT FROM told AS t
               WHERE t.account_id = l.account_id
                 AND t.what = 'topup_frozen'
-                AND t.subject = l.lot_id || '@' || CAST(floor(EXTRACT(EPOCH FROM a.cycle_ends_at)) AS bigint)
+                AND t.subject = l.lot_id || '@' || CAST(floor(EXTRACT(EPOCH FROM a.active_until)) AS bigint)
           )
         LIMIT :limit
     )

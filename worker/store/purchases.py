@@ -21,6 +21,9 @@ from worker.store.instants import problem_of_instant
 from worker.store.references import check_actor, check_amount, check_reference
 from worker.store.texts import NOTE_LENGTH_MAX, is_line
 
+#: What the lot and the journal entry of a gift say.
+GRANT = "grant"
+
 
 @dataclass(frozen=True, slots=True)
 class Credited:
@@ -131,10 +134,12 @@ class Purchases:
         async with self._books.page(account_id) as (connection, page):
             before = (await connection.execute(_GRANTED, {"account": account_id, "reference": reference})).one_or_none()
             if before is not None:
+                if before.reason != GRANT:
+                    raise Conflict("reference", reference, "was used before, to compensate a job")
                 return _replayed(account_id, amount, before.granted, before.expires_at, reference)
             if expires_at is not None and expires_at <= page.now:
                 raise Refused("expires_at", "must be in the future")
-            new = NewLot(LotSource.GRANT, "grant", reference=reference, note=note)
+            new = NewLot(LotSource.GRANT, GRANT, reference=reference, note=note)
             await acting(connection, actor)
             page.ledger.grant(amount, new, expires_at, actor)
         return Credited(account_id, amount, expires_at, reference, replayed=False)
@@ -251,7 +256,7 @@ _PURCHASE = text("""
 """)
 
 _GRANTED = text("""
-    SELECT granted, expires_at
+    SELECT granted, expires_at, reason
     FROM lots
     WHERE account_id = :account
       AND source = 'grant'

@@ -43,11 +43,13 @@ async def explained(
         return answers
     book = await plans.current(connection)
     accounts = [operations[place].account_id for place in refused]
-    holds = await _holds(connection, sorted(set(accounts)))
+    holds, debts = await _holds(connection, sorted(set(accounts))), await debts_of(connection, sorted(set(accounts)))
     for place, account_id in zip(refused, accounts, strict=True):
         shortfall, frozen = refused[place].shortfall, pages[account_id].ledger.topups_frozen
         assert shortfall is not None
-        refusal = refusal_of(shortfall, holds.get(account_id, ()), book, topups_frozen=frozen)
+        refusal = refusal_of(
+            shortfall, holds.get(account_id, ()), book, topups_frozen=frozen, debt=debts.get(account_id, 0)
+        )
         refused[place] = replace(refused[place], refusal=refusal)
     await connection.execute(
         _KEEP,
@@ -74,7 +76,14 @@ async def refusal_now(connection: AsyncConnection, account_id: str, needed: int,
         return None
     holds = await _holds(connection, [account_id])
     book = await plans.current(connection)
-    return refusal_of(shortfall, holds.get(account_id, ()), book, topups_frozen=topups_frozen)
+    debt = (await debts_of(connection, [account_id])).get(account_id, 0)
+    return refusal_of(shortfall, holds.get(account_id, ()), book, topups_frozen=topups_frozen, debt=debt)
+
+
+async def debts_of(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, int]:
+    """What these accounts owe, by account: the next top-ups pay it first."""
+    rows = await connection.execute(_DEBTS, {"accounts": account_ids})
+    return {row.account_id: row.owed for row in rows}
 
 
 async def _holds(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[HeldBy]]:
@@ -114,6 +123,13 @@ _HOLDS = text("""
           AND amount > 0
         OFFSET 0
     ) AS r
+""")
+
+_DEBTS = text("""
+    SELECT account_id, CAST(sum(amount) AS bigint) AS owed
+    FROM debts
+    WHERE account_id = ANY(CAST(:accounts AS text[]))
+    GROUP BY account_id
 """)
 
 _KEEP = text("""
