@@ -225,6 +225,19 @@ async def test_what_a_planned_book_changes_is_judged_by_the_book_that_it_will_fo
         assert (await desk.withdraw(2, "mia", "not yet")).withdrawn_at is not None
 
 
+async def test_a_book_about_to_come_into_force_is_not_withdrawn(database: Database) -> None:
+    """A withdrawal that is held up before its COMMIT would take back what jobs were priced by meanwhile."""
+    soon = (await database_now(database)) + timedelta(minutes=10)
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.apply(SHIPPED + "# 2\n", "mia", "up", soon)
+        await desk.apply(SHIPPED + "# 3\n", "mia", "up", soon + timedelta(minutes=10))
+        await database.advance(timedelta(minutes=9, seconds=45))
+        with pytest.raises(Refused, match=r"book: book 2 comes into force at .* too soon to be withdrawn"):
+            await desk.withdraw(2, "mia", "no")
+        assert (await desk.withdraw(3, "mia", "no")).withdrawn_at is not None
+
+
 async def test_a_revert_goes_back_to_what_was_in_force(database: Database) -> None:
     """A planned or a withdrawn book was let in for another time and place; a revert waits for no rehearsal."""
     async with opened(database) as store:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, DateTime, Table, and_, func, select
@@ -25,6 +25,10 @@ from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 
 #: One at a time changes a shelf, so that numbers follow each other and the same file twice is one book.
 _SHELF_LOCK = 4_607_182_419
+
+
+#: A withdrawal is written before its book could price a job: longer than any transaction that still may commit.
+WITHDRAW_BEFORE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,8 @@ class BookShelf:
     async def withdraw(self, book_id: int, author: str, note: str, approval: Approval | None = None) -> BookLine:
         """Take back a book that is not in force yet: it never will be. Withdrawn before: the same answer again.
 
-        Raises `Refused` for a book that is or was in force: jobs may have been priced by it. `approval` is asked about
+        Raises `Refused` for a book that is or was in force, or is about to be: jobs may have been priced by it before
+        this is written. `approval` is asked about
         the planned book that would then follow the one before.
         """
         _check_words(author, note)
@@ -172,6 +177,9 @@ class BookShelf:
             if row.withdrawn_at is None:
                 if row.effective_at <= now:
                     raise Refused("book", f"book {book_id} is in force since {row.effective_at:%Y-%m-%d}: revert it")
+                if row.effective_at <= now + WITHDRAW_BEFORE:
+                    late = f"comes into force at {row.effective_at:%H:%M:%S} UTC, too soon to be withdrawn"
+                    raise Refused("book", f"book {book_id} {late}: revert to the one before it then")
                 planned = await self._next(connection, row.effective_at)
                 if approval is not None and planned is not None:
                     before = await self._book(connection, self._standing_before(row.effective_at))
