@@ -65,7 +65,7 @@ async def test_all_that_moves_credits_at_once_keeps_the_books_exact(database: Da
         await set_clock(one, ANCHOR)
         for account in ACCOUNTS:
             await one.account(account)
-            renewal = {"renewal": "external", "grace_days": 5} if account == "bob" else {}
+            renewal: dict[str, Any] = {"renewal": "external", "grace_days": 5} if account == "bob" else {}
             await one.accounts.subscribe(account, "creator", "start", ACTOR, **renewal)
         number = 0
         for days in (10, 11, 8, 2, 31, 45):
