@@ -48,7 +48,7 @@ async def test_a_new_cycle_wakes_who_waits_for_it(stage: Stage) -> None:
     """Given jobs that wait and a cycle that ends, when the scheduler begins the next, then they run at once."""
     await stage.account("eve", 0)
     subscribed = await stage.store.accounts.subscribe("eve", "starter", "start", "test")
-    lot = await stage.value("SELECT lot_id FROM lots")
+    lot = await stage.value("SELECT lot_id FROM lots WHERE account_id = 'eve' AND source = 'subscription'")
     await stage.store.operations.do(Revoke("eve", lot, subscribed.credits, "test", "test"))
     left: timedelta = subscribed.cycle_ends_at - await stage.value("SELECT fermata_now()")
     await stage.database.advance(left - timedelta(minutes=2))
