@@ -52,8 +52,8 @@ def postgres_of(system: System) -> str:
 
 
 def running_job(system: System) -> str:
-    """A song of ten minutes that has begun."""
-    job = str(document(system, f"{SONG} --param seconds_max=300")["id"])
+    """Four songs of five minutes that have begun: long enough to be typed about."""
+    job = str(document(system, f"{SONG} --param seconds_max=300 --param variants=4")["id"])
     wait_until(lambda: document(system, f"fermata jobs show {job} --json")["state"] == "running", "it runs")
     return job
 
