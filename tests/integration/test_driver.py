@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 import uuid_utils.compat as uuids
 from sqlalchemy import text
 
 from tests.integration.books import Store, opened
 from tests.servers import Database
-from worker.store.database import Transient, transaction
+from worker.store.database import Transient, transaction, translated
 from worker.store.driver import Statement, driver_of, rows_of, run
 from worker.store.errors import LedgerUnavailable, RefusedByDatabase
 
@@ -87,3 +88,10 @@ async def test_its_errors_are_ours(database: Database, sql: str, error: type[Exc
             assert "the database refused it: accounts_account_id" == str(raised.value)
         async with transaction(store.engine) as connection:
             assert 1 == await connection.scalar(_BEGIN)
+
+
+@pytest.mark.parametrize("error", [asyncpg.InternalClientError, asyncpg.ProtocolError, asyncpg.InterfaceError])
+def test_what_the_driver_itself_gives_up_on_is_an_outage(error: type[Exception]) -> None:
+    """A cut connection is no bug of ours: whoever settles tries again, and no failure is counted."""
+    with pytest.raises(LedgerUnavailable, match=f"^PostgreSQL is out of reach \\({error.__name__}\\)$"), translated():
+        raise error("cannot switch to state 12; another operation (2) is in progress")

@@ -135,7 +135,10 @@ def translated() -> Iterator[None]:
         if error.connection_invalidated and code not in _TRANSIENT:
             code = None
         raise _ours(code, error, error.orig) from error
-    except (exc.TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
+    except (
+        *(exc.TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError),
+        asyncpg.InternalClientError,  # past SQLAlchemy: the server's farewell was read, the connection's end not yet
+    ) as error:
         raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
     except asyncpg.PostgresError as error:
         # Of a statement that went past SQLAlchemy (see `driver`).
