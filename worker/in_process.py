@@ -24,7 +24,6 @@ from worker.credits.operations import AlreadyEnded, CancelAsked
 from worker.store.reads_artifacts import ArtifactPlace, ArtifactReads
 from worker.store.submits import Submitted
 from worker.web.problems import document, said
-from worker.web.routes.jobs import submitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ def _ours(job: Asked) -> JobRequest:
 
 
 def _submitted(done: Submitted, key: str) -> answers.Submitted:
-    return answers.Submitted.model_validate(_plain(submitted(done, key)))
+    return answers.Submitted.model_validate(_plain(done.shown(key)))
 
 
 def _plain(value: object) -> dict[str, Any]:

@@ -346,16 +346,7 @@ def _present_submitted(done: Submitted, ended: JobShown | None, *, key: str, jso
     if ended is not None:
         document = {**msgspec.to_builtins(ended), "replayed": done.replayed, "key": key}
         return present(document, json, jobs_shown.job(ended), code=0 if ended.state == "succeeded" else 1)
-    document = {
-        "id": done.job_id,
-        "account": done.account_id,
-        "kind": done.kind,
-        "state": done.state,
-        "quoted": done.quoted,
-        "book": done.book_id,
-        "replayed": done.replayed,
-        "key": key,
-    }
+    document = done.shown(key)
     return present(document, json, [facts((name, value) for name, value in document.items() if value is not False)])
 
 

@@ -125,6 +125,19 @@ class Submitted:
     book_id: int
     replayed: bool
 
+    def shown(self, key: str) -> dict[str, Any]:
+        """The public document of a submit, wherever it was made; `key` is its idempotency key."""
+        return {
+            "id": self.job_id,
+            "account": self.account_id,
+            "kind": self.kind,
+            "state": self.state,
+            "quoted": self.quoted,
+            "book": self.book_id,
+            "replayed": self.replayed,
+            "key": key,
+        }
+
 
 class Submits:
     """Stores batches of submissions."""

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from tasks.engines.child import close_children
 from tasks.kind import AudioInfo, InputFile, Kind
 from tasks.registry import close_engines, registry
 from tests.providers import AceStepProvider, CogProvider, running
@@ -90,14 +89,6 @@ async def case_of(
     yield case
     for kind in opened:
         await close_engines({kind.name: kind})
-
-
-@pytest.fixture
-async def context(tmp_path: Path) -> AsyncIterator[Recorder]:
-    folder = tmp_path / "attempt"
-    folder.mkdir()
-    yield Recorder(folder)
-    await close_children()
 
 
 @pytest.mark.parametrize("engine", [*EMBEDDED, *REMOTE, *OWN])

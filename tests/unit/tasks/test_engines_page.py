@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tasks.engines.child import close_children
 from tasks.engines.offer import TYPES
 from tasks.kind import RefusedRequest
 from tasks.registry import RegistryError, registry
@@ -22,14 +20,6 @@ PAGE = (Path(__file__).parents[3] / "docs" / "ENGINES.md").read_text(encoding="u
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-
-
-@pytest.fixture
-async def context(tmp_path: Path) -> AsyncIterator[Recorder]:
-    folder = tmp_path / "attempt"
-    folder.mkdir()
-    yield Recorder(folder)
-    await close_children()
 
 
 async def test_the_engine_of_ones_own_works(context: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

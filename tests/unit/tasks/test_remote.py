@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from tasks.engines.child import close_children
 from tasks.engines.contract import EngineNotReady
 from tasks.engines.remote.ace_step import AceStepServer
 from tasks.engines.remote.cog import Cog
@@ -62,14 +61,6 @@ def ace(stack: ExitStack) -> AceStepProvider:
     provider = AceStepProvider()
     stack.enter_context(running(provider))
     return provider
-
-
-@pytest.fixture
-async def context(tmp_path: Path) -> AsyncIterator[Recorder]:
-    folder = tmp_path / "attempt"
-    folder.mkdir()
-    yield Recorder(folder)
-    await close_children()
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ async def submit(request: Request, caller: Submitter, body: SubmitBody, key: Ide
     caller.check(body.account)
     done = await services_of(request).client.submit(body.asked(key), caller.actor)
     position = await services_of(request).depths.position(done)
-    document = {**submitted(done, key), "position": position}
+    document = {**done.shown(key), "position": position}
     return answer(document, 202, {"Location": f"/v1/jobs/{done.job_id}"})
 
 
@@ -280,7 +280,7 @@ async def retry(request: Request, caller: Submitter, job: JobId, key: OwnKey = N
     """Ask for an ended job's request again: a new job with a fresh quote. By default once, however often asked."""
     await shown(request, caller, job)
     done = await services_of(request).client.retry(job, caller.actor, key, check_credits=True)
-    return answer(submitted(done, key or f"retry:{job}"), 202, {"Location": f"/v1/jobs/{done.job_id}"})
+    return answer(done.shown(key or f"retry:{job}"), 202, {"Location": f"/v1/jobs/{done.job_id}"})
 
 
 @router.get("/{job}/receipt", response_model=Receipt, responses=responses(404))
@@ -326,20 +326,6 @@ async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:
     return found
 
 
-def submitted(done: Submitted, key: str) -> dict[str, Any]:
-    """The public document of a submit."""
-    return {
-        "id": done.job_id,
-        "account": done.account_id,
-        "kind": done.kind,
-        "state": done.state,
-        "quoted": done.quoted,
-        "book": done.book_id,
-        "replayed": done.replayed,
-        "key": key,
-    }
-
-
 def _key_of(batch: str, place: int) -> str:
     """The key of a batch's item. A long one goes in by its sum: two batches never share an item for how they begin."""
     if len(batch) > _BATCH_KEY_MAX:
@@ -350,7 +336,7 @@ def _key_of(batch: str, place: int) -> str:
 def _result(done: Submitted | Exception, key: str, request_id: str) -> dict[str, Any]:
     if isinstance(done, Exception):
         return {"problem": document(said(done), request_id)}
-    return {"job": submitted(done, key)}
+    return {"job": done.shown(key)}
 
 
 def _not_yours(asked: JobRequest, request_id: str) -> dict[str, Any]:
