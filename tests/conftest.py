@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import settings
 
 from tests import servers as testing
 from worker.local.roles import dsn
@@ -22,6 +23,11 @@ SERVERS = pytest.StashKey[testing.Servers]()
 
 #: Tests that need no server. When nothing else is asked for, none is started.
 SERVERLESS = ("tests/unit", "tests/torch", "tests/test_layers.py")
+
+
+# Properties are judged by their answers: a busy machine must not fail them.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_configure(config: pytest.Config) -> None:
