@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
+from contextlib import ExitStack
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -33,16 +35,29 @@ async def test_each_process_tells_what_it_did(stage: Stage) -> None:
     assert 2 == _sum(first, "fermata_books_processes", process="worker")
 
 
+#: How many ports after the first a process tries, or a look asks.
+PORTS = 6
+#: Below those that the kernel gives to outgoing connections: one to a port that nobody listens on yet, but in their
+#: range, may be connected to itself and read its own request.
+LOWEST, HIGHEST = 20_000, 32_000
+
+
 def _free_ports() -> int:
-    """The first of some ports of which the next few are probably free, too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return min(int(probe.getsockname()[1]), 60_000)
+    """The first of some ports on which nobody listens."""
+    while True:
+        first = random.randrange(LOWEST, HIGHEST)
+        with ExitStack() as probes:
+            try:
+                for port in range(first, first + PORTS):
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
 
 
 def _texts(first: int) -> list[str]:
     texts = []
-    for port in range(first, first + 6):
+    for port in range(first, first + PORTS):
         try:
             with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
                 texts.append(answer.read().decode())
