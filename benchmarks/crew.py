@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from config.settings import load
 from worker.collector import calm
 from worker.store.books import Books
-from worker.store.database import make_engine, transaction
+from worker.store.database import make_engine, reading
 from worker.store.group_commit import Figures, GroupCommit
 from worker.store.prices import PriceBooks
 from worker.store.submits import Submits
@@ -127,7 +127,7 @@ async def _worked(
     url: str, work: Work, part: Any, connections: int | None, barrier: Barrier
 ) -> tuple[int, float, float, float, Figures]:
     desk = Desk.opened(url, connections=connections)
-    async with transaction(desk.engine):
+    async with reading(desk.engine):
         pass  # connected before the clock runs
     await asyncio.to_thread(barrier.wait, PATIENCE_SECONDS)
     started, used = monotonic(), process_time()

@@ -73,7 +73,7 @@ async def test_a_freeze_shorter_than_the_lease_changes_nothing(stage: Stage) -> 
     assert ["succeeded"] == (await stage.becomes(job_id, "succeeded")).endings
 
 
-@pytest.mark.parametrize("point", ["claim.locked", "settle.locked"])
+@pytest.mark.parametrize("point", ["claim.written", "settle.written"])
 async def test_a_process_frozen_inside_a_batch_delays_its_own_account_only(stage: Stage, point: str) -> None:
     """Given a worker frozen with an account locked, then others are served, and this account after the time-out.
 
@@ -88,7 +88,7 @@ async def test_a_process_frozen_inside_a_batch_delays_its_own_account_only(stage
     for neighbour in await stage.submit_many(5, account_id="eve"):
         await stage.becomes(neighbour, "succeeded")
     seen = await stage.becomes(job_id, "succeeded")
-    assert {"claim.locked": ["succeeded"], "settle.locked": ["lost_worker", "succeeded"]}[point] == seen.endings
+    assert {"claim.written": ["succeeded"], "settle.written": ["lost_worker", "succeeded"]}[point] == seen.endings
     other.end()
     sleeper.thaw()
     await stage.becomes(await stage.submit(), "succeeded")

@@ -35,7 +35,7 @@ COLUMNS: list[tuple[str, list[Any]]] = [
 async def test_a_column_arrives_as_it_was_sent(database: Database, kind: str, values: list[Any]) -> None:
     """asyncpg walks each column twice, and only the second walk counts: also when it has to prepare again."""
     statement = Statement(f"SELECT u.x FROM unnest(CAST(:column AS {kind}[])) WITH ORDINALITY AS u (x, n) ORDER BY n")
-    async with opened(database) as store, transaction(store.engine) as connection:
+    async with opened(database) as store, transaction(store.engine, "test") as connection:
         await connection.execute(_BEGIN)
         driver = await driver_of(connection)
         for _ in range(3):
@@ -52,7 +52,7 @@ async def test_a_statement_has_a_place_for_each_name() -> None:
 
 async def test_the_rows_of_the_outermost_part_are_counted(database: Database) -> None:
     """Whatever the parts before it wrote."""
-    async with opened(database) as store, transaction(store.engine) as connection:
+    async with opened(database) as store, transaction(store.engine, "test") as connection:
         await connection.execute(text("CREATE TEMPORARY TABLE counted (x int) ON COMMIT DROP"))
         driver = await driver_of(connection)
         assert 3 == await run(driver, Statement("INSERT INTO counted SELECT generate_series(1, 3)"))
@@ -62,7 +62,7 @@ async def test_the_rows_of_the_outermost_part_are_counted(database: Database) ->
 
 
 async def _in_a_transaction(store: Store, sql: str) -> None:
-    async with transaction(store.engine) as connection:
+    async with transaction(store.engine, "test") as connection:
         await connection.execute(_BEGIN)
         await run(await driver_of(connection), Statement(sql))
 
@@ -86,7 +86,7 @@ async def test_its_errors_are_ours(database: Database, sql: str, error: type[Exc
         assert error is type(raised.value)
         if error is RefusedByDatabase:
             assert "the database refused it: accounts_account_id" == str(raised.value)
-        async with transaction(store.engine) as connection:
+        async with transaction(store.engine, "test") as connection:
             assert 1 == await connection.scalar(_BEGIN)
 
 

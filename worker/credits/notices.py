@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from worker.credits.account_ledger import AccountLedger
 from worker.credits.lots import Lot, LotSource, Move
@@ -68,6 +69,8 @@ def _frozen(page: Page) -> Iterable[Notice]:
 @value
 class Notify:
     """Tell an account what time alone has brought about, or is about to."""
+
+    step: ClassVar[str] = "notify"
 
     account_id: str
     expiring_days: float

@@ -132,6 +132,8 @@ class AlreadyEnded:
 class Claim:
     """Reserve the credits of a queued job and take it on, under a token made before the call."""
 
+    step: ClassVar[str] = "claim"
+
     account_id: str
     job_id: UUID
     token: UUID
@@ -224,6 +226,10 @@ class Settle:
     #: need not be read again; without it, it is.
     claimed: Claimed | None = None
 
+    @property
+    def step(self) -> str:
+        return "settle" if self.reap_grace_seconds is None else "reap"
+
     def knows(self, lease: Lease | None) -> bool:
         """Whether the job and its hold are as our own claim left them: its token stands in the row that we hold."""
         claimed = self.claimed
@@ -305,6 +311,8 @@ class Settle:
 class Cancel:
     """A person or the pipeline no longer wants the job. Queued and waiting jobs end at once."""
 
+    step: ClassVar[str] = "cancel"
+
     account_id: str
     job_id: UUID
     reason: str
@@ -327,6 +335,8 @@ class Cancel:
 @value
 class ForceEnd:
     """A person of ours ends a running job that is stuck: it fails, its hold goes back, its token is void."""
+
+    step: ClassVar[str] = "force_end"
 
     account_id: str
     job_id: UUID
@@ -353,6 +363,8 @@ class ForceEnd:
 class EndOverdue:
     """End a queued or waiting job whose `ends_by` has passed, paused or not."""
 
+    step: ClassVar[str] = "end_overdue"
+
     account_id: str
     job_id: UUID
 
@@ -372,6 +384,8 @@ class EndOverdue:
 @value
 class Expire:
     """Write down what time has done to an account's lots, and close those that are empty for good."""
+
+    step: ClassVar[str] = "expire"
 
     account_id: str
     job_id: None = None
@@ -393,6 +407,8 @@ class Expire:
 class Revoke:
     """Take back what a lot has available, up to `amount`. What is held or spent stays as it is."""
 
+    step: ClassVar[str] = "revoke"
+
     account_id: str
     lot_id: int
     amount: int
@@ -412,6 +428,8 @@ class Revoke:
 @value
 class Wake:
     """Look again at an account's waiting jobs: the safety net under those who bring credits."""
+
+    step: ClassVar[str] = "wake"
 
     account_id: str
     job_id: None = None

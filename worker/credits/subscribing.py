@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from worker.credits.account_ledger import NewLot
 from worker.credits.lots import LotSource
 from worker.credits.page import Page, SubscriptionRow
@@ -15,6 +17,8 @@ TURN_ACTOR = "cycle"
 @value
 class Turn:
     """Begin the cycle that is due. The work is done before any operation decides: this only brings the account up."""
+
+    step: ClassVar[str] = "turn"
 
     account_id: str
     job_id: None = None

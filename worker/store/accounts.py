@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.credits.plans import PlanBook
 from worker.store.books import Books
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 from worker.store.purchases import Purchases
 from worker.store.references import check_account_id, check_actor
 from worker.store.subscriptions import Subscriptions
@@ -27,13 +27,13 @@ class Accounts(Subscriptions, Purchases):
         """Make the account; False if it is there already. Raises `Refused` for an id out of bounds."""
         check_account_id(account_id)
         check_actor(actor)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "create_account") as connection:
             made = await connection.scalar(_CREATE, {"account": account_id, "actor": actor})
         return made is not None
 
     async def plans(self) -> PlanBook:
         """The plans in force now."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return await self._books.plan_books.current(connection)
 
 

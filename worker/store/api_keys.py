@@ -97,7 +97,7 @@ class ApiKeys:
         """Make a key. Raises `Refused` for a label, prefix or time that can't be."""
         check_actor(actor)
         _check(new)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "create_key") as connection:
             values = {"role": new.role, "label": new.label, "account_prefix": new.account_prefix, "account": None}
             return await _insert(connection, {**values, "expires_at": new.expires_at, "actor": actor})
 
@@ -107,7 +107,7 @@ class ApiKeys:
         check_actor(actor)
         if not 60 <= seconds <= TOKEN_SECONDS_MAX:
             raise Refused("seconds", f"must be a whole number from 60 to {TOKEN_SECONDS_MAX:,}")
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "make_token") as connection:
             if await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}) is None:
                 raise UnknownAccount(account_id)
             values = {"role": Role.CUSTOMER, "label": "token", "account_prefix": None, "account": account_id}
@@ -136,7 +136,7 @@ class ApiKeys:
         Harmless if it is closed already. Raises `UnknownKey`.
         """
         check_actor(actor)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "revoke_key") as connection:
             row = (await connection.execute(_REVOKE, {"key": key_id, "actor": actor})).one_or_none()
             if row is None:
                 row = (await connection.execute(_SHOW, {"key": key_id})).one_or_none()
@@ -152,7 +152,7 @@ class ApiKeys:
         check_actor(actor)
         if not 0 <= overlap_seconds <= _ROTATION_SECONDS_MAX:
             raise Refused("overlap_seconds", f"must be a whole number from 0 to {_ROTATION_SECONDS_MAX:,}")
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "rotate_key") as connection:
             values = {"key": key_id, "actor": actor, "seconds": overlap_seconds}
             old = (await connection.execute(_OUTLIVE, values)).one_or_none()
             if old is None:
@@ -180,7 +180,7 @@ class ApiKeys:
 
     async def used(self, key_ids: Sequence[UUID]) -> None:
         """Note that these were used just now."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "use_keys") as connection:
             await connection.execute(_USED, {"keys": sorted(key_ids)})
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 from worker.store.errors import UnknownAccount
 from worker.store.submits import ArtifactFacts, read_artifacts
 
@@ -21,7 +21,7 @@ class Artifacts:
 
     async def add(self, account_id: str, facts: ArtifactFacts, actor: str) -> None:
         """Register an input. Raises `UnknownAccount`."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "add_artifact") as connection:
             if not await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}):
                 raise UnknownAccount(account_id)
             await connection.execute(
@@ -43,20 +43,20 @@ class Artifacts:
 
     async def read(self, account_id: str, artifact_ids: Sequence[UUID]) -> Mapping[UUID, ArtifactFacts]:
         """Those of the account's artifacts that exist."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             found = await read_artifacts(connection, [(account_id, artifact_id) for artifact_id in artifact_ids])
         return found.get(account_id, {})
 
     async def live_tokens(self, tokens: Sequence[UUID]) -> frozenset[UUID]:
         """Of these attempts, those that run."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             rows = await connection.execute(_LIVE_TOKENS, {"tokens": list(tokens)})
             return frozenset(rows.scalars())
 
     async def sold_tokens(self, pairs: Sequence[tuple[UUID, UUID]]) -> frozenset[UUID]:
         """Of these (job, token) pairs, the tokens whose outputs are registered."""
         keys = {"jobs": [job for job, _ in pairs], "tokens": [token for _, token in pairs]}
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return frozenset((await connection.execute(_SOLD_TOKENS, keys)).scalars())
 
 

@@ -59,7 +59,7 @@ class AuditLog:
     ) -> None:
         """Note a change that travelled in a batch with others': what it did was committed before."""
         values = {"actor": actor, "what": what, "subject": subject, "before": _json(before), "after": _json(after)}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "tell_audit_log") as connection:
             await connection.execute(_TELL, values)
 
 

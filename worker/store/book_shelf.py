@@ -138,7 +138,7 @@ class BookShelf:
         draft, and about the planned book that would follow the draft. Then nothing is written.
         """
         _check_draft(draft)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "apply_book") as connection:
             now = await self._locked(connection)
             at = draft.effective_at or now
             if draft.effective_at is not None and at <= now:
@@ -169,7 +169,7 @@ class BookShelf:
         """
         _check_words(author, note)
         books = self._table.c
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "withdraw_book") as connection:
             now = await self._locked(connection)
             row = await self._book(connection, books.book_id == book_id)
             if row is None:

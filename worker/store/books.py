@@ -16,10 +16,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.notices import notices_of
-from worker.credits.operations import Claim, Settle, TryAgain, wake_parked
+from worker.credits.operations import Claim, TryAgain, wake_parked
 from worker.credits.page import Page
 from worker.credits.subscribing import turn
-from worker.failpoints import any_armed, failpoint
+from worker.failpoints import any_armed, reached
 from worker.store.apply import write
 from worker.store.database import transaction
 from worker.store.errors import UnknownAccount
@@ -49,7 +49,7 @@ class Books:
         that raises leaves its account's page unwritten: its neighbours there are answered busy and go again.
         """
         account_ids = sorted({operation.account_id for operation in operations})
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "batch") as connection:
             if wait:
                 await connection.execute(_WAIT_FOR_LOCKS, {"milliseconds": str(round(1000 * LOCK_WAIT_SECONDS))})
             accounts = await lock_accounts(connection, account_ids, wait=wait)
@@ -60,8 +60,8 @@ class Books:
             answers = _decide(pages, ready)
             await self._finish(connection, pages)
             decided = iter(await explained(connection, pages, ready, answers, self.plan_books))
-            _pass_failpoints("locked", ready)
-        _pass_failpoints("committed", ready)
+            await _pass_failpoints("written", ready)
+        await _pass_failpoints("committed", ready)
         return [
             next(decided) if operation.account_id in accounts else _not_ready(operation.account_id, busy)
             for operation in operations
@@ -75,7 +75,7 @@ class Books:
         the page is written, and waiting jobs that fit now are queued, when the block ends without an error. Raises
         `UnknownAccount`.
         """
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "page") as connection:
             accounts = await lock_accounts(connection, [account_id], wait=True)
             if not accounts:
                 raise UnknownAccount(account_id)
@@ -101,13 +101,11 @@ class Books:
         await write(connection, list(pages.values()))
 
 
-def _pass_failpoints(moment: str, operations: Sequence[PageOperation]) -> None:
-    """`claim.locked` and `settle.locked`: written, not committed; `….committed`: the caller doesn't know it yet."""
-    if not any_armed():
-        return
-    for step, operation in (("claim", Claim), ("settle", Settle)):
-        if any(isinstance(one, operation) for one in operations):
-            failpoint(f"{step}.{moment}")
+async def _pass_failpoints(moment: str, operations: Sequence[PageOperation]) -> None:
+    """Beside the batch's own points those of its operations, so that a test can mean a claim, or a reaping."""
+    if any_armed():
+        for step in dict.fromkeys(operation.step for operation in operations):
+            await reached(step, moment)
 
 
 def _not_ready(account_id: str, busy: set[str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,6 +13,7 @@ from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from config.settings import Settings
+from worker.failpoints import any_armed, reached
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
 
 P = ParamSpec("P")
@@ -83,13 +84,24 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
     )
 
 
-@asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """One transaction: commits at the end, rolls back on any error.
+def transaction(engine: AsyncEngine, step: str) -> AbstractAsyncContextManager[AsyncConnection]:
+    """One transaction that writes: commits at the end, rolls back on any error.
 
-    Raises `LedgerUnavailable` (`Transient` among them), `RefusedByDatabase` or, when the COMMIT's own answer was
-    lost, `OutcomeUnknown`.
+    `step` names its two failpoints: `….written`, all is written and nothing committed, and `….committed`, nobody
+    knows it yet. Raises `LedgerUnavailable` (`Transient` among them), `RefusedByDatabase` or, when the COMMIT's own
+    answer was lost, `OutcomeUnknown`.
     """
+    return _transaction(engine, step)
+
+
+def reading(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
+    """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing. Raises the same."""
+    # The driver sends it with its BEGIN: no round trip of its own.
+    return _transaction(engine.execution_options(postgresql_readonly=True), None)
+
+
+@asynccontextmanager
+async def _transaction(engine: AsyncEngine, step: str | None) -> AsyncIterator[AsyncConnection]:
     with translated():
         try:
             connection = await engine.connect()
@@ -100,6 +112,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             await connection.begin()
             try:
                 yield connection
+                if any_armed():
+                    await reached(step, "written")
             except BaseException:
                 await _give_up(connection)
                 raise
@@ -112,6 +126,8 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise OutcomeUnknown("the answer of a COMMIT was lost") from error
+        if any_armed():
+            await reached(step, "committed")
     finally:
         await _close(connection)
 

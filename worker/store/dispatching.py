@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import look_up_by_key, transaction
+from worker.store.database import look_up_by_key, reading, transaction
 from worker.store.turns import Turns
 
 
@@ -61,7 +61,7 @@ class Dispatching:
         A mark counts as hinted for `fresh_seconds`: an older one is not about to fill a slot, whatever became of
         it, and must not keep room from others.
         """
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds, "fresh": fresh_seconds})
             return [QueueDemand(*row) for row in rows]
 
@@ -73,7 +73,7 @@ class Dispatching:
         paused queues and kinds stay where they are.
         """
         values = {"queue": queue, "repeat": repeat_seconds}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "mark_hints") as connection:
             await look_up_by_key(connection)
             again = (await connection.execute(_MARK_AGAIN, values)).all()
             fresh: Sequence[Any] = ()
@@ -86,13 +86,13 @@ class Dispatching:
 
     async def forget_marks(self) -> int:
         """After a flush of Redis: every mark is a hint that was lost. Returns how many were cleared."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "forget_marks") as connection:
             return int((await connection.execute(_FORGET_MARKS)).rowcount)
 
     async def unhint(self, pairs: Sequence[tuple[str, UUID]]) -> None:
         """Clear the marks of jobs that found no slot, so that they are hinted elsewhere at once."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "unhint") as connection:
             await look_up_by_key(connection)
             await connection.execute(_UNHINT, keys)
             await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
@@ -100,18 +100,18 @@ class Dispatching:
     async def hold_off(self, pairs: Sequence[tuple[str, UUID]], seconds: float) -> None:
         """Clear the marks of jobs that can't be claimed just now, and let others go first for so long."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "hold_off") as connection:
             await look_up_by_key(connection)
             await connection.execute(_HOLD_OFF, {**keys, "seconds": seconds})
 
     async def epoch(self) -> str:
         """What marks the Redis whose hints these rows tell of. Made once, kept for ever."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "make_epoch") as connection:
             return str((await connection.execute(_EPOCH, {"fresh": str(uuid4())})).scalar_one())
 
     async def recheck_waiting(self) -> int:
         """The safety net under pause and limit: let blocked jobs that may not be blocked any more be claimed again."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "recheck_waiting") as connection:
             return int((await connection.execute(_RECHECK)).rowcount)
 
 

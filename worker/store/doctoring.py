@@ -10,7 +10,7 @@ from functools import cache
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Doctoring:
 
     async def server(self) -> ServerFacts:
         """How the server is set up. Raises `LedgerUnavailable`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(_SERVER)).one()
             settings = (await connection.execute(_SETTINGS)).all()
         return ServerFacts(
@@ -77,7 +77,7 @@ class Doctoring:
 
     async def schema(self, alive_seconds: float) -> SchemaFacts:
         """What stands in our tables. Only for a database that is migrated."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(_SCHEMA)).one()
             work = (await connection.execute(_WORK, {"alive": alive_seconds})).one()
         return SchemaFacts(
@@ -100,7 +100,7 @@ class Doctoring:
 
 async def read_revision(engine: AsyncEngine) -> str | None:
     """The migration that the database is at; None where there is none."""
-    async with transaction(engine) as connection:
+    async with reading(engine) as connection:
         if await connection.scalar(_IS_MIGRATED) is None:
             return None
         return str(await connection.scalar(_REVISION))

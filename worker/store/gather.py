@@ -34,6 +34,11 @@ class PageOperation(Protocol):
     @property
     def job_id(self) -> UUID | None: ...
 
+    @property
+    def step(self) -> str:
+        """Names its failpoints: see `worker.failpoints.OPERATIONS`."""
+        ...
+
     def decide(self, page: Page) -> Any: ...
 
 

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import look_up_by_key, transaction
+from worker.store.database import look_up_by_key, reading, transaction
 from worker.store.texts import storable
 
 #: What `fermata_now()` must be, but for white space.
@@ -68,7 +68,7 @@ class Leases:
         A row that somebody has locked is being settled: it is skipped and counts as renewed.
         """
         keys = _keys(held)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "renew") as connection:
             await look_up_by_key(connection)
             await connection.execute(_RENEW, {**keys, "seconds": lease_seconds})
             rows = (await connection.execute(_STANDING, keys)).all()
@@ -83,20 +83,20 @@ class Leases:
             "fractions": [_within(fraction) for _, fraction, _ in progress],
             "stages": [storable(stage) for *_, stage in progress],
         }
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "report_progress") as connection:
             await look_up_by_key(connection)
             await connection.execute(_REPORT, {**keys, **fractions})
 
     async def remember(self, held: Held, state: Mapping[str, Any]) -> bool:
         """Keep what the engine must know in another attempt. False: the job is not ours any more."""
         values = {"account": held.account_id, "job": held.job_id, "token": held.token}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "remember") as connection:
             result = await connection.execute(_REMEMBER, {**values, "state": _encode(state).decode()})
         return bool(result.rowcount == 1)
 
     async def standing(self, held: Held) -> Standing:
         """What became of a token, for whoever lost the answer to a claim or a settle."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             found = await connection.scalar(
                 _STANDING_OF_ONE, {"account": held.account_id, "job": held.job_id, "token": held.token}
             )
@@ -104,13 +104,13 @@ class Leases:
 
     async def lapsed(self, limit: int, grace_seconds: float) -> list[Lapsed]:
         """Running jobs whose lease has lapsed, or that are `grace_seconds` past their `ends_by`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             rows = await connection.execute(_LAPSED, {"limit": limit, "grace": grace_seconds})
             return [Lapsed(row.account_id, row.job_id, row.token) for row in rows]
 
     async def overdue(self, limit: int) -> list[tuple[str, UUID]]:
         """Queued and waiting jobs whose `ends_by` has passed."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             rows = await connection.execute(_OVERDUE, {"limit": limit})
             return [(row.account_id, row.job_id) for row in rows]
 
@@ -130,14 +130,14 @@ def _keys(held: Sequence[Held]) -> dict[str, Any]:
 
 async def read_clock(engine: AsyncEngine) -> datetime:
     """The only time that decides anything."""
-    async with transaction(engine) as connection:
+    async with reading(engine) as connection:
         now: datetime = (await connection.execute(_CLOCK)).scalar_one()
         return now
 
 
 async def clock_is_ours(engine: AsyncEngine) -> bool:
     """Whether `fermata_now()` is the migration's own. Tests put another in its place, to set it ahead."""
-    async with transaction(engine) as connection:
+    async with reading(engine) as connection:
         body = await connection.scalar(_CLOCK_BODY)
     return " ".join((body or "").split()) == CLOCK_BODY
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.lots import CREDITS_MAX
 from worker.store.audit_log import acting
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 from worker.store.errors import Refused, UnknownAccount
 from worker.store.ops import RUNNING_MAX_MAX
 from worker.store.plan_books import PlanBooks
@@ -44,7 +44,7 @@ class Limits:
 
     async def limits(self, account_id: str) -> AccountLimits:
         """What holds now. Raises `UnknownAccount`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(_READ, {"account": account_id})).one_or_none()
         if row is None:
             raise UnknownAccount(account_id)
@@ -63,7 +63,7 @@ class Limits:
             raise Refused("running_max", f"must be from 1 to {RUNNING_MAX_MAX:,}; to run none, pause the account")
         if isinstance(warn_below, int) and not 0 <= warn_below <= CREDITS_MAX:
             raise Refused("warn_below", f"must be from 0 to {CREDITS_MAX:,}")
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "set_limits") as connection:
             await acting(connection, actor)
             row = (await connection.execute(_LOCK, {"account": account_id})).one_or_none()
             if row is None:

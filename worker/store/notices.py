@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.page import Notice, Page
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 
 
 async def write_notices(
@@ -54,12 +54,12 @@ class Notices:
     async def accounts_to_tell(self, expiring_days: float, frozen_days: float, limit: int) -> list[str]:
         """Accounts that were not told of credits that expire soon, or of top-ups that are frozen."""
         values = {"expiring": expiring_days, "frozen": frozen_days, "limit": limit}
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return list((await connection.execute(_TO_TELL, values)).scalars())
 
     async def forget(self, days: float) -> int:
         """Forget what was told so long ago that it can't come again; returns how many."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "forget_told") as connection:
             return int((await connection.execute(_FORGET, {"days": days})).rowcount)
 
 

@@ -74,14 +74,14 @@ class Controls:
         Raises `UnknownAccount`, and `Refused` for a queue or kind that nobody knows or an overlong reason.
         """
         _check_reason(reason)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "pause") as connection:
             changed = await self._switch(connection, scope, name, reason, actor, paused=True)
         return Switched(scope, name, True, changed, 0)
 
     async def resume(self, scope: Scope, name: str, actor: str, reason: str = "") -> Switched:
         """Let its jobs run again, those excepted that another pause still holds. Raises as `pause` does."""
         _check_reason(reason)
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "resume") as connection:
             changed = await self._switch(connection, scope, name, reason, actor, paused=False)
             # A new statement, and so a new snapshot: for an account it sees what any claim has written, as they
             # wait for each other. A claim of a paused queue may still be under way; the dispatcher's recheck
@@ -97,7 +97,7 @@ class Controls:
         """Run at most so many jobs of a queue at a time; None takes the limit away. Raises `Refused`."""
         if running_max is not None and not 1 <= running_max <= RUNNING_MAX_MAX:
             raise Refused("running_max", f"must be from 1 to {RUNNING_MAX_MAX:,}; to run none, pause the queue")
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "limit_queue") as connection:
             await self._check_known(connection, Scope.QUEUE, queue)
             await connection.execute(_LIMIT, {"name": queue, "running_max": running_max, "actor": actor})
             await connection.execute(_NOTIFY_DUE)

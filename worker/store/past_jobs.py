@@ -21,7 +21,7 @@ from worker.credits.outcomes import Ending
 from worker.credits.prices import Usage
 from worker.credits.purse import PurseLot
 from worker.credits.rehearsal import PastJob
-from worker.store.database import transaction
+from worker.store.database import reading
 from worker.store.reads_receipts import QuotedUsage, no_usage
 from worker.store.submits import read_artifacts
 
@@ -69,7 +69,7 @@ class PastJobs:
 
     async def period(self, length: timedelta | None = None, book: int | None = None) -> Period:
         """The time until now, by the database's clock, of this length or from the beginning."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             now: datetime = (await connection.execute(_NOW)).scalar_one()
         return Period(now - length if length is not None else _BEGINNING, now, book)
 
@@ -94,7 +94,7 @@ class PastJobs:
         after: tuple[str, UUID] = ("", UUID(int=0))
         known: Mapping[str, Sequence[PurseLot]] = {}
         while True:
-            async with transaction(self._engine) as connection:
+            async with reading(self._engine) as connection:
                 rows = await self._rows(connection, period, after)
                 jobs = [_past_job(row) for row in rows]
                 if most_for:

@@ -50,7 +50,7 @@ class FigureReads:
     async def here(self, process_id: str, process: str, host: str, pid: int, version: str) -> None:
         """Leave a sign that a process is alive. (Workers do so in their register.)"""
         values = {"id": process_id, "process": process, "host": host, "pid": pid, "version": version}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "process_here") as connection:
             await connection.execute(_HERE, values)
 
 

@@ -47,7 +47,7 @@ class Rehearsals:
             "actor": actor,
             "outcome": msgspec.json.encode(outcome).decode(),
         }
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "keep_rehearsal") as connection:
             number = (await connection.execute(_KEEP, values)).scalar_one()
         return Rehearsed(number, digest, against, period.since, period.until, outcome)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading
 from worker.store.errors import UnknownJob
 
 
@@ -37,7 +37,7 @@ class Retries:
 
     async def asked(self, job_id: UUID) -> Asked:
         """What the job had asked for. Raises `UnknownJob`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(_ASKED, {"job": job_id})).one_or_none()
         if row is None:
             raise UnknownJob(job_id)

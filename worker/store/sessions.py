@@ -25,7 +25,7 @@ class Sessions:
         """Begin a session with this key; returns its secret. Those that are over are swept away."""
         secret = secrets.token_urlsafe(32)
         values = {"hash": hash_of(secret), "key": key.id, "seconds": SESSION_SECONDS}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "open_session") as connection:
             await connection.execute(_SWEEP)
             await connection.execute(_OPEN, values)
         return secret
@@ -38,7 +38,7 @@ class Sessions:
 
     async def close(self, secret: str) -> None:
         """End it. Harmless if it is over."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "close_session") as connection:
             await connection.execute(_CLOSE, {"hash": hash_of(secret)})
 
 

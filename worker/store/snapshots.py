@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading
 
 
 @asynccontextmanager
 async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """One read-only transaction in which a job's rows and its account's fit together."""
-    # The driver sends both with its BEGIN: no round trip of their own.
-    reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    async with transaction(reading) as connection:
+    # The driver sends this with its BEGIN: no round trip of their own.
+    async with reading(engine.execution_options(isolation_level="REPEATABLE READ")) as connection:
         yield connection

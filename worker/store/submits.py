@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.plans import Plan
 from worker.credits.price_book import PriceBook
 from worker.store.affordability import Affordability
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 from worker.store.errors import Conflict, InsufficientCredits, UnknownAccount
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
@@ -152,7 +152,7 @@ class Submits:
         """One answer a submission: `Submitted`, or the exception that turned it down (nothing stored of it)."""
         del wait  # a submit takes no account lock
         # One statement a transaction: until the INSERT nobody could wait for us, whatever becomes of this process.
-        async with transaction(each_at_once(self._engine)) as connection:
+        async with transaction(each_at_once(self._engine), "take_turns") as connection:
             before = await _read_replayed(connection, submissions)
             views = await self._views(connection, submissions)
             decided = [_decided(submission, before.get(_identity(submission)), views) for submission in submissions]
@@ -163,7 +163,7 @@ class Submits:
         after: Mapping[Any, Any] = {}
         short = [s for s, job in zip(submissions, decided, strict=True) if isinstance(job, InsufficientCredits)]
         if new or short:
-            async with transaction(self._engine) as connection:
+            async with transaction(self._engine, "submit") as connection:
                 stored = await _insert(connection, new, turns) if new else set()
                 # Whoever lost a race for a key reads the winner's row, also where the winner's job took the credits.
                 lost = [s for s, job in new if job.job_id not in stored] + short
@@ -192,7 +192,7 @@ class Submits:
 
     async def view(self, account_id: str | None, artifact_ids: Sequence[UUID], voice: str | None = None) -> SubmitView:
         """What a submit of this account would look at now; for quotes. Raises `UnknownAccount`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             book_id, book, now = await self._price_books.current(connection)
             voices = await read_voice_terms(connection, [] if voice is None else [voice])
             if account_id is None:

@@ -57,7 +57,7 @@ class Turns:
 
     async def ripen(self) -> int:
         """Let jobs go whose time has come, at most 500; returns how many. New ones get their turns only now."""
-        async with transaction(each_at_once(self._engine)) as connection:
+        async with transaction(each_at_once(self._engine), "ripen") as connection:
             return int((await connection.execute(_RIPEN)).rowcount)
 
     async def note(self, connection: AsyncConnection, queue: str, marked: Iterable[tuple[int, int]]) -> None:
@@ -73,7 +73,7 @@ class Turns:
 
     async def forget(self) -> int:
         """Forget turns that are no higher than their queue's: they decide nothing any more."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "forget_turns") as connection:
             return int((await connection.execute(_FORGET)).rowcount)
 
 

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 
 
 class Upkeep:
@@ -20,28 +20,28 @@ class Upkeep:
 
     async def accounts_to_turn(self, limit: int) -> list[str]:
         """Accounts with a cycle that has ended and another one that is paid for, the longest due first."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return list((await connection.execute(_TO_TURN, {"limit": limit})).scalars())
 
     async def accounts_to_expire(self, limit: int) -> list[str]:
         """Accounts with an open lot that has expired or is empty for good, or whose frozen top-ups have expired."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return list((await connection.execute(_TO_EXPIRE, {"limit": limit})).scalars())
 
     async def accounts_waiting(self, limit: int) -> list[str]:
         """Accounts with jobs that wait for credits."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return list((await connection.execute(_WAITING, {"limit": limit})).scalars())
 
     async def note(self, duty: str, body: Mapping[str, Any]) -> None:
         """Leave a sign of a duty, with the time."""
         values = {"duty": duty, "body": msgspec.json.encode(body).decode()}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "note_duty") as connection:
             await connection.execute(_NOTE, values)
 
     async def make_partitions(self, months_ahead: int) -> int:
         """Make the month partitions that are missing; returns how many."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "make_partitions") as connection:
             return int((await connection.execute(_MAKE_PARTITIONS, {"months": months_ahead})).scalar_one())
 
 

@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 from worker.store.errors import Refused
 
 
@@ -76,7 +76,7 @@ class Voices:
 
     async def add(self, voice: NewVoice, actor: str) -> VoiceShown:
         """Register a voice. Raises `Refused` if its name was used before, also by one that was removed."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "add_voice") as connection:
             row = (await connection.execute(_INSERT, _values(voice, actor))).one_or_none()
             if row is None:
                 raise Refused("voice", f"there is or was a voice {voice.name!r}; choose another name")
@@ -84,12 +84,12 @@ class Voices:
 
     async def listed(self, limit: int) -> tuple[VoiceShown, ...]:
         """Every voice, by name; those that were removed too."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return tuple(_shown(row) for row in await connection.execute(_LIST, {"limit": limit}))
 
     async def show(self, name: str) -> VoiceShown:
         """One voice. Raises `Refused` where there is none."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(_ONE, {"name": name})).one_or_none()
         if row is None:
             raise Refused("voice", f"no voice {name!r}")
@@ -97,7 +97,7 @@ class Voices:
 
     async def remove(self, name: str, actor: str) -> VoiceShown:
         """Let no new job name it. Once; the second time changes nothing. Raises `Refused` where there is none."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "remove_voice") as connection:
             await connection.execute(_REMOVE, {"name": name, "actor": actor})
         return await self.show(name)
 

@@ -17,7 +17,7 @@ import uuid_utils.compat as uuids
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.store.database import transaction
+from worker.store.database import reading, transaction
 from worker.store.errors import Refused, UnknownAccount, UnknownWebhook
 
 #: Endpoints in all: every event is compared with each of them when it is written.
@@ -90,7 +90,7 @@ class Webhooks:
         """A new endpoint: it is told of what happens from now on. Raises `UnknownAccount`, `Refused`."""
         webhook_id = uuids.uuid7()
         values = {"id": webhook_id, "url": url, "account": account_id, "events": list(events), "actor": actor}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "create_webhook") as connection:
             if account_id is not None and not await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}):
                 raise UnknownAccount(account_id)
             if (await connection.execute(_COUNT)).scalar_one() >= ENDPOINTS_MAX:
@@ -101,12 +101,12 @@ class Webhooks:
 
     async def all(self) -> tuple[WebhookShown, ...]:
         """All endpoints, the oldest first."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             return tuple(WebhookShown(*row) for row in await connection.execute(_LIST, {"id": None}))
 
     async def show(self, webhook_id: UUID, limit: int) -> tuple[WebhookShown, tuple[DeliveryShown, ...]]:
         """One endpoint with its latest deliveries. Raises `UnknownWebhook`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             found = (await connection.execute(_LIST, {"id": webhook_id})).one_or_none()
             if found is None:
                 raise UnknownWebhook(webhook_id)
@@ -115,7 +115,7 @@ class Webhooks:
 
     async def delete(self, webhook_id: UUID, actor: str) -> None:
         """Forget an endpoint, with all that it was to be told. Raises `UnknownWebhook`."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "delete_webhook") as connection:
             await connection.execute(_SAY_ACTOR, {"actor": actor})
             if (await connection.execute(_DELETE, {"id": webhook_id})).rowcount == 0:
                 raise UnknownWebhook(webhook_id)
@@ -127,7 +127,7 @@ class Webhooks:
 
         Raises `UnknownWebhook`, or `Refused` for an event that it was never to be told.
         """
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "redeliver") as connection:
             if (await connection.execute(_REOPEN, {"id": webhook_id})).rowcount == 0:
                 raise UnknownWebhook(webhook_id)
             found = (await connection.execute(_REDELIVER, {"id": webhook_id, "seq": seq})).rowcount
@@ -137,7 +137,7 @@ class Webhooks:
 
     async def target(self, webhook_id: UUID) -> WebhookTarget:
         """Where to send a test. Raises `UnknownWebhook`."""
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             row = (await connection.execute(_TARGET, {"id": webhook_id})).one_or_none()
             if row is None:
                 raise UnknownWebhook(webhook_id)
@@ -147,7 +147,7 @@ class Webhooks:
         """Take up to `most` events that are due, `each` an endpoint but those that are `full`. Counts the try."""
         token = uuids.uuid7()
         wanted = {"each": each, "most": most, "full": list(full), "token": token, "lease": lease_seconds}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "claim_deliveries") as connection:
             now = (await connection.execute(_NOW)).scalar_one()
             taken = (await connection.execute(_CLAIM, {**wanted, "now": now})).all()
             return await _with_facts(connection, token, taken) if taken else []
@@ -162,23 +162,23 @@ class Webhooks:
             await self._end(sending, "dead", status, error)
             return
         values = {**_key(sending), "status": status, "error": error, "wait": wait_seconds}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "deliver_again") as connection:
             await connection.execute(_AGAIN, values)
 
     async def close(self, webhook_id: UUID) -> None:
         """Tell it nothing any more: its owner said so."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "close_webhook") as connection:
             await connection.execute(_CLOSE, {"id": webhook_id})
 
     async def forget(self, kept_seconds: float) -> None:
         """Delete ended deliveries that are older, and those whose endpoint is gone."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "forget_deliveries") as connection:
             await connection.execute(_FORGET, {"kept": kept_seconds})
             await connection.execute(_FORGET_ORPHANS)
 
     async def _end(self, sending: Sending, state: str, status: int | None, error: str | None) -> None:
         values = {**_key(sending), "state": state, "status": status, "error": error}
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "end_delivery") as connection:
             await connection.execute(_END, values)
 
 

@@ -43,7 +43,7 @@ class Workers:
             "slots": card.slots,
             "draining": draining,
         }
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "worker_here") as connection:
             fresh, asked = (await connection.execute(_HERE, values)).one()
             if fresh:
                 await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
@@ -51,17 +51,17 @@ class Workers:
 
     async def ask_to_drain(self, worker_id: str, actor: str) -> bool:
         """Have it take no more jobs. False: no such worker is alive."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "worker_drain") as connection:
             return bool(await connection.scalar(_ASK_TO_DRAIN, {"worker": worker_id, "actor": actor}))
 
     async def gone(self, worker_id: str) -> None:
         """The process ends in good order."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "worker_gone") as connection:
             await connection.execute(_GONE, {"worker": worker_id})
 
     async def forget(self, older_than_seconds: float) -> int:
         """Delete the cards of processes that were not seen for so long."""
-        async with transaction(self._engine) as connection:
+        async with transaction(self._engine, "forget_workers") as connection:
             return int((await connection.execute(_FORGET, {"seconds": older_than_seconds})).rowcount)
 
 
