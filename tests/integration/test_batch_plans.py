@@ -25,7 +25,7 @@ BY_KEY = {
 }
 
 #: What is no array.
-VALUES = {"now": datetime.now(UTC), "seconds": 30.0}
+VALUES = {"now": datetime.now(UTC), "seconds": 30.0, "portion": 16}
 
 
 @pytest.mark.parametrize("name", BY_KEY)

@@ -150,6 +150,16 @@ async def test_a_held_account_holds_up_nobody_elses_waiting_jobs(database: Datab
             await until(lambda: is_queued(store, "held"), "queued once it was let go", 2)
 
 
+async def test_a_look_at_waiting_accounts_goes_on_where_the_last_one_ended(database: Database) -> None:
+    """However many wait in vain, those behind them are looked at too."""
+    async with opened(database) as store:
+        for account_id in ("ada", "bob", "cleo"):
+            await a_waiting_job(store, account_id)
+        upkeep = Upkeep(store.engine)
+        assert ["ada", "bob"] == await upkeep.accounts_waiting("", 2)
+        assert ["cleo"] == await upkeep.accounts_waiting("bob", 2)
+
+
 async def test_expiry_is_written_once(database: Database) -> None:
     """Given twenty looks at once, from two schedulers, then one entry says what expired, and nothing is complained."""
     async with opened(database) as one, opened(database) as other:

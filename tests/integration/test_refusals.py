@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from tests.integration.books import opened
+from tests.integration.books import ACTOR, opened
 from tests.integration.cli_support import Fermata
 from tests.servers import Database
 from worker.credits.operations import Claimed, Ended, Parked
@@ -135,6 +135,19 @@ async def test_a_job_behind_one_that_is_woken_in_the_same_batch_is_not_left_behi
         assert 0 == await store.value("SELECT count(*) FROM parked")
         for job in (elder, younger):
             assert isinstance(await store.claim("ada", job), Claimed)
+
+
+async def test_however_many_wait_as_many_as_fit_are_woken_at_once(database: Database) -> None:
+    """They are read in portions, oldest first, until one does not fit."""
+    async with opened(database) as store:
+        await store.account("ada", 0)
+        waiting = [await store.queued("ada", 1, on_insufficient="wait") for _ in range(40)]
+        await asyncio.gather(*(store.claim("ada", job) for job in waiting))
+        assert 40 == await store.value("SELECT count(*) FROM parked")
+        await store.accounts.grant("ada", 30, "gift-1", ACTOR)
+        assert 10 == await store.value("SELECT count(*) FROM parked")
+        youngest_queued = await store.value("SELECT max(job_id::text) FROM due")
+        assert str(waiting[29]) == youngest_queued
 
 
 async def test_a_job_that_costs_nothing_waits_for_nobody(database: Database) -> None:

@@ -438,28 +438,27 @@ class Wake:
         page.ledger.raised = True
 
 
-def wake_parked(page: Page, parked: Sequence[Job]) -> list[Job]:
+def wake_parked(page: Page, parked: Sequence[Job], *, more: bool = False) -> bool:
     """Queue those waiting jobs that fit what is spendable now, oldest first; younger ones wait behind.
 
-    `parked` are those of before; those that the page itself parked count, too: they may stand behind one that is
-    woken now. Nothing is held yet: their claims do that. Returns those that were woken.
+    `parked` are those of before, or with `more` the next of them; those that the page itself parked count, too: they
+    may stand behind one that is woken now. Nothing is held yet: their claims do that. Returns whether the next ones
+    may fit as well.
     """
-    room = page.ledger.spendable
-    woken = []
-    for job in sorted([*parked, *page.writes.parked], key=_age):
+    own = [job for job in page.writes.parked if not more or job.job_id < parked[-1].job_id]
+    for job in sorted([*parked, *own], key=_age):
         if job.job_id in page.writes.parked_gone or job.ends_by <= page.now:
             continue  # ended by a neighbour in this batch, or about to be by the reaper: it takes no room
-        if job.quoted > room:
-            break
-        room -= job.quoted
+        if page.woken_for + job.quoted > page.ledger.spendable:
+            return False
+        page.woken_for += job.quoted
         if job.state is JobState.QUEUED:
             _unpark(page, job)
         else:
             _change(page, job, JobState.QUEUED)
             page.writes.parked_gone.append(job.job_id)
             page.writes.due.append(DueRow(job, page.now))
-        woken.append(job)
-    return woken
+    return more
 
 
 def _age(job: Job) -> UUID:

@@ -197,6 +197,8 @@ class Page:
     terms: Mapping[str, Plan] = field(default_factory=dict)
     #: The eldest job that waits for credits; read only where one that would wait is claimed.
     eldest_parked: UUID | None = None
+    #: What the jobs that were woken on this page are going to reserve.
+    woken_for: int = 0
     #: Of an account that lapsed longer ago than top-ups stay frozen: when the next of those bought since expire.
     #: The others' lots have that end as their `expires_at` here.
     frozen_next: Look | None = None

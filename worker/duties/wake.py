@@ -25,6 +25,7 @@ class Wake:
     operations: GroupCommit[Any]
     settings: Settings
     _under_way: UnderWay = field(init=False)
+    _after: str = ""
 
     name = "wake"
 
@@ -38,6 +39,9 @@ class Wake:
     async def run(self) -> float:
         """Look again at all that waits for something other than its turn."""
         await self.dispatching.recheck_waiting()
-        accounts = await self.upkeep.accounts_waiting(self._under_way.limit_for(_LIMIT))
+        limit = self._under_way.limit_for(_LIMIT)
+        accounts = await self.upkeep.accounts_waiting(self._after, limit)
+        # The next look goes on behind these, and after the last one from the first: each has its turn.
+        self._after = accounts[-1] if len(accounts) == limit else ""
         self._under_way.start(WakeWaiting(account_id) for account_id in accounts)
         return self.tick_seconds

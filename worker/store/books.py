@@ -16,14 +16,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.notices import notices_of
-from worker.credits.operations import Claim, TryAgain, wake_parked
+from worker.credits.operations import Claim, TryAgain
 from worker.credits.page import Page
 from worker.credits.subscribing import turn
 from worker.failpoints import any_armed, reached
 from worker.store.apply import write
 from worker.store.database import transaction
 from worker.store.errors import UnknownAccount
-from worker.store.gather import Facts, PageOperation, gather_pages, known_accounts, lock_accounts, parked_jobs
+from worker.store.gather import Facts, PageOperation, gather_pages, known_accounts, lock_accounts, wake_waiting
 from worker.store.group_commit import Busy
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
@@ -93,9 +93,7 @@ class Books:
         raised = [account_id for account_id, page in pages.items() if page.ledger.raised]
         if raised:
             # Under the same lock: whoever brings credits starts the jobs that wait for them.
-            parked = await parked_jobs(connection, raised)
-            for account_id in raised:
-                wake_parked(pages[account_id], parked.get(account_id, ()))
+            await wake_waiting(connection, [pages[account_id] for account_id in raised])
         for page in pages.values():
             page.writes.notices += notices_of(page)
         await write(connection, list(pages.values()))

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from worker.credits.account_ledger import AccountLedger, Reservation
 from worker.credits.allocation import Draw
 from worker.credits.lots import Lot, LotSource
-from worker.credits.operations import Claim, Settle
+from worker.credits.operations import Claim, Settle, wake_parked
 from worker.credits.page import Job, Lease, Order, Page
 from worker.credits.states import JobState, ReservationState
 from worker.store.database import look_up_by_key
@@ -135,12 +135,25 @@ async def gather_pages(
     return pages
 
 
-async def parked_jobs(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, list[Job]]:
-    """The jobs that wait for credits, oldest first, by account."""
-    waiting: dict[str, list[Job]] = {}
-    for row in await rows_of(await driver_of(connection), _READ_PARKED, {"accounts": account_ids}):
-        waiting.setdefault(row[0], []).append(_job_of(row[1:]))
-    return waiting
+async def wake_waiting(connection: AsyncConnection, pages: Sequence[Page]) -> None:
+    """Wake those that fit of the jobs that wait for credits, on pages that have got some.
+
+    Read in portions: most often the eldest doesn't fit, however many stand behind it.
+    """
+    driver, portion = await driver_of(connection), _FIRST_PARKED
+    behind = {page.account_id: _ELDEST for page in pages}
+    while behind:
+        waiting: dict[str, list[Job]] = {account_id: [] for account_id in behind}
+        values = {"accounts": list(behind), "after": list(behind.values()), "portion": portion}
+        for row in await rows_of(driver, _READ_PARKED, values):
+            waiting[row[0]].append(_job_of(row[1:]))
+        behind = {
+            page.account_id: waiting[page.account_id][-1].job_id
+            for page in pages
+            if page.account_id in waiting
+            and wake_parked(page, waiting[page.account_id], more=len(waiting[page.account_id]) == portion)
+        }
+        portion = _NEXT_PARKED
 
 
 async def _read_eldest_parked(driver: Driver, pages: Mapping[str, Page]) -> None:
@@ -219,6 +232,9 @@ def _hold_of(
     draws = tuple(map(Draw, lots_drawn, amounts_drawn))
     return Reservation(job.job_id, amount, draws, _RESERVATION_STATES[state], charged)
 
+
+#: Waiting jobs of an account that are read at first, and then at a time. Before the eldest: no id is all zeros.
+_FIRST_PARKED, _NEXT_PARKED, _ELDEST = 16, 500, UUID(int=0)
 
 #: Calling an enum with a value takes ten times as long.
 _JOB_STATES = {str(state): state for state in JobState}
@@ -360,7 +376,15 @@ _READ_JOBS = Statement("""
 _READ_PARKED = Statement("""
     SELECT p.account_id, p.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
            j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at
-    FROM parked AS p
+    FROM unnest(CAST(:accounts AS text[]), CAST(:after AS uuid[])) AS wanted (account_id, after)
+    CROSS JOIN LATERAL (
+        SELECT account_id, job_id
+        FROM parked
+        WHERE account_id = wanted.account_id
+          AND job_id > wanted.after
+        ORDER BY job_id
+        LIMIT :portion
+    ) AS p
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
                failures_max, started_at
@@ -369,7 +393,6 @@ _READ_PARKED = Statement("""
           AND job_id = p.job_id
         OFFSET 0
     ) AS j
-    WHERE p.account_id = ANY(CAST(:accounts AS text[]))
     ORDER BY p.account_id, p.job_id
 """)
 

@@ -28,10 +28,10 @@ class Upkeep:
         async with reading(self._engine) as connection:
             return list((await connection.execute(_TO_EXPIRE, {"limit": limit})).scalars())
 
-    async def accounts_waiting(self, limit: int) -> list[str]:
-        """Accounts with jobs that wait for credits."""
+    async def accounts_waiting(self, after: str, limit: int) -> list[str]:
+        """Accounts with jobs that wait for credits, by id, from the first one after this."""
         async with reading(self._engine) as connection:
-            return list((await connection.execute(_WAITING, {"limit": limit})).scalars())
+            return list((await connection.execute(_WAITING, {"after": after, "limit": limit})).scalars())
 
     async def note(self, duty: str, body: Mapping[str, Any]) -> None:
         """Leave a sign of a duty, with the time."""
@@ -89,6 +89,8 @@ _TO_EXPIRE = text("""
 _WAITING = text("""
     SELECT DISTINCT account_id
     FROM parked
+    WHERE account_id > :after
+    ORDER BY account_id
     LIMIT :limit
 """)
 

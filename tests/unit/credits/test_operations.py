@@ -578,7 +578,7 @@ def test_waiting_jobs_wake_oldest_first_as_many_as_fit(spendable: int, woken: li
     """A small young job does not overtake a big old one."""
     parked = [a_job("waiting", UUID(int=n), quoted=quoted) for n, quoted in ((1, 10), (2, 20), (3, 5))]
     page = a_page(*parked, available=spendable)
-    assert woken == [job.job_id.int for job in wake_parked(page, parked)]
+    assert wake_parked(page, parked) is False
     assert (
         woken == [job_id.int for job_id in page.writes.parked_gone] == [row.job.job_id.int for row in page.writes.due]
     )
@@ -586,19 +586,44 @@ def test_waiting_jobs_wake_oldest_first_as_many_as_fit(spendable: int, woken: li
     assert [] == page.ledger.lines  # their claims reserve
 
 
+@pytest.mark.parametrize(("spendable", "woken"), [(19, [1]), (20, [1, 2]), (29, [1, 2]), (30, [1, 2, 3])])
+def test_waiting_jobs_may_come_in_portions(spendable: int, woken: list[int]) -> None:
+    """What the first ones are going to take is not there for the next."""
+    parked = [a_job("waiting", UUID(int=n)) for n in (1, 2, 3)]
+    page = a_page(*parked, available=spendable)
+    assert wake_parked(page, parked[:2], more=True) is (spendable >= 20)
+    if spendable >= 20:
+        wake_parked(page, parked[2:])
+    assert woken == [row.job.job_id.int for row in page.writes.due]
+
+
+def test_a_job_parked_here_waits_for_those_between_that_are_not_read_yet() -> None:
+    """It is younger than the next portion's, which may leave no room for it."""
+    elder, own = a_job("waiting", UUID(int=1)), a_job("queued", UUID(int=9), on_insufficient="wait", quoted=30)
+    page = a_page(elder, own, available=20)
+    assert isinstance(a_claim(job_id=own.job_id).decide(page), Parked)
+    page.ledger.grant(30, NewLot(LotSource.GRANT, "credits"), None, "ops")
+    assert wake_parked(page, [elder], more=True)
+    assert ([elder.job_id], [own]) == (page.writes.parked_gone, page.writes.parked)
+    assert wake_parked(page, []) is False
+    assert [] == page.writes.parked
+
+
 def test_a_job_that_was_cancelled_beside_it_is_not_woken() -> None:
     """Nor does it take room from the next."""
     parked = [a_job("waiting", UUID(int=n)) for n in (1, 2)]
     page = a_page(*parked, available=10)
     Cancel("ada", UUID(int=1), "unwanted").decide(page)
-    assert [2] == [job.job_id.int for job in wake_parked(page, parked)]
+    wake_parked(page, parked)
+    assert [2] == [row.job.job_id.int for row in page.writes.due]
 
 
 def test_a_job_past_its_time_takes_no_room_from_the_next() -> None:
     """Waking it would only end it, and leave the younger one waiting beside credits it could use."""
     parked = [a_job("waiting", UUID(int=1), ends_by=NOON), a_job("waiting", UUID(int=2))]
     page = a_page(*parked, available=10)
-    assert [2] == [job.job_id.int for job in wake_parked(page, parked)]
+    wake_parked(page, parked)
+    assert [2] == [row.job.job_id.int for row in page.writes.due]
 
 
 @pytest.mark.parametrize("state", ["waiting", "queued"])
