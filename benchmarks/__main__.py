@@ -67,7 +67,7 @@ def credits(rounds: int) -> list[Figure]:  # noqa: A001  the suite's name
     from benchmarks.server import measured_servers
 
     with measured_servers() as servers:
-        return measured(servers.database_url, rounds)
+        return measured(servers.database_url, servers.owner_database_url, rounds)
 
 
 def api(rounds: int) -> list[Figure]:

@@ -38,11 +38,7 @@ class Desk:
     @classmethod
     def opened(cls, url: str, *, connections: int | None = None) -> Desk:
         """Bound to the running loop. `connections` None: as many as the settings say."""
-        settings = load(
-            {},
-            database_url=url,
-            **({"batch_max": int(__import__("os").environ["BM"])} if __import__("os").environ.get("BM") else {}),
-        )
+        settings = load({}, database_url=url)
         engine = make_engine(settings, name="benchmark", pool_size=connections)
         price_books = PriceBooks()
         books = Books(engine, price_books)

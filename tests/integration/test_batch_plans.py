@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+import asyncpg
 import pytest
 
 from tests.servers import Database
@@ -24,6 +25,39 @@ BY_KEY = {
     for name in names
 }
 
+#: A few thousand accounts with one row each in the tables that batches look into.
+ONE_OF_EACH = """
+    WITH asked AS (
+        SELECT 'one-' || n AS account_id, gen_random_uuid() AS job_id, now() AS at, now() + interval '1 day' AS ends_by
+        FROM generate_series(1, 3000) AS n
+    ), owners AS (
+        INSERT INTO accounts (account_id, created_at, actor) SELECT account_id, at, 'test' FROM asked
+    ), stock AS (
+        INSERT INTO lots (account_id, source, granted, available, created_at, cycle_starts_at, reason)
+        SELECT account_id, 'subscription', 10, 10, at, at, 'cycle' FROM asked
+    ), wanted AS (
+        INSERT INTO jobs (account_id, job_id, idempotency_key, body_hash, kind, queue, state, request, inputs, metadata,
+                          quoted, book_id, on_insufficient, ends_by, actor, created_at, failures_max)
+        SELECT account_id, job_id, 'only', '', 'generation', 'generation', 'queued', '{}', '{}', '{}', 1, 1, 'refuse',
+               ends_by, 'test', at, 3
+        FROM asked
+    ), holds AS (
+        INSERT INTO reservations (account_id, job_id, amount, state, draw_lots, draw_amounts, reserved_at)
+        SELECT account_id, job_id, 1, 'held', '{1}', '{1}', at FROM asked
+    ), past AS (
+        INSERT INTO attempts (account_id, job_id, attempt, token, worker_id, started_at, ended_at, ending)
+        SELECT account_id, job_id, 1, job_id, 'test', at, at, 'crashed' FROM asked
+    ), running AS (
+        INSERT INTO live (account_id, job_id, token, queue, kind, worker_id, started_at, lease_until, ends_by, attempt)
+        SELECT account_id, job_id, job_id, 'generation', 'generation', 'test', at, at, ends_by, 1 FROM asked
+    ), waiting AS (
+        INSERT INTO parked (account_id, job_id, queue, kind, parked_at, needed, ends_by)
+        SELECT account_id, job_id, 'generation', 'generation', at, 1, ends_by FROM asked
+    )
+    INSERT INTO due (account_id, job_id, queue, kind, priority, since, not_before, ends_by)
+    SELECT account_id, job_id, 'generation', 'generation', 0, at, at, ends_by FROM asked
+"""
+
 #: What is no array.
 VALUES = {"now": datetime.now(UTC), "seconds": 30.0, "portion": 16}
 
@@ -34,15 +68,31 @@ async def test_every_row_is_looked_up_by_its_key(database: Database, name: str, 
     """Tables analyzed when they were empty are neither read whole nor multiplied with the keys of a batch."""
     async with database.connection(as_owner=True) as connection:
         await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
-        await connection.execute(str(opening._LOOK_UP_BY_KEY).replace("true)", "false)"))
-        await connection.execute(f"SET plan_cache_mode = {plan}")
-        statement = BY_KEY[name]
-        values = [VALUES.get(one, []) for one in statement.names]
-        rows = [row[0] for row in await connection.fetch(f"EXPLAIN {statement.sql}", *values)]
+        rows = await _plan(connection, name, plan)
         whole = [row for row in rows if "Seq Scan" in row or "Join Filter" in row or "Hash" in row or "Merge" in row]
         assert [] == whole, "\n".join(rows)
         unbounded = [row for row, after in zip(rows, [*rows[1:], ""], strict=True) if _scans(row) and not _bound(after)]
         assert [] == unbounded, "\n".join(rows)
+
+
+async def test_no_row_is_looked_up_by_its_account_alone(database: Database) -> None:
+    """Where most accounts have one lot and one job, one with ten thousand is not read whole for each of its own."""
+    async with database.connection(as_owner=True) as connection:
+        await connection.execute(ONE_OF_EACH)
+        await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
+        for name in BY_KEY:
+            for plan in ("force_generic_plan", "force_custom_plan"):
+                rows = await _plan(connection, name, plan)
+                by_account = [row for row in rows if "Filter:" in row and re.search(r"\b(lot_id|job_id) =", row)]
+                assert [] == by_account, "\n".join([name, *rows])
+
+
+async def _plan(connection: asyncpg.Connection[asyncpg.Record], name: str, plan: str) -> list[str]:
+    await connection.execute(str(opening._LOOK_UP_BY_KEY).replace("true)", "false)"))
+    await connection.execute(f"SET plan_cache_mode = {plan}")
+    statement = BY_KEY[name]
+    values = [VALUES.get(one, []) for one in statement.names]
+    return [row[0] for row in await connection.fetch(f"EXPLAIN {statement.sql}", *values)]
 
 
 def _scans(row: str) -> bool:

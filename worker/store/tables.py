@@ -226,7 +226,15 @@ Index(
     unique=True,
     postgresql_where=text("reason = 'make_good'"),
 )
-Index("lots_reference", lots.c.account_id, lots.c.source, lots.c.reference, unique=True)
+#: Without those that have none: an index of all lots that begins with their account is chosen in place of their key.
+Index(
+    "lots_reference",
+    lots.c.account_id,
+    lots.c.source,
+    lots.c.reference,
+    unique=True,
+    postgresql_where=text("reference IS NOT NULL"),
+)
 
 reservations = Table(
     "reservations",
