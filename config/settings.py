@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,8 @@ PREFIX = "FERMATA_"
 
 #: Read by the processes themselves before settings exist, or by tests: known, but no fields.
 OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_PARENT"})
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 #: What is said of a URL that can't be taken apart, without a piece of it.
 _UNREADABLE = "can't be read as a URL: in a name or password, write :/?#[]@% as %XX"
@@ -55,6 +58,16 @@ class Settings(BaseSettings):
 
     namespace: str = Field("fermata", pattern=r"^[a-z][a-z0-9_-]{0,31}$")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    #: auto: lines for people where stderr is a terminal, JSON elsewhere.
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    # Traces. None: off. Needs the extra `otel`.
+    #: Where a collector takes spans by OTLP over HTTP, as http://localhost:4318/v1/traces.
+    otlp_url: str | None = Field(None, pattern=r"^https?://[^\s\"'<>@]+$")
+    #: What the collector wants to be told with them, as "name=value,name=value": a key, most often.
+    otlp_headers: SecretStr | None = None
+    #: Of the traces that begin with us: which share is kept. What comes in with a traceparent is kept as it says.
+    trace_share: float = Field(1, ge=0, le=1)
 
     # A worker process
     slots: int = Field(2, ge=1, le=512)
@@ -162,6 +175,22 @@ class Settings(BaseSettings):
         elif not _parts_of(given).path:
             raise ValueError("must name a socket, as unix:///run/redis.sock")
         return url
+
+    @field_validator("otlp_headers")
+    @classmethod
+    def _pairs(cls, headers: SecretStr | None) -> SecretStr | None:
+        for pair in headers.get_secret_value().split(",") if headers else ():
+            name, separator, value = pair.strip().partition("=")
+            if not (separator and _HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
+                raise ValueError("must be name=value, several separated by commas")
+        return headers
+
+    @property
+    def otlp_header_pairs(self) -> dict[str, str]:
+        """`otlp_headers` by name."""
+        given = self.otlp_headers.get_secret_value() if self.otlp_headers else ""
+        pairs = (pair.strip().partition("=") for pair in given.split(",") if pair)
+        return {name: value for name, _, value in pairs}
 
     @classmethod
     def settings_customise_sources(

@@ -15,7 +15,7 @@ PACKAGES = ("config", "tasks", "worker", "fermata_client")
 
 #: The floors inside `worker`, from the ground up. What is not listed stands on the top floor.
 FLOORS = (
-    {"worker.credits", "worker.failpoints"},
+    {"worker.credits", "worker.failpoints", "worker.tracing"},
     {"worker.store", "worker.queue", "worker.artifacts", "worker.slots"},
     {"worker.runner", "worker.keeper", "worker.hold_off", "worker.client", "worker.voices"},
 )

@@ -70,6 +70,7 @@ from worker.store.upkeep import Upkeep
 from worker.store.voices import Voices
 from worker.store.webhooks import Webhooks
 from worker.store.workers import WorkerCard, Workers
+from worker.transitions import Transitions
 from worker.watchdog import watched
 from worker.webhooks.desk import WebhookDesk
 from worker.webhooks.sender import Sender
@@ -117,11 +118,11 @@ class Store:
 
 
 @asynccontextmanager
-async def opened_store(settings: Settings, name: str) -> AsyncIterator[Store]:
-    """A pool and what works on it, on the running loop. Connects on first use."""
+async def opened_store(settings: Settings, name: str, *, runs_jobs: bool = False) -> AsyncIterator[Store]:
+    """A pool and what works on it, on the running loop. Connects on first use. `runs_jobs`: for a worker."""
     engine = make_engine(settings, name=name)
     price_books, plan_books = PriceBooks(), PlanBooks()
-    books = Books(engine, price_books, plan_books)
+    books = Books(engine, price_books, plan_books, Transitions(runs_jobs).tell)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
         batch_max=settings.batch_max,
@@ -337,7 +338,7 @@ async def opened_worker(
     worker_id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuids.uuid7().hex[-8:]}"
     async with (
         opened_artifacts(settings) as artifacts,
-        opened_store(settings, f"fermata-worker:{worker_id}") as store,
+        opened_store(settings, f"fermata-worker:{worker_id}", runs_jobs=True) as store,
     ):
         await refuse_other_clocks(store, settings)
         leases, workers = Leases(store.engine), Workers(store.engine)

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import structlog
 import uuid_utils.compat as uuids
 
 from config.settings import Settings
@@ -25,6 +26,7 @@ from tasks.audio import ProbeLimits, probe
 from tasks.kind import AudioInfo, Kind, RefusedRequest, Request
 from tasks.validation import check_inputs, parse
 from tasks.voices import voice_of
+from worker import tracing
 from worker.artifacts.store import ArtifactError, ArtifactStore, Draft, StoreUnwritable
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import Cancel
@@ -44,6 +46,8 @@ from worker.store.retries import Retries
 from worker.store.submits import ArtifactFacts, NewJob, Submits, Submitted, SubmitView
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 from worker.voices import check_voice
+
+log = structlog.get_logger(__name__)
 
 #: The whole of one job's request, inputs and metadata, as JSON.
 BODY_BYTES_MAX = 65_536
@@ -102,8 +106,14 @@ class Client:
         Raises `RefusedRequest`, `Refused` (`NotInPlan` among them), `UnknownAccount` or `Conflict`: then nothing was
         stored.
         """
-        answer: Submitted = await self.submits.do(self._submission(asked, actor))
+        with tracing.span("submit", tracing.arrived()) as span:
+            submission = self._submission(asked, actor, span.traceparent)
+            span.say(account_id=submission.account_id, kind=submission.kind.name)
+            answer: Submitted = await self.submits.do(submission)
+            span.say(job_id=str(answer.job_id), quoted=answer.quoted, replayed=answer.replayed)
         failpoint("submit.after")
+        if not answer.replayed:
+            _log_submitted(answer, submission.traceparent)
         return answer
 
     def check(self, asked: JobRequest) -> None:
@@ -240,7 +250,7 @@ class Client:
         with suppress(OSError, ArtifactError):  # what went wrong before is what the caller must hear of
             await self.artifacts.remove(key)
 
-    def _submission(self, asked: JobRequest, actor: str) -> _Submission:
+    def _submission(self, asked: JobRequest, actor: str, traceparent: str | None = None) -> _Submission:
         kind = self.kinds.get(asked.kind) if isinstance(asked.kind, str) else None
         if kind is None:
             raise RefusedRequest("kind", f"no such kind (known: {', '.join(sorted(self.kinds))})")
@@ -252,7 +262,7 @@ class Client:
         artifact_ids = {name: _artifact_id(name, value) for name, value in asked.inputs.items()}
         key = asked.key if asked.key is not None else f"auto:{uuids.uuid7()}"
         _check_line("key", key, KEY_LENGTH_MAX)
-        return _Submission(asked, kind, request, artifact_ids, key, self.settings, actor)
+        return _Submission(asked, kind, request, artifact_ids, key, self.settings, actor, traceparent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +276,7 @@ class _Submission:
     idempotency_key: str
     settings: Settings
     actor: str
+    traceparent: str | None
 
     @property
     def account_id(self) -> str:
@@ -326,8 +337,21 @@ class _Submission:
             failures_max=self.settings.failures_max,
             actor=self.actor,
             retry_of=asked.retry_of,
+            traceparent=self.traceparent,
             check_credits=asked.check_credits and asked.on_insufficient == "refuse",
         )
+
+
+def _log_submitted(job: Submitted, traceparent: str | None) -> None:
+    traced = tracing.trace_id_of(traceparent)
+    log.info(
+        "submitted",
+        job_id=str(job.job_id),
+        account_id=job.account_id,
+        kind=job.kind,
+        quoted=job.quoted,
+        **({"trace_id": traced} if traced is not None else {}),
+    )
 
 
 def check_plan(kind: Kind, request: Request, view: SubmitView) -> None:

@@ -1,4 +1,4 @@
-"""Logs: one JSON line an event on stderr, readable lines on a terminal. No secret is ever an argument."""
+"""Logs on stderr: an event a line, as JSON or for people to read. No secret is ever an argument."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def configure(settings: Settings) -> None:
     """Set up logging for this process, once."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     logging.raiseExceptions = False  # of handlers: the same for what libraries log
-    terminal = sys.stderr.isatty()
+    readable = sys.stderr.isatty() if settings.log_format == "auto" else settings.log_format == "console"
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if terminal
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if readable
         else structlog.processors.JSONRenderer()
     )
     # Tracebacks become text first: what they quote is looked through like the rest.

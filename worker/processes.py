@@ -10,7 +10,7 @@ import structlog
 import uvloop
 
 from config.settings import Settings
-from worker import collector
+from worker import collector, tracing
 
 log = structlog.get_logger(__name__)
 
@@ -29,19 +29,23 @@ def run_worker(settings: Settings, queues: Sequence[str]) -> int:
     from worker.slots import Slots
 
     configure(settings)
+    tracing.configure(settings, "worker")
     collector.calm()
     known = sorted(registry(settings.extra_kinds, settings.engines))
     served = list(queues) or known
     kinds = kinds_of_worker(settings, served)
     broker = worker_broker(settings)
-    return run_worker_process(
-        broker,
-        services=lambda slots: opened_worker(settings, served, slots, kinds),
-        declare=lambda services: declare(broker, served, services),
-        slots=Slots(settings.slots),
-        threads=min(_THREADS_MAX, max(_THREADS_MIN, settings.slots // _SLOTS_PER_THREAD)),
-        drain_seconds=settings.drain_seconds,
-    )
+    try:
+        return run_worker_process(
+            broker,
+            services=lambda slots: opened_worker(settings, served, slots, kinds),
+            declare=lambda services: declare(broker, served, services),
+            slots=Slots(settings.slots),
+            threads=min(_THREADS_MAX, max(_THREADS_MIN, settings.slots // _SLOTS_PER_THREAD)),
+            drain_seconds=settings.drain_seconds,
+        )
+    finally:
+        tracing.close()
 
 
 def run_scheduler(settings: Settings) -> int:
@@ -49,8 +53,12 @@ def run_scheduler(settings: Settings) -> int:
     from worker.logs import configure
 
     configure(settings)
+    tracing.configure(settings, "scheduler")
     collector.calm()
-    return uvloop.run(_schedule(settings))
+    try:
+        return uvloop.run(_schedule(settings))
+    finally:
+        tracing.close()
 
 
 async def _schedule(settings: Settings) -> int:
@@ -80,7 +88,11 @@ def run_api(settings: Settings) -> int:
     from worker.web.server import server_of
 
     configure(settings)
+    tracing.configure(settings, "api")
     collector.calm()
     server = server_of(make_app(settings), settings)
-    server.run()
+    try:
+        server.run()
+    finally:
+        tracing.close()
     return 0 if server.started else 3

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import random
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -23,11 +23,13 @@ import structlog
 from config.settings import Settings
 from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, RunLimits
 from tasks.voices import REFERENCE, voice_of
+from worker import tracing
 from worker.artifacts.store import ArtifactError, ArtifactStore, DamagedArtifact
-from worker.credits.operations import Claim, Claimed, Ended, Fenced, Requeued, Settle
+from worker.credits.operations import Claim, Claimed, Ended, Fenced, Parked, Requeued, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Artifact
 from worker.credits.prices import Usage, price
+from worker.credits.states import JobState
 from worker.failpoints import failpoint
 from worker.hold_off import HoldOff
 from worker.keeper import Keeper, Loss, Lost
@@ -75,6 +77,8 @@ class Attempt:
     engine_state: Mapping[str, Any]
     keeper: Keeper
     artifacts: ArtifactStore
+    #: The span that claimed it.
+    traceparent: str | None = None
     outputs: list[Output] = field(default_factory=list)
     kept: list[Artifact] = field(default_factory=list)
     #: Whether the request asks for outputs at all.
@@ -174,15 +178,22 @@ class Runner:
         # Made before the claim: whoever holds it can always find out what became of the claim.
         held = Held(account_id, as_ours(job_id), new_id())
         failpoint("claim.before")
+        began = time_ns()
         claim = await self._claim(held)
         if not isinstance(claim, Claimed):
             return
         failpoint("claim.after")
+        with tracing.span("claim", claim.job.traceparent, _facts(claim, held), began) as claimed_span:
+            pass  # whose trace it belongs to is known only now
         self.keeper.hold(held)
         claimed()
-        attempt = Attempt(held, claim.order.engine_state or {}, self.keeper, self.artifacts)
+        attempt = Attempt(held, claim.order.engine_state or {}, self.keeper, self.artifacts, claimed_span.traceparent)
         try:
-            outcome = await self._run(claim, attempt)
+            with tracing.span("run", attempt.traceparent, _facts(claim, held)) as span:
+                outcome = await self._run(claim, attempt)
+                span.say(ending=outcome.ending.value)
+                if outcome.ending is not Ending.SUCCEEDED:
+                    span.failed(outcome.ending.value)
             failpoint("settle.before")
             await self._settle(claim, attempt, outcome)
             failpoint("settle.after")
@@ -216,7 +227,8 @@ class Runner:
             log.exception("claim failed", **_names(held))
             await self.hold_off.broken(held.account_id, held.job_id)
             return None
-        self._say("claim", held, answer)
+        if not isinstance(answer, Claimed | Ended | Parked):  # those are told by the books
+            log.debug("claim", answer=str(answer), **_names(held))
         if self.metrics is not None:
             self.metrics.claimed(answer)
         return answer
@@ -354,8 +366,9 @@ class Runner:
             jitter=random(),  # noqa: S311  spreads retries, guards nothing
             claimed=claim,
         )
-        answer = await self._settle_until_known(attempt.held, operation)
-        self._say("settle", attempt.held, answer)
+        with tracing.span("settle", attempt.traceparent, _facts(claim, attempt.held)) as span:
+            answer = await self._settle_until_known(attempt.held, operation)
+            _say_settled(span, answer)
         if self.metrics is not None:
             self.metrics.settled(claim, answer, monotonic() - attempt.started)
         if answer in (Fenced.FENCED, Standing.NOT_OURS):
@@ -406,19 +419,6 @@ class Runner:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _RETRY_SECONDS_MAX)
 
-    def _say(self, step: str, held: Held, answer: Any) -> None:
-        """One line a transition."""
-        names = _names(held)
-        match answer:
-            case Claimed():
-                log.info("running", attempt=answer.attempt, held=answer.job.quoted, **names)
-            case Ended():
-                log.info("ended", state=answer.state.value, reason=answer.reason.value, charged=answer.charged, **names)
-            case Requeued():
-                log.info("queued again", reason=answer.reason.value, **names)
-            case _:
-                log.debug(step, answer=str(answer), **names)
-
 
 def _outcome_of(work: asyncio.Future[None]) -> Outcome:
     """How the work ended, as the table of endings knows it."""
@@ -462,6 +462,23 @@ async def _stopped(work: asyncio.Future[None]) -> None:
     _, still_running = await asyncio.wait({work}, timeout=_STOP_SECONDS)
     if still_running:
         log.error("an engine does not stop, its job goes on without it", task=str(work)[:200])
+
+
+def _facts(claim: Claimed, held: Held) -> dict[str, tracing.Fact]:
+    """What a span of this attempt is known by."""
+    return {"attempt": claim.attempt, "kind": claim.job.kind, "quoted": claim.job.quoted, **_names(held)}
+
+
+def _say_settled(span: tracing.Span, answer: Any) -> None:
+    match answer:
+        case Ended():
+            span.say(state=answer.state.value, reason=answer.reason.value, charged=answer.charged)
+            if answer.state is JobState.FAILED:
+                span.failed(answer.reason.value)
+        case Requeued():
+            span.say(state=JobState.QUEUED.value, reason=answer.reason.value)
+        case _:
+            span.failed(str(answer))
 
 
 def _names(held: Held) -> dict[str, str]:

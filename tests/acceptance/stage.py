@@ -188,6 +188,10 @@ class Stage:
         """Start a scheduler."""
         return self._start(["scheduler"], self._as_worker(settings))
 
+    def api(self, **settings: object) -> Process:
+        """Start an API process, on a port that the test names."""
+        return self._start(["api"], settings)
+
     def script(self, *argv: str, **settings: object) -> Process:
         """Start the installed script itself."""
         return self._spawned([Path(sys.executable).with_name("fermata"), *argv], argv[0], settings)

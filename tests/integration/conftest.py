@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
+import structlog
 
 from tests.integration.cli_support import Fermata, in_process
 from tests.servers import Database
@@ -14,6 +18,9 @@ def fermata(
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Fermata:
-    """The command `fermata` over a fresh database."""
-    return in_process(environment, database, monkeypatch, capsys)
+) -> Iterator[Fermata]:
+    """The command `fermata` over a fresh database. As in a process of its own, it logs only what goes wrong."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    yield in_process(environment, database, monkeypatch, capsys)
+    structlog.configure(**before)

@@ -41,22 +41,18 @@ def test_secrets_are_hidden_and_nothing_else(given: dict[str, Any], expected: di
     assert "CANARY" not in repr(said)
 
 
-def test_nothing_that_is_logged_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    """Ours and libraries', tracebacks among them, on the way that every process logs."""
-    before = structlog.get_config()
-    handlers, level = list(logging.root.handlers), logging.root.level
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.usefixtures("logs_restored")
+def test_nothing_that_is_logged_holds_a_secret(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours and libraries', tracebacks among them, on the way that every process logs, in both forms."""
+    configure(load({"FERMATA_LOG_FORMAT": form}, environment="test"))
     try:
-        configure(load({}, environment="test"))
-        try:
-            raise RuntimeError(f"postgresql://app:{CANARY}@db {CANARY}")
-        except RuntimeError as error:
-            structlog.get_logger("redaction-test").error("failed", exc_info=error, password=CANARY)
-            logging.getLogger("a.library").warning("with %s", CANARY, exc_info=error)
-    finally:
-        structlog.configure(**before)
-        logging.basicConfig(handlers=handlers, level=level, force=True)
+        raise RuntimeError(f"postgresql://app:{CANARY}@db {CANARY}")
+    except RuntimeError as error:
+        structlog.get_logger(f"redaction-test-{form}").error("failed", exc_info=error, password=CANARY)
+        logging.getLogger("a.library").warning("with %s", CANARY, exc_info=error)
     said = capsys.readouterr().err
-    assert 2 == len([json.loads(line) for line in said.splitlines()])
+    assert form == "console" or 2 == len([json.loads(line) for line in said.splitlines()])
     assert "RuntimeError" in said
     assert "CANARYCANARY" not in said
     assert "app:CANARY" not in said

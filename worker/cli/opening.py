@@ -113,12 +113,18 @@ def configure_logs(settings: Settings) -> None:
 
 
 def _run(settings: Settings, work: Callable[[], Awaitable[T]]) -> T:
+    from worker import tracing
+
     configure_logs(settings)
+    tracing.configure(settings, "command")
 
     async def awaited() -> T:
         return await work()
 
-    return asyncio.run(awaited())
+    try:
+        return asyncio.run(awaited())
+    finally:
+        tracing.close()
 
 
 def _read_env_file(path: Path) -> dict[str, str]:

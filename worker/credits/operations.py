@@ -46,7 +46,7 @@ from worker.credits.values import value
 #: What is decided otherwise than by a cancel that was asked for: `partial` below, the others as they are.
 _BEATS_CANCEL = frozenset({Ending.SUCCEEDED, Ending.PARTIAL, Ending.ENDED_BY_STAFF})
 
-_NO_ORDER = Order("{}", "{}", None, None, None)
+_NO_ORDER = Order("{}", "{}", None, None)
 
 
 class Dropped(StrEnum):
@@ -189,6 +189,7 @@ class Claim:
             *(job.job_id, job.kind, job.queue, JobState.RUNNING, job.priority, job.quoted, job.book_id),
             *(job.on_insufficient, job.ends_by, job.attempt + 1, job.failures, job.failures_max),
             job.started_at or page.now,
+            traceparent=job.traceparent,
         )
         order = job.order or _NO_ORDER
         lease_until = page.now + timedelta(seconds=self.lease_seconds)

@@ -41,6 +41,8 @@ class Job:
     not_before: datetime | None = None
     #: What the worker needs to run it; read for claims only.
     order: Order | None = None
+    #: The span that submitted it, as W3C writes it: whoever moves the job tells that trace.
+    traceparent: str | None = None
 
 
 @value
@@ -50,7 +52,6 @@ class Order:
     request: str
     inputs: str
     plan: str | None
-    traceparent: str | None
     #: What the engine of the last attempt wanted to be kept.
     engine_state: Mapping[str, Any] | None
 

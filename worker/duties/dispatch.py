@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from time import monotonic
+from time import monotonic, time_ns
 
 import structlog
 
 from config.settings import Settings
+from worker import tracing
 from worker.failpoints import failpoint
 from worker.queue.connection import QueueUnavailable
-from worker.queue.hints import HintSender
+from worker.queue.hints import HintSender, Pair
 from worker.store.dispatching import Dispatching, QueueDemand
 
 log = structlog.get_logger(__name__)
@@ -78,7 +80,7 @@ class Dispatch:
                 log.warning("Redis had been emptied, jobs are hinted again", jobs=cleared)
 
     async def _dispatch(self, demand: QueueDemand) -> float:
-        room = demand.free + self._ahead(demand)
+        room, began = demand.free + self._ahead(demand), time_ns()
         marked = await self.dispatching.mark(
             demand.queue, max(0, room), self.settings.hint_repeat_seconds, self.settings.priority_point_seconds
         )
@@ -100,8 +102,17 @@ class Dispatch:
             await self.dispatching.unhint(marked.pairs)
             raise
         self.hinted += len(marked.pairs)
+        await self._tell(demand.queue, marked.pairs, began)
         failpoint("dispatch.sent")
         return _BUSY_WAIT_SECONDS if marked.more else self.tick_seconds
+
+    async def _tell(self, queue: str, pairs: Sequence[Pair], began: int) -> None:
+        for account_id, job_id in pairs:
+            log.debug("hinted", job_id=str(job_id), account_id=account_id, queue=queue)
+        if tracing.is_on():
+            for job_id, traceparent in (await self.dispatching.traceparents(pairs)).items():
+                with tracing.span("dispatch", traceparent, {"job_id": str(job_id), "queue": queue}, began):
+                    pass
 
     def _ahead(self, demand: QueueDemand) -> int:
         if demand.running_max is not None:

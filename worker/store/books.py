@@ -8,7 +8,7 @@ The order is fixed and is what the promises rest on:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -37,8 +37,16 @@ LOCK_WAIT_SECONDS = 0.6
 class Books:
     """Runs batches of operations, each batch one transaction."""
 
-    def __init__(self, engine: AsyncEngine, price_books: PriceBooks, plan_books: PlanBooks | None = None) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        price_books: PriceBooks,
+        plan_books: PlanBooks | None = None,
+        told: Callable[[Page], None] = lambda page: None,
+    ) -> None:
+        """`told`: hears of each page once it is committed."""
         self._engine = engine
+        self._told = told
         self._price_books = price_books
         self.plan_books = plan_books or PlanBooks()
 
@@ -61,6 +69,8 @@ class Books:
             await self._finish(connection, pages)
             decided = iter(await explained(connection, pages, ready, answers, self.plan_books))
             await _pass_failpoints("written", ready)
+        for page in pages.values():
+            self._told(page)
         await _pass_failpoints("committed", ready)
         return [
             next(decided) if operation.account_id in accounts else _not_ready(operation.account_id, busy)
@@ -83,6 +93,7 @@ class Books:
             turn(pages[account_id])
             yield connection, pages[account_id]
             await self._finish(connection, pages)
+        self._told(pages[account_id])
 
     async def _gather(
         self, connection: AsyncConnection, accounts: Mapping[str, Facts], ready: Sequence[PageOperation], **how: bool

@@ -104,6 +104,13 @@ class Dispatching:
             await look_up_by_key(connection)
             await connection.execute(_HOLD_OFF, {**keys, "seconds": seconds})
 
+    async def traceparents(self, pairs: Sequence[tuple[str, UUID]]) -> dict[UUID, str]:
+        """Which spans submitted these jobs, of those that were submitted under one."""
+        keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
+        async with reading(self._engine) as connection:
+            await look_up_by_key(connection)
+            return {row.job_id: row.traceparent for row in await connection.execute(_TRACEPARENTS, keys)}
+
     async def epoch(self) -> str:
         """What marks the Redis whose hints these rows tell of. Made once, kept for ever."""
         async with transaction(self._engine, "make_epoch") as connection:
@@ -291,6 +298,13 @@ _HOLD_OFF = text("""
     ) AS mine
     WHERE d.account_id = ANY(ARRAY[mine.account_id])
       AND d.job_id = ANY(ARRAY[mine.job_id])
+""")
+
+_TRACEPARENTS = text("""
+    SELECT j.job_id, j.traceparent
+    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
+    JOIN jobs AS j ON j.account_id = ANY(ARRAY[u.account_id]) AND j.job_id = ANY(ARRAY[u.job_id])
+    WHERE j.traceparent IS NOT NULL
 """)
 
 _EPOCH = text("""

@@ -146,7 +146,7 @@ async def wake_waiting(connection: AsyncConnection, pages: Sequence[Page]) -> No
         waiting: dict[str, list[Job]] = {account_id: [] for account_id in behind}
         values = {"accounts": list(behind), "after": list(behind.values()), "portion": portion}
         for row in await rows_of(driver, _READ_PARKED, values):
-            waiting[row[0]].append(_job_of(row[1:]))
+            waiting[row[0]].append(_job_of(row[1:-1], row[-1]))
         behind = {
             page.account_id: waiting[page.account_id][-1].job_id
             for page in pages
@@ -194,13 +194,13 @@ async def _read_jobs(
     reservations: dict[str, list[Reservation]] = {}
     if claims:
         for row in await rows_of(driver, _READ_JOBS_TO_CLAIM, _keys(claims)):
-            job = _job_of(row[1:15], Order(*row[20:]))
+            job = _job_of(row[1:15], row[24], Order(*row[20:24]))
             jobs.setdefault(row[0], {})[job.job_id] = job
             if row[15] is not None:
                 reservations.setdefault(row[0], []).append(_hold_of(job, *row[15:20]))
     if others:
         for row in await rows_of(driver, _READ_JOBS, _keys(others)):
-            job = _job_of(row[1:15])
+            job = _job_of(row[1:15], row[20])
             jobs.setdefault(row[0], {})[job.job_id] = job
             if row[15] is not None:
                 reservations.setdefault(row[0], []).append(_hold_of(job, *row[15:20]))
@@ -218,11 +218,11 @@ async def _read_running(driver: Driver, account_ids: list[str]) -> dict[str, int
     return dict(await rows_of(driver, _COUNT_RUNNING, {"accounts": account_ids}))
 
 
-def _job_of(row: Sequence[Any], order: Order | None = None) -> Job:
+def _job_of(row: Sequence[Any], traceparent: str | None, order: Order | None = None) -> Job:
     """A row holds the job's fields in their order. By place, not by name: this is most of what a batch reads."""
     job_id, kind, queue, state, *rest = row
     job = Job(job_id, kind, queue, _JOB_STATES[state], *rest)
-    job.order = order  # type: ignore[misc]  # nobody has seen it yet
+    job.order, job.traceparent = order, traceparent  # type: ignore[misc]  # nobody has seen it yet
     return job
 
 
@@ -305,7 +305,7 @@ _READ_JOBS_TO_CLAIM = Statement("""
     SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
            j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, d.not_before,
            r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts,
-           CAST(j.request AS text), CAST(j.inputs AS text), j.plan, j.traceparent, a.engine_state
+           CAST(j.request AS text), CAST(j.inputs AS text), j.plan, a.engine_state, j.traceparent
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
@@ -345,11 +345,11 @@ _READ_JOBS_TO_CLAIM = Statement("""
 _READ_JOBS = Statement("""
     SELECT wanted.account_id, wanted.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id,
            j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at,
-           d.not_before, r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts
+           d.not_before, r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts, j.traceparent
     FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
-               failures_max, started_at
+               failures_max, started_at, traceparent
         FROM jobs
         WHERE account_id = wanted.account_id
           AND job_id = wanted.job_id
@@ -375,7 +375,7 @@ _READ_JOBS = Statement("""
 #: By the jobs' own age, which their ids carry: one that was woken and parked again keeps its place.
 _READ_PARKED = Statement("""
     SELECT p.account_id, p.job_id, j.kind, j.queue, j.state, j.priority, j.quoted, j.book_id, j.on_insufficient,
-           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at
+           j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, j.traceparent
     FROM unnest(CAST(:accounts AS text[]), CAST(:after AS uuid[])) AS wanted (account_id, after)
     CROSS JOIN LATERAL (
         SELECT account_id, job_id
@@ -387,7 +387,7 @@ _READ_PARKED = Statement("""
     ) AS p
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
-               failures_max, started_at
+               failures_max, started_at, traceparent
         FROM jobs
         WHERE account_id = p.account_id
           AND job_id = p.job_id

@@ -15,6 +15,7 @@ import structlog
 import uuid_utils.compat as uuids
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from worker import tracing
 from worker.web import problems
 from worker.web.problems import Problem
 
@@ -52,6 +53,8 @@ class Guard:
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         _keep_segments(scope)
+        if (traceparent := headers.get(b"traceparent")) is not None:
+            tracing.arrived_with(traceparent)
         answering = _Answering(send, request_id.encode())
         most = self.body_bytes_max.get(scope["path"], BODY_BYTES_MAX)
         try:

@@ -167,7 +167,7 @@ def test_a_claim_that_passes_all_guards_holds_the_whole_price() -> None:
 
 def test_a_retry_is_claimed_on_the_hold_it_kept() -> None:
     """No second reservation, also where nothing is left for one; the first start and the engine's notes stay."""
-    job = a_job(attempt=1, failures=1, started_at=NOON - HOUR, order=Order("{}", "{}", None, None, {"id": 7}))
+    job = a_job(attempt=1, failures=1, started_at=NOON - HOUR, order=Order("{}", "{}", None, {"id": 7}))
     page = a_page(job, available=0, holds=True)
     claimed = a_claim().decide(page)
     assert isinstance(claimed, Claimed)
