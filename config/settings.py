@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     #: Requests a minute by key; a customer's token has its own. A process takes its share of a minute in advance.
     api_requests_per_minute: int = Field(60_000, ge=1, le=10_000_000)
     api_token_requests_per_minute: int = Field(600, ge=1, le=10_000_000)
+    #: Jobs that one key, or one customer's token, may follow at a time in one process.
+    api_followers_per_key: int = Field(1_000, ge=1, le=5_000)
+    api_followers_per_token: int = Field(20, ge=1, le=5_000)
     #: Where a customer buys a pack: {pack} and {account} are filled in. None: the page names packs without a link.
     billing_url: str | None = Field(None, pattern=r"^https?://[^\s\"'<>]+$")
     #: Sites that may show the customer's page in a frame: origins, separated by blanks.

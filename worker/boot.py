@@ -46,6 +46,7 @@ from worker.store.audit_log import AuditLog
 from worker.store.book_shelf import plan_shelf, price_shelf
 from worker.store.books import Books
 from worker.store.compensations import Compensations
+from worker.store.creations import Creations
 from worker.store.database import make_engine
 from worker.store.dispatching import Dispatching
 from worker.store.errors import StoreError
@@ -214,6 +215,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     from worker.metrics import Metrics
     from worker.queue.rate_limits import RateLimits
     from worker.web.depths import Depths
+    from worker.web.housekeeping import keep_house
     from worker.web.keyring import Keyring
     from worker.web.pace import Rates, Strangers
     from worker.web.services import Services
@@ -228,7 +230,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         metrics.watch_space(lambda: shutil.disk_usage(client.artifacts.work).free)
         watch = metrics.watch_books(figures)
         following = FollowingReads(store.engine)
-        watcher = Watcher(following)
+        watcher = Watcher(following, settings.api_followers_per_key, settings.api_followers_per_token)
         services = Services(
             settings=settings,
             client=client,
@@ -239,11 +241,12 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             controls=Controls(store.engine, client.kinds),
             prices=price_desk(settings, store.engine, store.books),
             keys=keys,
+            creations=Creations(store.engine),
             log=AuditLog(store.engine),
             webhooks=webhook_desk(settings, store.engine),
             keyring=keyring,
             rates=Rates(limits, settings.api_requests_per_minute, settings.api_token_requests_per_minute),
-            strangers=Strangers(),
+            strangers=Strangers(keyring),
             depths=Depths(client.reads),
             following=following,
             watcher=watcher,
@@ -255,7 +258,10 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         async for _ in client.artifacts.work_leftovers():
             pass
         try:
-            async with background(keyring.note_use(), watcher.run(), sign.run(), watch.run(), metrics.watch_loop()):
+            async with background(
+                *(keyring.note_use(), watcher.run(), sign.run(), watch.run(), metrics.watch_loop()),
+                keep_house(keys, services.creations),
+            ):
                 yield services
         finally:
             await keyring.write_used()

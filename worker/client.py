@@ -151,15 +151,16 @@ class Client:
                     return job
             await asyncio.sleep(_FIRST_SECONDS if monotonic() - started < _SOON_SECONDS else _LATER_SECONDS)
 
-    async def cancel(self, account_id: str, job_id: UUID, reason: str) -> Any:
-        """End a queued or waiting job, or ask a running one's worker to stop it (within 2 s).
+    async def cancel(self, account_id: str, job_id: UUID, reason: str, actor: str | None = None) -> Any:
+        """End a queued or waiting job, or ask a running one's worker to stop it (within 2 s). With an `actor` the log
+        has it from the same COMMIT on.
 
         Raises `RefusedRequest` for a reason that can't be shown on one line.
         """
         check_account_id(account_id)
         _check_job_id("job", job_id)
         _check_line("reason", reason, NOTE_LENGTH_MAX)
-        return await self.operations.do(Cancel(account_id, job_id, reason))
+        return await self.operations.do(Cancel(account_id, job_id, reason, actor))
 
     async def retry(
         self, job_id: UUID, actor: str, key: str | None = None, *, check_credits: bool = False

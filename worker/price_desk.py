@@ -18,6 +18,7 @@ from worker.overcharges import Overcharged, Overcharges
 from worker.pricing import request_fields
 from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown
 from worker.store.compensations import Compensations
+from worker.store.creations import Asked
 from worker.store.errors import Refused
 from worker.store.past_jobs import PastJobs
 from worker.store.price_report import PriceReport, PriceReports
@@ -66,16 +67,22 @@ class PriceDesk:
         )
 
     async def apply(
-        self, document: str, author: str, note: str, effective_at: datetime | None = None, force: str | None = None
+        self,
+        document: str,
+        author: str,
+        note: str,
+        effective_at: datetime | None = None,
+        force: str | None = None,
+        asked: Asked | None = None,
     ) -> BookApplied:
-        """Put a book in force, now or later, for jobs submitted from then on.
+        """Put a book in force, now or later, for jobs submitted from then on; once a request.
 
         One that changes what some request costs by more than `price_change_percent_max` must have been rehearsed,
         exactly this document, unless `force` says why not. Raises as `read` and as `BookShelf.apply`.
         """
         book = await self.read(document, effective_at)
         draft = BookDraft(book.document, book.digest, author, note, effective_at, force)
-        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max))
+        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked)
 
     async def rehearse(self, document: str, length: timedelta, actor: str) -> Rehearsed:
         """What the jobs that ended in the time until now would have cost under a draft, and whom that would hurt.
@@ -91,13 +98,14 @@ class PriceDesk:
             await asyncio.to_thread(rehearsal.take_all, page.jobs, page.lots)
         return await self._rehearsals.keep(book.digest, against.book, period, rehearsal.outcome(sold), actor)
 
-    async def revert(self, book_id: int, author: str, note: str) -> BookApplied:
-        """Put the document of an old book in force again, now, as a new book.
+    async def revert(self, book_id: int, author: str, note: str, asked: Asked | None = None) -> BookApplied:
+        """Put the document of an old book in force again, now, as a new book; once a request.
 
         Needs no rehearsal: it is how a wrong book is mended at once. Raises as `read` and as `BookShelf.apply`.
         """
         book = await self.read((await self._shelf.shown(book_id)).document)
-        return await self._shelf.apply(BookDraft(book.document, book.digest, author, note, reverts_to=book_id))
+        draft = BookDraft(book.document, book.digest, author, note, reverts_to=book_id)
+        return await self._shelf.apply(draft, asked=asked)
 
     async def overcharged(
         self, book_id: int, under: int | None = None, worst_max: int = 20, *, give: tuple[str, str] | None = None

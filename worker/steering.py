@@ -96,7 +96,7 @@ class Steering:
         """
         _check_words(reason, actor)
         before = await self.client.reads.job(job_id)
-        answer = await self.client.operations.do(ForceEnd(before.account, job_id, f"{reason} ({actor})"))
+        answer = await self.client.operations.do(ForceEnd(before.account, job_id, f"{reason} ({actor})", actor))
         match answer:
             case Ended():
                 pass
@@ -104,17 +104,14 @@ class Steering:
                 raise Refused("job", f"has ended before: {answer.state}")
             case _:
                 raise Refused("job", f"does not run, it is {before.state}: cancel it instead")
-        done = ForcedEnd(job_id, before.account, answer.state, before.reserved - answer.charged)
-        after = {"state": answer.state, "reason": reason, "refunded": done.refunded, "account": before.account}
-        await self.log.tell(actor, "jobs.force_end", str(job_id), {"state": before.state}, after)
-        return done
+        return ForcedEnd(job_id, before.account, answer.state, before.reserved - answer.charged)
 
     async def cancel_many(self, wanted: Wanted, reason: str, actor: str, *, dry_run: bool) -> ManyDone:
         """Cancel all unfinished jobs that match; with `dry_run` only say which. Raises `Refused`."""
         _check_words(reason, actor)
 
         async def cancel(job: JobLine) -> JobDone:
-            answer = await self.client.cancel(job.account, job.id, f"{reason} ({actor})")
+            answer = await self.client.cancel(job.account, job.id, f"{reason} ({actor})", actor)
             match answer:
                 case Ended():
                     return _done(job, str(answer.state))

@@ -23,7 +23,7 @@ PRIVATE = {"webhook_private_targets": "true", "deliver_tick_seconds": "0.05"}
 
 async def hooked(stage: Stage, endpoint: Endpoint) -> UUID:
     """That server, told of all."""
-    return await Webhooks(stage.store.engine).create(endpoint.url, SECRET, None, [], "test")
+    return (await Webhooks(stage.store.engine).create(endpoint.url, lambda _: SECRET, None, [], "test"))[0]
 
 
 def pairs(endpoint: Endpoint) -> set[tuple[str, str]]:

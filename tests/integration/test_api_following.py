@@ -27,8 +27,10 @@ from worker.credits.outcomes import Ending
 from worker.store.api_keys import ApiKeys, NewKey, Role
 from worker.store.leases import Held
 from worker.store.reads_following import FollowingReads, Pulse
+from worker.web import keyring
 from worker.web import server as web_server
 from worker.web.app import make_app
+from worker.web.routes import following
 from worker.web.server import server_of
 from worker.web.watching import Watcher
 
@@ -44,7 +46,7 @@ class Stage:
     told: list[tuple[str | None, str, dict[str, Any]]] = field(default_factory=list)
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[uvicorn.Server]:
+    async def serving(self, **chosen: Any) -> AsyncIterator[uvicorn.Server]:
         """An API process, as good as: the same server in this loop, on a port of its own."""
         settings = load(
             {},
@@ -52,6 +54,7 @@ class Stage:
             environment="test",
             artifacts_url=(self.folder / "artifacts").as_uri(),
             api_port=0,
+            **chosen,
         )
         server = server_of(make_app(settings), settings)
         task = asyncio.create_task(server._serve())
@@ -212,11 +215,13 @@ async def test_many_followers_cost_one_look(stage: Stage) -> None:
     """However many follow, one statement at a tick asks for all; each hears of its own job, and of no other."""
     one, other = await stage.store.queued("ada"), await stage.store.queued("ada")
     reads = CountedReads(stage.store.engine)
-    watcher = Watcher(reads)
+    watcher = Watcher(reads, per_key=1_000, per_token=1)
+    key = await ApiKeys(stage.store.engine).opening(stage.key)
+    assert key is not None
     async with background(watcher.run()):
         with ExitStack() as stack:
-            ones = [stack.enter_context(watcher.following(one)) for _ in range(500)]
-            others = [stack.enter_context(watcher.following(other)) for _ in range(500)]
+            ones = [stack.enter_context(watcher.following(one, key)) for _ in range(500)]
+            others = [stack.enter_context(watcher.following(other, key)) for _ in range(500)]
             assert all(await asyncio.gather(*(each.news(10) for each in [*ones, *others])))  # how it stands
             first = reads.looks
             waiting = asyncio.gather(*(each.news(10) for each in ones))
@@ -225,6 +230,56 @@ async def test_many_followers_cost_one_look(stage: Stage) -> None:
             assert not any(await asyncio.gather(*(each.news(0) for each in others)))
             assert reads.looks - first <= 20
     assert {} == watcher._watched
+
+
+async def test_a_key_follows_so_many_jobs_and_leaves_room_for_others(stage: Stage) -> None:
+    """429 before the answer has begun, for a stream and a long look; a token has less; a place that is left is free."""
+    job = await stage.store.queued("ada")
+    keys = ApiKeys(stage.store.engine)
+    token = (await keys.token("ada", 600, ACTOR)).key
+    async with stage.serving(api_followers_per_key=2, api_followers_per_token=1) as server:
+        watcher = server.config.app.state.services.watcher  # type: ignore[union-attr]
+        for secret, most in ((stage.key, 2), (token, 1)):
+            stage.key = secret
+            streams = [asyncio.create_task(stage.stream(job)) for _ in range(most)]
+            async with asyncio.timeout(10):
+                while sum(watcher._by_key.values()) < most:  # noqa: ASYNC110  a server's counter has no event
+                    await asyncio.sleep(0.01)
+            async with stage.client() as http:
+                for path in (f"/v1/jobs/{job}/events", f"/v1/jobs/{job}?wait=1"):
+                    refused = await http.get(path)
+                    assert (429, "rate_limited") == (refused.status_code, refused.json()["code"])
+                    assert "5" == refused.headers["Retry-After"]
+            for stream in streams:
+                stream.cancel()
+            await asyncio.wait(streams)
+            async with asyncio.timeout(10):
+                while watcher._by_key:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_revoked_key_closes_its_streams_and_its_tokens_streams(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within seconds, by whatever process it was revoked; a long look then answers 401."""
+    monkeypatch.setattr(following, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(keyring, "REMEMBERED_SECONDS", 0.1)
+    job = await stage.store.queued("ada")
+    keys = ApiKeys(stage.store.engine)
+    minter = await keys.create(NewKey(Role.PIPELINE, "minter"), ACTOR)
+    token = await keys.token("ada", 600, ACTOR, minted_by=minter.shown.id)
+    async with stage.serving():
+        ended = []
+        for secret in (minter.key, token.key):
+            stage.key = secret
+            ended.append(asyncio.create_task(stage.stream(job)))
+            await stage.until(len(ended))
+        async with stage.client() as http:
+            looking = asyncio.create_task(http.get(f"/v1/jobs/{job}?wait=2"))
+            await keys.revoke(minter.shown.id, ACTOR)
+            assert [200, 200] == await asyncio.wait_for(asyncio.gather(*ended), 10)
+            assert 401 == (await looking).status_code
+            assert 401 == (await http.get(f"/v1/jobs/{job}")).status_code
 
 
 async def test_a_long_look_answers_when_the_job_ends(stage: Stage) -> None:

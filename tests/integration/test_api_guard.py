@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.api_support import SONG, Api, an_api
 from tests.servers import Database
+from worker.store.api_keys import ApiKeys, NewKey, Role
 from worker.store.errors import NoPrice, StoreError
 from worker.web import guard
 from worker.web.pace import GUESSES_MAX
@@ -282,11 +283,41 @@ async def test_limits_are_counted_here_while_redis_is_away(database: Database, t
 
 
 async def test_an_address_that_guesses_keys_is_slowed(api: Api) -> None:
-    """Whoever holds a key that opened before, from the same address, is not."""
-    key = await api.key("viewer")
+    """Whoever holds a right key is let in from the same address, also one that never opened here before."""
+    key, unused = await api.key("viewer"), (await api.services.keys.create(NewKey(Role.OPS, "unused"), "test")).key
     assert 200 == (await api.ask("GET", "/v1/queues", key=key)).status_code
     answers = [
         (await api.ask("GET", "/v1/queues", key=f"fmt_{number}")).status_code for number in range(GUESSES_MAX + 1)
     ]
     assert [401] * GUESSES_MAX + [429] == answers
     assert 200 == (await api.ask("GET", "/v1/queues", key=key)).status_code
+    assert 200 == (await api.ask("GET", "/v1/queues", key=unused)).status_code
+    assert 429 == (await api.ask("GET", "/v1/queues", key=f"fmt_{'x' * 43}")).status_code
+
+
+async def test_wrong_keys_cost_little(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be no key is never looked up; of an address that guesses two at a time are, and the same one once."""
+    now = most = looks = 0
+    opening = ApiKeys.opening_by
+
+    async def counted(keys: ApiKeys, digest: bytes) -> Any:
+        nonlocal now, most, looks
+        looks, now = looks + 1, now + 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        try:
+            return await opening(keys, digest)
+        finally:
+            now -= 1
+
+    monkeypatch.setattr(ApiKeys, "opening_by", counted)
+    for number in range(GUESSES_MAX):
+        await api.ask("GET", "/v1/queues", key=f"guess-{number}")
+    assert 0 == looks
+    guesses = [f"fmt_{number:043}" for number in range(20)]
+    await asyncio.gather(*(api.ask("GET", "/v1/queues", key=guess) for guess in guesses))
+    assert (20, 2) == (looks, most)
+    unused = (await api.services.keys.create(NewKey(Role.OPS, "unused"), "test")).key
+    answers = await asyncio.gather(*(api.ask("GET", "/v1/queues", key=unused) for _ in range(20)))
+    assert {200} == {done.status_code for done in answers}
+    assert looks <= 22

@@ -158,6 +158,16 @@ async def test_a_job_is_cancelled_once(api: Api) -> None:
     )
 
 
+async def test_a_cancel_that_can_not_be_logged_is_none(api: Api) -> None:
+    """The log's entry is part of the transaction: nobody cancels or ends a job unseen."""
+    job = await api.submit()
+    async with api.database.connection(as_owner=True) as connection:
+        await connection.execute("ALTER TABLE audit_log ADD CONSTRAINT none_of_these CHECK (what NOT LIKE 'jobs.%')")
+    done = await api.ask("POST", f"/v1/jobs/{job['id']}/cancel", role="ops")
+    assert (500, "internal") == (done.status_code, done.json()["code"])
+    assert "queued" == (await api.ok("GET", f"/v1/jobs/{job['id']}"))["state"]
+
+
 async def test_an_ended_job_is_tried_again_once(api: Api) -> None:
     """A new job each key; a job that goes on is not."""
     job = await api.submit(metadata={"song": "42"})

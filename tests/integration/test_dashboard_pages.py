@@ -67,7 +67,7 @@ async def test_a_job_is_cancelled_and_tried_again(api: Api, visit: Visit) -> Non
     said = await visit.send(f"/do/jobs/cancel/{job['id']}", reason="typo", back=f"/jobs/{job['id']}")
     assert "It is cancelled" in said.text
     assert "cancelled" == (await api.services.reads.job(UUID(job["id"]))).state
-    assert [(await actor_of(api), job["id"])] == await told(api, "job.cancel")
+    assert [(await actor_of(api), job["id"])] == await told(api, "jobs.cancel")
     again = await visit.send(f"/do/jobs/retry/{job['id']}", reason="after all")
     assert "This is the new job" in again.text
     assert "tried again before" in (await visit.send(f"/do/jobs/retry/{job['id']}", reason="x")).text

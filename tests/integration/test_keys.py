@@ -19,6 +19,7 @@ from worker.store.book_shelf import BookDraft, price_shelf
 from worker.store.database import make_engine
 from worker.store.errors import Refused, UnknownAccount, UnknownKey
 from worker.store.ops import Controls, Scope
+from worker.store.sessions import Sessions
 
 
 @pytest.fixture
@@ -139,6 +140,21 @@ async def test_a_customers_token_is_for_one_account_and_short(database: Database
         for seconds in (59, 86_401):
             with pytest.raises(Refused, match="seconds"):
                 await keys.token("ada", seconds, ACTOR)
+
+
+async def test_a_token_ends_with_the_key_that_minted_it(database: Database) -> None:
+    """At once; tokens of other keys stay, and one from before a rotation stays too."""
+    async with opened(database) as store:
+        await store.account("ada")
+        keys = ApiKeys(store.engine)
+        minters = [await keys.create(NewKey(Role.PIPELINE, name), ACTOR) for name in ("a", "b")]
+        tokens = [await keys.token("ada", 600, ACTOR, minted_by=minter.shown.id) for minter in minters]
+        session = await Sessions(store.engine).open(tokens[0].shown)
+        await keys.rotate(minters[0].shown.id, ACTOR, 0)
+        assert all([await keys.opening(token.key) for token in tokens])
+        await keys.revoke(minters[0].shown.id, ACTOR)
+        assert [None, tokens[1].shown] == [await keys.opening(token.key) for token in tokens]
+        assert None is await Sessions(store.engine).opening(session)
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 MACHINERY = {
     "processes",
     *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
-    *("api_keys", "sessions", "audit_log", "webhooks", "webhook_secrets", "voices"),
+    *("api_keys", "sessions", "creations", "audit_log", "webhooks", "webhook_secrets", "voices"),
 }
 
 
@@ -337,6 +337,15 @@ LEGAL: dict[str, dict[str, Any]] = {
         "actor": "t",
     },
     "sessions": {"hash": bytes(32), "key_id": JOB, "created_at": NOW, "expires_at": NOW},
+    "creations": {
+        "key_id": JOB,
+        "what": "keys",
+        "reference": "k",
+        "body_hash": bytes(32),
+        "made": "m",
+        "salt": bytes(32),
+        "at": NOW,
+    },
     "workers": {
         "worker_id": "w",
         "host": "h",
@@ -456,6 +465,8 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("artifacts_sha256", {"sha256": bytes(31)}),
     ("api_keys_hash", {"hash": bytes(31)}),
     ("sessions_hash", {"hash": bytes(31)}),
+    ("creations_hashes", {"body_hash": bytes(31)}),
+    ("creations_hashes", {"salt": bytes(31)}),
     ("api_keys_role", {"role": "god"}),
     ("api_keys_customer_has_account", {"role": "customer", "expires_at": NOW}),
     ("api_keys_customer_has_account", {"account_id": "ada"}),

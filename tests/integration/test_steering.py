@@ -68,6 +68,11 @@ async def test_a_stuck_job_is_ended_refunded_and_its_token_void(database: Databa
         late = Settle("ada", job, claimed.token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
         assert Fenced.FENCED is await client.operations.do(late)
         assert [("jobs.force_end", "olga")] == await logged(steering)
+        (entry,) = (await steering.log.entries(subject=str(job))).entries
+        assert ({"state": "running", "account_id": "ada"}, done.refunded) == (
+            entry.before,
+            (entry.after or {})["refunded"],
+        )
         assert (await audit(client.views._engine)).ok
 
 

@@ -57,7 +57,7 @@ async def delivering(store: Store, **more: Any) -> AsyncIterator[None]:
 
 async def hooked(store: Store, endpoint: Endpoint, *, account: str | None = None, events: Sequence[str] = ()) -> UUID:
     """That server, told of these."""
-    return await Webhooks(store.engine).create(endpoint.url, SECRET, account, events, "test")
+    return (await Webhooks(store.engine).create(endpoint.url, lambda _: SECRET, account, events, "test"))[0]
 
 
 async def an_end(store: Store, account: str = "ada") -> UUID:

@@ -162,19 +162,15 @@ def cancel(
 
     async def work(desk: Desk) -> dict[str, Any]:
         from worker.credits.operations import AlreadyEnded, CancelAsked
-        from worker.store.audit_log import AuditLog
 
         before = await desk.reads.job(job_id)
-        answer = await desk.client.cancel(before.account, job_id, f"{why} ({who})")
+        answer = await desk.client.cancel(before.account, job_id, f"{why} ({who})", who)
         state = "running" if isinstance(answer, CancelAsked) else str(getattr(answer, "state", before.state))
-        after = {"state": state, "cancel_asked": isinstance(answer, CancelAsked)}
-        if not isinstance(answer, AlreadyEnded):
-            was = {"state": before.state, "account_id": before.account}
-            await AuditLog(desk.store.engine).tell(who, "jobs.cancel", str(job_id), was, after)
         return {
             "id": job_id,
             "account": before.account,
-            **after,
+            "state": state,
+            "cancel_asked": isinstance(answer, CancelAsked),
             "already_ended": isinstance(answer, AlreadyEnded),
         }
 

@@ -105,7 +105,7 @@ def redeliver(
     return present({"webhook": webhook_id, "events": count}, json, [f"{count:,} events will be told again"])
 
 
-def _made(webhook: UUID, secret: str) -> Iterator[RenderableType]:
+def _made(webhook: UUID, secret: str | None) -> Iterator[RenderableType]:
     yield facts([("webhook", webhook), ("secret", secret)])
     yield "The secret is not shown again."
 

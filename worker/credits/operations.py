@@ -28,6 +28,7 @@ from worker.credits.outcomes import (
     settlement_for,
 )
 from worker.credits.page import (
+    Act,
     Artifact,
     AttemptRow,
     DueRow,
@@ -317,6 +318,8 @@ class Cancel:
     account_id: str
     job_id: UUID
     reason: str
+    #: Who asks, for the log.
+    actor: str | None = None
 
     def decide(self, page: Page) -> Ended | CancelAsked | AlreadyEnded | Dropped | TryAgain:
         """End it, ask its worker to stop, or say how it ended before."""
@@ -329,8 +332,11 @@ class Cancel:
             return TryAgain.TRY_AGAIN
         if job.state is JobState.RUNNING:
             page.writes.cancel_asked.append((job.job_id, self.reason))
+            _log(page, self, "jobs.cancel", job, {"state": job.state, "cancel_asked": True})
             return CancelAsked()
-        return _end_queued(page, job, Ending.CANCELLED, message=self.reason)
+        ended = _end_queued(page, job, Ending.CANCELLED, message=self.reason)
+        _log(page, self, "jobs.cancel", job, {"state": ended.state, "cancel_asked": False})
+        return ended
 
 
 @value
@@ -342,6 +348,8 @@ class ForceEnd:
     account_id: str
     job_id: UUID
     reason: str
+    #: Who does it, for the log.
+    actor: str | None = None
 
     def decide(self, page: Page) -> Ended | AlreadyEnded | Dropped | TryAgain:
         """End it, or say why not: it has ended, or does not run."""
@@ -355,8 +363,10 @@ class ForceEnd:
         if job.state is not JobState.RUNNING or lease is None:
             return Dropped.WAITING if job.state is JobState.WAITING else Dropped.NOT_BEFORE
         settle = Settle(self.account_id, self.job_id, lease.token, Ending.ENDED_BY_STAFF, message=self.reason)
+        held = page.ledger.reservations[job.job_id].amount
         ended = settle.decide(page)
         assert isinstance(ended, Ended)
+        _log(page, self, "jobs.force_end", job, {"state": ended.state, "refunded": held - ended.charged})
         return ended
 
 
@@ -520,6 +530,13 @@ def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None
     # Whoever stood in the line for credits has left it: the younger ones behind may fit.
     page.ledger.raised = True
     return Ended(end.state, ending, charged)
+
+
+def _log(page: Page, act: Cancel | ForceEnd, what: str, job: Job, after: Mapping[str, Any]) -> None:
+    """An act of a person or a key. What nobody in particular does is in the job's own story."""
+    if act.actor is not None:
+        before = {"state": job.state, "account_id": page.account_id}
+        page.writes.acts.append(Act(act.actor, what, job.job_id, before, {**after, "reason": act.reason}))
 
 
 def _end_hold(page: Page, job: Job, ending: Ending, measured: int, *, sold: bool) -> Reservation:

@@ -140,6 +140,17 @@ class SubscriptionRow:
 
 
 @value
+class Act:
+    """What a person or a key did to a job: it goes into the log in the transaction that does it."""
+
+    actor: str
+    what: str
+    job_id: UUID
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+@value
 class Notice:
     """Something that an account is told. With a `subject` once for it, and for the lot that is meant."""
 
@@ -165,6 +176,7 @@ class Writes:
     attempts: list[AttemptRow] = field(default_factory=list)
     artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    acts: list[Act] = field(default_factory=list)
     #: What seldom changes: written only for pages that have a `subscription`.
     subscription: SubscriptionRow | None = None
     #: When time next changes something, where that is all that changes: sooner, or exactly then.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,8 +15,9 @@ import uuid_utils.compat as uuids
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import transaction
-from worker.store.errors import Refused, UnknownAccount, UnknownKey
+from worker.store.errors import Conflict, Refused, UnknownAccount, UnknownKey
 from worker.store.instants import problem_of_instant
 from worker.store.reads_accounts import check_limit
 from worker.store.references import check_account_id, check_actor
@@ -67,14 +68,20 @@ class KeyShown:
     revoked_at: datetime | None
     last_used_at: datetime | None
     replaces: UUID | None
+    #: Of a customer's token: the key that minted it. Revoked, it takes its tokens along.
+    minted_by: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyMade:
-    """A new key. `key` is the secret itself: nobody can be told again."""
+    """A key with its secret in `key`: nobody can be told again, but by the same request within minutes.
+
+    `replayed`: the same request had made it before. An empty `key`: too long before.
+    """
 
     key: str
     shown: KeyShown
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +100,42 @@ class ApiKeys:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def create(self, new: NewKey, actor: str) -> KeyMade:
-        """Make a key. Raises `Refused` for a label, prefix or time that can't be."""
+    async def create(self, new: NewKey, actor: str, asked: Asked | None = None) -> KeyMade:
+        """Make a key, once a request. Raises `Refused` for a label, prefix or time that can't be, and `Conflict`."""
         check_actor(actor)
         _check(new)
         async with transaction(self._engine, "create_key") as connection:
+            if (before := await _made_before(connection, asked)) is not None:
+                return before
             values = {"role": new.role, "label": new.label, "account_prefix": new.account_prefix, "account": None}
-            return await _insert(connection, {**values, "expires_at": new.expires_at, "actor": actor})
+            return await _insert(connection, {**values, "expires_at": new.expires_at, "actor": actor}, asked)
 
-    async def token(self, account_id: str, seconds: int, actor: str) -> KeyMade:
-        """A token with which one customer looks at one account for so long. Raises `UnknownAccount`, `Refused`."""
+    async def token(
+        self,
+        account_id: str,
+        seconds: int,
+        actor: str,
+        *,
+        minted_by: UUID | None = None,
+        asked: Asked | None = None,
+    ) -> KeyMade:
+        """A token with which one customer looks at one account for so long, once a request.
+
+        It closes with the key that minted it. Raises `UnknownAccount`, `Refused`, `Conflict`.
+        """
         check_account_id(account_id)
         check_actor(actor)
         if not 60 <= seconds <= TOKEN_SECONDS_MAX:
             raise Refused("seconds", f"must be a whole number from 60 to {TOKEN_SECONDS_MAX:,}")
         async with transaction(self._engine, "make_token") as connection:
+            if (before := await _made_before(connection, asked)) is not None:
+                return before
             if await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}) is None:
                 raise UnknownAccount(account_id)
             values = {"role": Role.CUSTOMER, "label": "token", "account_prefix": None, "account": account_id}
-            return await _insert(connection, {**values, "seconds": seconds, "actor": actor})
+            return await _insert(
+                connection, {**values, "seconds": seconds, "actor": actor, "minted_by": minted_by}, asked
+            )
 
     async def listed(self, limit: int = 100, after: UUID | None = None) -> tuple[KeyShown, ...]:
         """The newest keys first, customers' tokens left out."""
@@ -131,7 +155,8 @@ class ApiKeys:
         return shown_key(rows[0])
 
     async def revoke(self, key_id: UUID, actor: str) -> KeyShown:
-        """Close it for good; a process that has just looked it up may still open to it for some seconds.
+        """Close it for good, and with it every token that it minted; a process that has just looked one up may still
+        open to it for some seconds.
 
         Harmless if it is closed already. Raises `UnknownKey`.
         """
@@ -144,15 +169,19 @@ class ApiKeys:
             raise UnknownKey(key_id)
         return shown_key(row)
 
-    async def rotate(self, key_id: UUID, actor: str, overlap_seconds: int = ROTATION_SECONDS) -> KeyMade:
-        """A new key like this one, which itself still opens for `overlap_seconds`.
+    async def rotate(
+        self, key_id: UUID, actor: str, overlap_seconds: int = ROTATION_SECONDS, asked: Asked | None = None
+    ) -> KeyMade:
+        """A new key like this one, which itself still opens for `overlap_seconds`; once a request.
 
-        Raises `UnknownKey`, and `Refused` for a key that opens nothing any more.
+        Raises `UnknownKey`, `Conflict`, and `Refused` for a key that opens nothing any more.
         """
         check_actor(actor)
         if not 0 <= overlap_seconds <= _ROTATION_SECONDS_MAX:
             raise Refused("overlap_seconds", f"must be a whole number from 0 to {_ROTATION_SECONDS_MAX:,}")
         async with transaction(self._engine, "rotate_key") as connection:
+            if (before := await _made_before(connection, asked)) is not None:
+                return before
             values = {"key": key_id, "actor": actor, "seconds": overlap_seconds}
             old = (await connection.execute(_OUTLIVE, values)).one_or_none()
             if old is None:
@@ -170,13 +199,23 @@ class ApiKeys:
                     "replaces": key_id,
                     "actor": actor,
                 },
+                asked,
             )
 
     async def opening(self, secret: str) -> KeyShown | None:
         """The key of this secret, if it opens now by the database's clock."""
+        return await self.opening_by(hash_of(secret))
+
+    async def opening_by(self, digest: bytes) -> KeyShown | None:
+        """The same by the hash of the secret."""
         async with snapshot(self._engine) as connection:
-            row = (await connection.execute(_OPENING, {"hash": hash_of(secret)})).one_or_none()
+            row = (await connection.execute(_OPENING, {"hash": digest})).one_or_none()
         return None if row is None else shown_key(row)
+
+    async def forget_tokens(self, older_than_seconds: float) -> int:
+        """Delete customers' tokens that closed so long ago; returns how many."""
+        async with transaction(self._engine, "forget_tokens") as connection:
+            return int((await connection.execute(_FORGET_TOKENS, {"seconds": older_than_seconds})).rowcount)
 
     async def used(self, key_ids: Sequence[UUID]) -> None:
         """Note that these were used just now."""
@@ -215,16 +254,32 @@ def _check(new: NewKey) -> None:
         raise Refused("expires_at", problem)
 
 
-async def _insert(connection: AsyncConnection, values: dict[str, Any]) -> KeyMade:
-    secret = f"{_BRAND}_{secrets.token_urlsafe(32)}"
-    defaults = {"expires_at": None, "seconds": None, "replaces": None}
+async def _made_before(connection: AsyncConnection, asked: Asked | None) -> KeyMade | None:
+    """The key that the same request made before, with its secret for as long as that is shown again."""
+    before = await made_before(connection, asked)
+    if asked is None or before is None:
+        return None
+    row = (await connection.execute(_SHOW, {"key": UUID(before.made)})).one_or_none()
+    if row is None:
+        raise Conflict("idempotency_key", asked.reference, "made a token that is over: take a new one")
+    return KeyMade("" if before.entropy is None else _secret_of(before.entropy), shown_key(row), replayed=True)
+
+
+def _secret_of(entropy: bytes) -> str:
+    return f"{_BRAND}_{urlsafe_b64encode(entropy).rstrip(b'=').decode()}"
+
+
+async def _insert(connection: AsyncConnection, values: dict[str, Any], asked: Asked | None) -> KeyMade:
+    key_id = uuids.uuid7()
+    secret = _secret_of(await note_made(connection, asked, str(key_id)))
+    defaults = {"expires_at": None, "seconds": None, "replaces": None, "minted_by": None}
     row = (
         await connection.execute(
             _INSERT,
             {
                 **defaults,
                 **values,
-                "key": uuids.uuid7(),
+                "key": key_id,
                 "prefix": secret[:PREFIX_LENGTH],
                 "hash": hash_of(secret),
             },
@@ -247,27 +302,28 @@ _INSERT = text("""
         SELECT fermata_now() AS now
     )
     INSERT INTO api_keys (key_id, prefix, hash, role, label, account_prefix, account_id, created_at, actor,
-                          expires_at, replaces)
+                          expires_at, replaces, minted_by)
     SELECT :key, :prefix, :hash, :role, :label, :account_prefix, :account, clock.now, :actor,
            COALESCE(CAST(:expires_at AS timestamptz),
-                    clock.now + make_interval(secs => CAST(:seconds AS double precision))), :replaces
+                    clock.now + make_interval(secs => CAST(:seconds AS double precision))), :replaces,
+           :minted_by
     FROM clock
     WHERE CAST(:expires_at AS timestamptz) IS NULL
        OR :expires_at > clock.now
     RETURNING key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
-              last_used_at, replaces
+              last_used_at, replaces, minted_by
 """)
 
 _SHOW = text("""
     SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
-           last_used_at, replaces
+           last_used_at, replaces, minted_by
     FROM api_keys
     WHERE key_id = :key
 """)
 
 _LISTED = text("""
     SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
-           last_used_at, replaces
+           last_used_at, replaces, minted_by
     FROM api_keys
     WHERE role <> 'customer'
       AND (CAST(:after AS uuid) IS NULL OR key_id < :after)
@@ -277,7 +333,7 @@ _LISTED = text("""
 
 _FIND = text("""
     SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
-           last_used_at, replaces
+           last_used_at, replaces, minted_by
     FROM api_keys
     WHERE prefix = :given
        OR CAST(key_id AS text) = :given
@@ -290,7 +346,7 @@ _REVOKE = text("""
     WHERE key_id = :key
       AND revoked_at IS NULL
     RETURNING key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
-              last_used_at, replaces
+              last_used_at, replaces, minted_by
 """)
 
 #: `expired_at` is what it was: the new key lives as long as the old one would have.
@@ -312,12 +368,20 @@ _OUTLIVE = text("""
 """)
 
 _OPENING = text("""
-    SELECT key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,
-           last_used_at, replaces
-    FROM api_keys
-    WHERE hash = :hash
-      AND revoked_at IS NULL
-      AND (expires_at IS NULL OR expires_at > fermata_now())
+    SELECT k.key_id, k.prefix, k.role, k.label, k.account_prefix, k.account_id, k.created_at, k.actor, k.expires_at,
+           k.revoked_at, k.last_used_at, k.replaces, k.minted_by
+    FROM api_keys AS k
+    LEFT JOIN api_keys AS minter ON minter.key_id = k.minted_by
+    WHERE k.hash = :hash
+      AND k.revoked_at IS NULL
+      AND minter.revoked_at IS NULL
+      AND (k.expires_at IS NULL OR k.expires_at > fermata_now())
+""")
+
+_FORGET_TOKENS = text("""
+    DELETE FROM api_keys
+    WHERE role = 'customer'
+      AND expires_at < fermata_now() - make_interval(secs => :seconds)
 """)
 
 _USED = text("""

@@ -1,4 +1,4 @@
-"""Apply, the part that most batches have nothing of: subscriptions and their cycles, debts, when to look again."""
+"""Apply, what most batches have nothing of: subscriptions, cycles, debts, acts of people, when to look again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,7 +19,7 @@ Row = tuple[Any, ...]
 def has_seldom(page: Page) -> bool:
     """Whether there may be anything to write."""
     writes = page.writes
-    return bool(page.subscription or page.ledger.debts or writes.look_by or writes.look_next)
+    return bool(page.subscription or page.ledger.debts or writes.acts or writes.look_by or writes.look_next)
 
 
 async def write_seldom(
@@ -34,6 +35,12 @@ async def write_seldom(
     ]
     names = ("accounts", "amounts", "causes", "lots", "refs", "actors")
     await _run(connection, _INSERT_DEBTS, names, owed, now=now)
+    acts = [
+        (act.actor, act.what, str(act.job_id), _json(act.before), _json(act.after))
+        for page in pages
+        for act in page.writes.acts
+    ]
+    await _run(connection, _LOG_ACTS, ("actors", "whats", "subjects", "befores", "afters"), acts, now=now)
     sooner = [(page.account_id, page.writes.look_by) for page in pages if page.writes.look_by is not None]
     await _run(connection, _LOOK_BY, ("accounts", "looks"), sooner)
     exactly = [(page.account_id, page.writes.look_next.at) for page in pages if page.writes.look_next is not None]
@@ -69,6 +76,10 @@ async def _write_subscriptions(connection: AsyncConnection, pages: Sequence[Page
     await _run(connection, _INSERT_CYCLES, names, begun, now=now)
     raised = [(page.account_id, *row) for page in pages for row in page.writes.cycles_raised]
     await _run(connection, _RAISE_CYCLES, ("accounts", "starts", "granted"), raised)
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(document).decode()
 
 
 async def _run(
@@ -127,6 +138,14 @@ _INSERT_DEBTS = text("""
     FROM unnest(CAST(:accounts AS text[]), CAST(:amounts AS bigint[]), CAST(:causes AS text[]),
                 CAST(:lots AS bigint[]), CAST(:refs AS text[]), CAST(:actors AS text[]))
          AS u (account_id, amount, cause, lot_id, reference, actor)
+""")
+
+_LOG_ACTS = text("""
+    INSERT INTO audit_log (at, actor, what, subject, before, after)
+    SELECT :now, u.actor, u.what, u.subject, CAST(u.before AS jsonb), CAST(u.after AS jsonb)
+    FROM unnest(CAST(:actors AS text[]), CAST(:whats AS text[]), CAST(:subjects AS text[]),
+                CAST(:befores AS text[]), CAST(:afters AS text[]))
+         AS u (actor, what, subject, before, after)
 """)
 
 _LOOK_BY = text("""

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.document_changes import Change
 from worker.store import tables
+from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import transaction
 from worker.store.errors import Refused
 from worker.store.instants import problem_of_instant
@@ -129,17 +130,22 @@ class BookShelf:
         self._table = table
         self._never_back = never_back
 
-    async def apply(self, draft: BookDraft, approval: Approval | None = None) -> BookApplied:
+    async def apply(
+        self, draft: BookDraft, approval: Approval | None = None, asked: Asked | None = None
+    ) -> BookApplied:
         """Number the draft and put it in force, now or at a time to come, by the database's clock.
 
         The very document that is in force already (or planned for that very time) is not applied again: its number
-        is the answer. Raises `Refused` for an author or a note out of bounds, for a time that is past or taken by
-        another book, for a revert to what was never in force, and whatever `approval` raises: it is asked about the
-        draft, and about the planned book that would follow the draft. Then nothing is written.
+        is the answer, and so it is for a request that comes again. Raises `Refused` for an author or a note out of
+        bounds, for a time that is past or taken by another book, for a revert to what was never in force, `Conflict`,
+        and whatever `approval` raises: it is asked about the draft, and about the planned book that would follow the
+        draft. Then nothing is written.
         """
         _check_draft(draft)
         async with transaction(self._engine, "apply_book") as connection:
             now = await self._locked(connection)
+            if (made := await made_before(connection, asked)) is not None:
+                return _replayed(await self._line(connection, int(made.made)))
             at = draft.effective_at or now
             if draft.effective_at is not None and at <= now:
                 raise Refused("effective_at", f"must not be in the past: {self._never_back}")
@@ -148,6 +154,7 @@ class BookShelf:
             before = await self._book(connection, self._standing_at(at))
             same = before is not None and before.digest == draft.digest
             if before is not None and same and draft.effective_at in (None, before.effective_at):
+                await note_made(connection, asked, str(before.book))
                 return _replayed(await self._line(connection, before.book))
             if before is not None and before.effective_at == at:
                 raise Refused("effective_at", f"book {before.book} comes into force at that very time")
@@ -158,6 +165,7 @@ class BookShelf:
                 if draft.forced is None and (planned := await self._next(connection, at)) is not None:
                     await approval(connection, draft.document, planned)
             book = await self._written(connection, draft, at, now)
+            await note_made(connection, asked, str(book))
         return BookApplied(book, at, draft.author, draft.note, draft.digest, False, draft.forced, draft.reverts_to)
 
     async def withdraw(self, book_id: int, author: str, note: str, approval: Approval | None = None) -> BookLine:

@@ -50,12 +50,14 @@ _OPEN = text("""
 
 _OPENING = text("""
     SELECT k.key_id, k.prefix, k.role, k.label, k.account_prefix, k.account_id, k.created_at, k.actor, k.expires_at,
-           k.revoked_at, k.last_used_at, k.replaces
+           k.revoked_at, k.last_used_at, k.replaces, k.minted_by
     FROM sessions AS s
     JOIN api_keys AS k USING (key_id)
+    LEFT JOIN api_keys AS minter ON minter.key_id = k.minted_by
     WHERE s.hash = :hash
       AND s.expires_at > fermata_now()
       AND k.revoked_at IS NULL
+      AND minter.revoked_at IS NULL
       AND (k.expires_at IS NULL OR k.expires_at > fermata_now())
 """)
 

@@ -749,6 +749,7 @@ api_keys = Table(
     Column("changed_by", Text, comment="who revoked or rotated it"),
     _time("last_used_at", null=True),
     Column("replaces", UUID(as_uuid=True), comment="the key that this one was rotated from"),
+    Column("minted_by", UUID(as_uuid=True), comment="of a customer's token: the key that minted it, whose end ends it"),
     PrimaryKeyConstraint("key_id"),
     UniqueConstraint("hash"),
     CheckConstraint("length(hash) = 32", name="hash"),
@@ -773,6 +774,22 @@ sessions = Table(
     CheckConstraint("length(hash) = 32", name="hash"),
 )
 Index("sessions_expires_at", sessions.c.expires_at)
+
+#: What a request made that has no reference of its own, so that the same request makes it once.
+creations = Table(
+    "creations",
+    metadata,
+    Column("key_id", UUID(as_uuid=True), nullable=False, comment="the key that asked"),
+    _text("what"),
+    Column("reference", Text, nullable=False, comment="its idempotency key"),
+    Column("body_hash", LargeBinary, nullable=False),
+    Column("made", Text, nullable=False, comment="what came of it: an id"),
+    Column("salt", LargeBinary, nullable=False, comment="opens nothing without the secret of the key that asked"),
+    _time("at"),
+    PrimaryKeyConstraint("key_id", "what", "reference"),
+    CheckConstraint("length(body_hash) = 32 AND length(salt) = 32", name="hashes"),
+)
+Index("creations_at", creations.c.at)
 
 #: Every change that a person or a key made, with the row before and after. Written by triggers, in the transaction of
 #: the change itself, so that no code can forget it; jobs tell their own story in `events`.

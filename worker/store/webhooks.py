@@ -7,7 +7,7 @@ never is not. Of one job, and of an account's own events, a later one waits unti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ import uuid_utils.compat as uuids
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import reading, transaction
 from worker.store.errors import Refused, UnknownAccount, UnknownWebhook
 
@@ -86,18 +87,33 @@ class Webhooks:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def create(self, url: str, secret: str, account_id: str | None, events: Sequence[str], actor: str) -> UUID:
-        """A new endpoint: it is told of what happens from now on. Raises `UnknownAccount`, `Refused`."""
+    async def create(
+        self,
+        url: str,
+        secret_of: Callable[[bytes], str],
+        account_id: str | None,
+        events: Sequence[str],
+        actor: str,
+        asked: Asked | None = None,
+    ) -> tuple[UUID, str | None, bool]:
+        """A new endpoint and its secret: it is told of what happens from now on, and made once a request.
+
+        Whether it was made before stands last; no secret: too long before. Raises `UnknownAccount`, `Refused` and
+        `Conflict`.
+        """
         webhook_id = uuids.uuid7()
         values = {"id": webhook_id, "url": url, "account": account_id, "events": list(events), "actor": actor}
         async with transaction(self._engine, "create_webhook") as connection:
+            if (before := await made_before(connection, asked)) is not None:
+                return UUID(before.made), None if before.entropy is None else secret_of(before.entropy), True
             if account_id is not None and not await connection.scalar(_ACCOUNT_EXISTS, {"account": account_id}):
                 raise UnknownAccount(account_id)
             if (await connection.execute(_COUNT)).scalar_one() >= ENDPOINTS_MAX:
                 raise Refused("url", f"there are {ENDPOINTS_MAX} endpoints already; delete one first")
+            secret = secret_of(await note_made(connection, asked, str(webhook_id)))
             await connection.execute(_CREATE, values)
             await connection.execute(_KEEP_SECRET, {"id": webhook_id, "secret": secret})
-        return webhook_id
+        return webhook_id, secret, False
 
     async def all(self) -> tuple[WebhookShown, ...]:
         """All endpoints, the oldest first."""

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
+from starlette.requests import HTTPConnection
 
-from worker.store.api_keys import KeyShown, Role, within
+from worker.store.api_keys import KeyShown, Role, hash_of, within
 from worker.store.errors import UnknownAccount
 from worker.web.problems import Problem
 from worker.web.services import Services, services_of
@@ -71,6 +72,8 @@ class Caller:
     """Whoever holds the key of this request."""
 
     key: KeyShown
+    #: The hash of its secret, for who looks again whether it opens.
+    digest: bytes = b""
 
     @property
     def actor(self) -> str:
@@ -94,6 +97,7 @@ class Caller:
             raise UnknownAccount(account_id)
 
 
+_NO_KEY = "a valid key is required: `Authorization: Bearer fmt_…`"
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -122,26 +126,28 @@ class Allowed:
         """Let the request in, or raise."""
         services = services_of(request)
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = await _key_of(services, secret, request) if scheme.lower() == "bearer" else None
+        bearer = scheme.lower() == "bearer"
+        key = await services.strangers.opening(secret, address_of(request)) if bearer else None
         if key is None:
-            raise Problem(401, "a valid key is required: `Authorization: Bearer fmt_…`", headers=_CHALLENGE)
+            raise Problem(401, _NO_KEY, headers=_CHALLENGE)
         await services.rates.check(key)
         if key.role not in PERMISSIONS[self.needed]:
             raise Problem(403, f"a key of the role {key.role} may not do this")
-        caller = Caller(key)
+        caller = Caller(key, hash_of(secret))
         if caller.bound and self.needed in _OF_ALL_ACCOUNTS:
             raise Problem(403, "a key that is bound to some accounts may not do what touches all of them")
         request.state.caller = caller
 
 
-async def _key_of(services: Services, secret: str, request: Request) -> KeyShown | None:
-    address = request.client.host if request.client else "unknown"
-    if not services.keyring.knows(secret):
-        services.strangers.check(address)
-    key = await services.keyring.opening(secret)
-    if key is None:
-        services.strangers.failed(address)
-    return key
+async def still_open(services: Services, caller: Caller) -> None:
+    """Whoever was let in long ago is let go on only while the key opens. Raises `Problem` 401."""
+    if await services.keyring.opening_by(caller.digest) is None:
+        raise Problem(401, _NO_KEY, headers=_CHALLENGE)
+
+
+def address_of(request: HTTPConnection) -> str:
+    """Where it comes from: the proxy's word for it, where FORWARDED_ALLOW_IPS trusts the proxy."""
+    return request.client.host if request.client else "unknown"
 
 
 def allowed(needed: May) -> Any:

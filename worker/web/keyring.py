@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,8 +23,8 @@ REMEMBERED_SECONDS = 4.0
 _KEYS_MAX = 10_000
 #: Seconds between writes of who was used.
 _USED_SECONDS = 30.0
-#: The longest that a key of ours can be. A longer one is hashed by nobody.
-_LENGTH_MAX = 64
+#: What a key of ours looks like. Nobody hashes or looks up anything else.
+_SHAPE = re.compile(r"fmt_[A-Za-z0-9_-]{43}")
 
 
 @dataclass(slots=True)
@@ -33,17 +34,19 @@ class Keyring:
     keys: ApiKeys
     _known: OrderedDict[bytes, tuple[float, KeyShown]] = field(default_factory=OrderedDict)
     _used: set[UUID] = field(default_factory=set)
+    _asking: dict[bytes, asyncio.Task[KeyShown | None]] = field(default_factory=dict)
 
     async def opening(self, secret: str) -> KeyShown | None:
         """The key of this secret, or None. Raises `LedgerUnavailable` where nobody can say."""
-        if len(secret) > _LENGTH_MAX:
-            return None
         # By its hash: a secret is not kept in memory longer than its request.
-        digest = hash_of(secret)
+        return await self.opening_by(hash_of(secret)) if _SHAPE.fullmatch(secret) else None
+
+    async def opening_by(self, digest: bytes) -> KeyShown | None:
+        """The same by the hash of the secret: for who holds a door open for long, whether it still may be."""
         now = monotonic()
         found = self._known.get(digest)
         if found is None or found[0] < now:
-            key = await self.keys.opening(secret)
+            key = await self._looked_up(digest)
             if key is None:
                 self._known.pop(digest, None)
                 return None
@@ -56,12 +59,27 @@ class Keyring:
 
     def knows(self, secret: str) -> bool:
         """Whether it opened before, here."""
-        return len(secret) <= _LENGTH_MAX and hash_of(secret) in self._known
+        return hash_of(secret) in self._known
 
     def forget(self, key_id: UUID) -> None:
-        """It was changed here: look it up again at its next use."""
-        for digest in [digest for digest, (_, key) in self._known.items() if key.id == key_id]:
-            self._known[digest] = (0.0, self._known[digest][1])
+        """It was changed here: look it up again at its next use, and the tokens that it minted."""
+        for digest, (_, key) in self._known.items():
+            if key_id in (key.id, key.minted_by):
+                self._known[digest] = (0.0, key)
+
+    async def _looked_up(self, digest: bytes) -> KeyShown | None:
+        """All who ask for the same key at once wait for one answer."""
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._asking[digest] = asyncio.create_task(self.keys.opening_by(digest))
+            asking.add_done_callback(lambda done: self._answered(digest, done))
+        # Whoever goes away does not take the answer from the others.
+        return await asyncio.shield(asking)
+
+    def _answered(self, digest: bytes, done: asyncio.Task[KeyShown | None]) -> None:
+        del self._asking[digest]
+        if not done.cancelled():
+            done.exception()  # everybody who waits has it; nobody may be left
 
     async def note_use(self) -> None:
         """Write down which keys were used, every half minute, until cancelled."""

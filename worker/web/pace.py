@@ -9,6 +9,7 @@ from uuid import UUID
 
 from worker.queue.rate_limits import RateLimits
 from worker.store.api_keys import KeyShown, Role
+from worker.web.keyring import Keyring
 from worker.web.problems import Problem
 
 #: A process takes this share of a minute's requests at a time and spends it here: a question to Redis for each
@@ -16,7 +17,7 @@ from worker.web.problems import Problem
 _SHARE = 200
 #: What was taken and not spent after so many seconds is lost.
 _SPENT_SECONDS = 5.0
-#: Wrong keys from one address in a minute.
+#: Wrong keys from one address in a minute that are told to be wrong.
 GUESSES_MAX = 60
 _MINUTE = 60.0
 
@@ -67,18 +68,35 @@ class Rates:
 
 @dataclass(slots=True)
 class Strangers:
-    """Addresses that sent keys which open nothing. Who holds a key that opened before is never one of them."""
+    """Addresses that sent keys which open nothing. Behind a proxy that may be everybody's address: a right key is
+    never turned away for others' wrong ones. What they cost is bounded: of an address that guesses, keys which are
+    not known here are looked up two at a time.
+    """
 
+    keyring: Keyring
     _failed: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _few: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
-    def check(self, address: str) -> None:
-        """Raises `Problem` 429 for an address that has guessed too often in this minute."""
+    async def opening(self, secret: str, address: str) -> KeyShown | None:
+        """The key of this secret; None: it opens nothing. Raises `Problem` 429 instead where that was tried too often
+        from this address in this minute.
+        """
+        if self._guesses(address) and not self.keyring.knows(secret):
+            async with self._few:
+                key = await self.keyring.opening(secret)
+        else:
+            key = await self.keyring.opening(secret)
+        if key is None:
+            self._count(address)
+        return key
+
+    def _guesses(self, address: str) -> bool:
         until, count = self._failed.get(address, (0.0, 0))
-        if count >= GUESSES_MAX and monotonic() < until:
-            raise Problem(429, "too many wrong keys from this address", headers={"Retry-After": "60"})
+        return count >= GUESSES_MAX and monotonic() < until
 
-    def failed(self, address: str) -> None:
-        """One more wrong key."""
+    def _count(self, address: str) -> None:
+        if self._guesses(address):
+            raise Problem(429, "too many wrong keys from this address", headers={"Retry-After": "60"})
         now = monotonic()
         until, count = self._failed.get(address, (0.0, 0))
         if now >= until:

@@ -16,6 +16,7 @@ from worker.store.accounts import Accounts
 from worker.store.api_keys import ApiKeys
 from worker.store.audit_log import AuditLog
 from worker.store.compensations import Compensations
+from worker.store.creations import Creations
 from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
@@ -40,6 +41,7 @@ class Services:
     controls: Controls
     prices: PriceDesk
     keys: ApiKeys
+    creations: Creations
     log: AuditLog
     webhooks: WebhookDesk
     keyring: Keyring

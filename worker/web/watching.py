@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from worker.store.api_keys import KeyShown, Role
 from worker.store.errors import StoreError
 from worker.store.reads_following import FollowingReads, Pulse
 from worker.web.problems import Problem
@@ -52,26 +54,39 @@ class Watcher:
     """The jobs that somebody follows here, and the one task that looks."""
 
     reads: FollowingReads
+    #: Followers that one key may have here, and one customer's token.
+    per_key: int
+    per_token: int
     _watched: dict[UUID, _Watched] = field(default_factory=dict)
     #: This process stops: who follows comes back to another one.
     closed: bool = False
     _count: int = 0
+    _by_key: Counter[UUID] = field(default_factory=Counter)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
-    def following(self, job_id: UUID) -> Iterator[Follower]:
-        """Hear of a job for as long as the block. Raises `Problem` 503 where too many do already."""
+    def following(self, job_id: UUID, key: KeyShown) -> Iterator[Follower]:
+        """Hear of a job for as long as the block. Raises `Problem` 503 where too many do already, 429 where that key
+        has had its share.
+        """
+        most = self.per_token if key.role is Role.CUSTOMER else self.per_key
+        if self._by_key[key.id] >= most:
+            raise Problem(429, f"this key follows {most:,} jobs here already", headers={"Retry-After": "5"})
         if self._count >= FOLLOWERS_MAX:
             raise Problem(503, "too many follow jobs here: try again", headers={"Retry-After": "5"})
         follower = Follower()
         watched = self._watched.setdefault(job_id, _Watched())
         watched.followers.add(follower)
         self._count += 1
+        self._by_key[key.id] += 1
         self._wake.set()
         try:
             yield follower
         finally:
             self._count -= 1
+            self._by_key[key.id] -= 1
+            if not self._by_key[key.id]:
+                del self._by_key[key.id]
             watched.followers.discard(follower)
             if not watched.followers:
                 self._watched.pop(job_id, None)

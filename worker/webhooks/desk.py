@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from secrets import token_bytes
 from uuid import UUID
 
+from worker.store.creations import Asked
 from worker.store.errors import Refused
 from worker.store.webhooks import Webhooks
-from worker.webhooks.message import SECRET_BYTES, secret_of, trial_message
+from worker.webhooks.message import secret_of, trial_message
 from worker.webhooks.sender import Answer, Sender
 from worker.webhooks.targets import ForbiddenTarget, check_url
 
@@ -20,13 +20,17 @@ _EVENT = re.compile(r"[a-z][a-z_.]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class WebhookMade:
-    """A new endpoint. The secret is not kept where anybody could read it again."""
+    """A new endpoint. The secret is not kept where anybody could read it again.
+
+    `replayed`: the same request had made it before. No secret: too long ago to be told it again.
+    """
 
     webhook: UUID
     url: str
     account: str | None
     events: Sequence[str]
-    secret: str
+    secret: str | None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,12 @@ class WebhookDesk:
     make_sender: Callable[[], Sender]
     private_too: bool
 
-    async def create(self, url: str, account_id: str | None, events: Sequence[str], actor: str) -> WebhookMade:
-        """Tell an endpoint of what happens from now on; of `events` only, where some are named.
+    async def create(
+        self, url: str, account_id: str | None, events: Sequence[str], actor: str, asked: Asked | None = None
+    ) -> WebhookMade:
+        """Tell an endpoint of what happens from now on; of `events` only, where some are named. Once a request.
 
-        Raises `Refused` for a URL that may not be called or a name that is no event's, `UnknownAccount`.
+        Raises `Refused` for a URL that may not be called or a name that is no event's, `UnknownAccount`, `Conflict`.
         """
         if any(not _EVENT.fullmatch(name) for name in events):
             raise Refused("event", "must be the name of an event, such as ended")
@@ -48,9 +54,9 @@ class WebhookDesk:
             check_url(url, private_too=self.private_too)
         except ForbiddenTarget as error:
             raise Refused("url", str(error)) from None
-        wanted, secret = sorted(set(events)), secret_of(token_bytes(SECRET_BYTES))
-        webhook_id = await self.webhooks.create(url, secret, account_id, wanted, actor)
-        return WebhookMade(webhook_id, url, account_id, wanted, secret)
+        wanted = sorted(set(events))
+        webhook_id, secret, replayed = await self.webhooks.create(url, secret_of, account_id, wanted, actor, asked)
+        return WebhookMade(webhook_id, url, account_id, wanted, secret, replayed)
 
     async def try_out(self, webhook_id: UUID) -> Answer:
         """Send a signed `test` event now, once. Raises `UnknownWebhook`."""

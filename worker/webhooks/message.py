@@ -15,8 +15,6 @@ import msgspec
 from worker.store.webhooks import Sending
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  a prefix is no secret
-#: Random bytes of a secret; the standard asks for 24 to 64.
-SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ def signature_of(message: Message, secret: str, timestamp: str) -> str:
 
 
 def secret_of(random_bytes: bytes) -> str:
-    """A secret as it is shown."""
+    """A secret as it is shown; the standard asks for 24 to 64 random bytes."""
     return SECRET_PREFIX + base64.b64encode(random_bytes).decode()
 
 

@@ -8,7 +8,7 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO fermata_app;
 
 GRANT INSERT ON accounts, subscriptions, subscription_changes, cycles, lots, reservations, journal, purchases, debts,
     price_books, plan_books, rehearsals, jobs, due, live, parked, attempts, artifacts, events, workers, controls,
-    duty_runs, turns, queue_turns, refusals, told, processes, api_keys, audit_log, sessions
+    duty_runs, turns, queue_turns, refusals, told, processes, api_keys, audit_log, sessions, creations
 TO fermata_app;
 
 GRANT UPDATE (plan, active_until, cycle_ends_at, look_at, running_max, paused, warn_below, own_running_max,
@@ -35,7 +35,7 @@ GRANT UPDATE (removed_at, changed_by) ON voices TO fermata_app;
 GRANT UPDATE (state, attempt, failures, started_at, ended_at, reason, message, charged, partial, outputs) ON jobs
 TO fermata_app;
 
-GRANT DELETE ON due, live, parked, workers, controls, turns, told, processes, api_keys, sessions TO fermata_app;
+GRANT DELETE ON due, live, parked, workers, controls, turns, told, processes, api_keys, sessions, creations TO fermata_app;
 
 REVOKE EXECUTE ON FUNCTION fermata_make_partitions(integer) FROM PUBLIC;
 

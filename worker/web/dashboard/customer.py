@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from worker.store.api_keys import KeyShown, Role
+from worker.web.access import address_of
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import Board, board_of
 from worker.web.dashboard.doors import job_id_of
@@ -60,11 +61,8 @@ async def _account(request: Request, board: Board) -> str:
 
 
 async def _by_token(request: Request, board: Board, given: str) -> KeyShown:
-    address = request.client.host if request.client else "unknown"
-    board.services.strangers.check(address)
-    key = await board.services.keyring.opening(given)
+    key = await board.services.strangers.opening(given, address_of(request))
     if key is None:
-        board.services.strangers.failed(address)
         raise SignedOut
     return key
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from worker.web.access import address_of
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.forms import read_form
 from worker.web.dashboard.session import COOKIE, check_form, check_same_site, sign_in, sign_out, visitor_of
-
-#: A key is shorter; who pastes a book is told so.
-_KEY_LENGTH_MAX = 200
 
 
 async def door(request: Request) -> Response:
@@ -26,12 +24,9 @@ async def enter(request: Request) -> Response:
     check_same_site(request)
     form = await read_form(request)
     typed, wanted = form.text("key"), _local(form.text("next"))
-    address = request.client.host if request.client else "unknown"
-    board.services.strangers.check(address)
-    key = await board.services.keyring.opening(typed) if 0 < len(typed) <= _KEY_LENGTH_MAX else None
+    key = await board.services.strangers.opening(typed, address_of(request))
     problem = None
     if key is None:
-        board.services.strangers.failed(address)
         problem = "This key opens nothing: it is mistyped, expired or revoked."
     elif key.account_prefix is not None:
         problem = "This key is bound to some accounts; the dashboard shows all of them. Use another key."

@@ -52,8 +52,7 @@ async def cancel(request: Request, visitor: Visitor, form: Form) -> Response:
     """End it, or ask its worker to stop it."""
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
-    await board.services.client.cancel(shown.account, shown.id, _reason(form, visitor))
-    await _tell(board, visitor, "job.cancel", shown, form)
+    await board.services.client.cancel(shown.account, shown.id, _reason(form, visitor), visitor.actor)
     return frame.go(f"/jobs/{shown.id}", "It is cancelled, or its worker is stopping it (2 s).")
 
 
@@ -62,7 +61,6 @@ async def retry(request: Request, visitor: Visitor, form: Form) -> Response:
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
     made = await board.services.client.retry(shown.id, visitor.actor)
-    await _tell(board, visitor, "job.retry", shown, form)
     said = "It was tried again before: this is that job." if made.replayed else "This is the new job."
     return frame.go(f"/jobs/{made.job_id}", said)
 
@@ -91,8 +89,3 @@ async def compensate(request: Request, visitor: Visitor, form: Form) -> Response
 
 def _reason(form: Form, visitor: Visitor) -> str:
     return f"{form.line('reason')} ({visitor.key.label})"
-
-
-async def _tell(board: Board, visitor: Visitor, what: str, shown: JobShown, form: Form) -> None:
-    after = {"account": shown.account, "reason": form.text("reason")}
-    await board.services.log.tell(visitor.actor, what, str(shown.id), {"state": shown.state}, after)

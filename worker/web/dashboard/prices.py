@@ -76,7 +76,7 @@ async def draft(request: Request, visitor: Visitor, form: Form) -> Response:
         changes = (await board.services.prices.changes(None, written)).changes
         if verb == "apply":
             done = await board.services.prices.apply(
-                written, visitor.actor, form.line("note"), _time(form), **_forced(form)
+                written, visitor.actor, form.line("note"), _time(form), form.text("force") or None
             )
             when = "already" if done.replayed else f"from {done.effective_at:%Y-%m-%d %H:%M:%S} UTC"
             said = f"Book {done.book} is in force {when}."
@@ -164,10 +164,6 @@ def _quoted(board: Board, book: PriceBook, asked: Asked) -> Priced:
 
 async def _rehearsed(board: Board, document: str, visitor: Visitor) -> Any:
     return await board.services.prices.rehearse(document, timedelta(days=30), visitor.actor)
-
-
-def _forced(form: Form) -> dict[str, str]:
-    return {"force": form.text("force")} if form.text("force") else {}
 
 
 def _time(form: Form) -> datetime | None:

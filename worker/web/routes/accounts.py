@@ -15,6 +15,7 @@ from worker.store.subscriptions import Subscribed
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
 from worker.web.fields import AccountPath, Body, Credits, IdempotencyKey, Instant, Limit, Line, whole
+from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
@@ -116,11 +117,15 @@ class TokenBody(Body):
 
 
 class TokenAnswer(BaseModel):
-    """A customer's token, shown this once: balance, journal, jobs and receipts of one account."""
+    """A customer's token, shown this once: balance, journal, jobs and receipts of one account.
 
-    key: str
+    `replayed`: the same request had minted it before. Its answer has the token again for ten minutes, then null.
+    """
+
+    key: str | None
     account: str
     expires_at: datetime
+    replayed: bool
 
 
 @router.put("/{account}", response_model=AccountAnswer, responses=responses(404, 422) | _MADE)
@@ -232,11 +237,21 @@ async def renewed(request: Request, caller: Biller, account: AccountPath, key: I
 
 
 @router.post("/{account}/tokens", status_code=201, response_model=TokenAnswer, responses=_CHANGES)
-async def mint(request: Request, caller: Minter, account: AccountPath, body: TokenBody | None = None) -> Response:
-    """A short-lived token with which this customer's own page looks at this account, and changes nothing."""
+async def mint(
+    request: Request, caller: Minter, account: AccountPath, key: IdempotencyKey, body: TokenBody | None = None
+) -> Response:
+    """A short-lived token with which this customer's own page looks at this account, and changes nothing.
+
+    It closes early if the key that minted it is revoked.
+    """
     caller.check(account)
-    made = await services_of(request).keys.token(account, (body or TokenBody()).seconds, caller.actor)
-    return answer({"key": made.key, "account": account, "expires_at": made.shown.expires_at}, 201)
+    wanted = body or TokenBody()
+    once = asked(request, caller, "tokens", key, account, wanted)
+    made = await services_of(request).keys.token(
+        account, wanted.seconds, caller.actor, minted_by=caller.key.id, asked=once
+    )
+    document = {"account": account, "expires_at": made.shown.expires_at, "replayed": made.replayed}
+    return answer({"key": made.key or None, **document}, 200 if made.replayed else 201)
 
 
 def _credited(done: Credited) -> Response:

@@ -13,7 +13,8 @@ from worker.store.reads_artifacts import ArtifactPlace, ArtifactShown, Artifacts
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
 from worker.web.downloads import download
-from worker.web.fields import AccountQuery, After, ArtifactId, Limit
+from worker.web.fields import AccountQuery, After, ArtifactId, Limit, OwnKey
+from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
@@ -53,7 +54,7 @@ class ArtifactAnswer(BaseModel):
     "",
     status_code=201,
     response_model=ArtifactAnswer,
-    responses=responses(400, 404, 408, 413, 415, 422),
+    responses=responses(400, 404, 408, 409, 413, 415, 422),
     openapi_extra=_UPLOAD,
 )
 async def put(
@@ -61,15 +62,20 @@ async def put(
     caller: Annotated[Caller, allowed(May.SUBMIT)],
     account: Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$", description="Whose file it is.")],
     name: Annotated[str | None, Query(min_length=1, max_length=200, description="What people call it.")] = None,
+    key: OwnKey = None,
 ) -> Response:
     """Put an audio file in. It is decoded to its end and measured; its id is what requests name.
 
-    Sent again it is the same artifact: nothing is stored twice.
+    Sent again it is the same artifact: nothing is stored twice, with an idempotency key or without. With one, another
+    file is a conflict.
     """
     caller.check(account)
     services = services_of(request)
     path = services.client.artifacts.upload_path(uuids.uuid7())
     async with uploaded(request, path, services.settings.upload_bytes_max) as file:
+        if key is not None:
+            once = asked(request, caller, "artifacts", key, account, file.sha256)
+            await services.creations.check(once, file.sha256)
         known = await services.artifacts.same_input(account, bytes.fromhex(file.sha256))
         if known is None:
             async with services.uploads:

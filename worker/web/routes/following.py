@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Annotated, Any
@@ -26,6 +27,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 #: Seconds after which a silent stream says that it lives.
 _KEEP_ALIVE_SECONDS = 15.0
+#: Seconds between looks whether the key still opens, for whoever hears nothing meanwhile.
+_LOOK_SECONDS = 3.0
 #: Milliseconds after which a client comes back when it was cut off.
 _RETRY_MILLISECONDS = 1_000
 #: What the stream sends after this long it sends on the next connection: keys expire, processes are replaced.
@@ -63,8 +66,10 @@ async def events(
     if story.ended and seen >= story.events[-1].id:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    seconds = _seconds_of(caller)
-    return StreamingResponse(_told(services, story, seen, seconds), 200, headers, "text/event-stream")
+    told = _told(services, caller, story, seen)
+    # Whoever can't be given a place is told so, before the answer has begun.
+    first = await anext(told)
+    return StreamingResponse(_after(first, told), 200, headers, "text/event-stream")
 
 
 def _seconds_of(caller: Caller) -> float:
@@ -75,9 +80,16 @@ def _seconds_of(caller: Caller) -> float:
     return max(0.0, min(_STREAM_SECONDS, (expires_at - datetime.now(UTC)).total_seconds()))
 
 
-async def _told(services: Services, story: Story, seen: int, seconds: float) -> AsyncIterator[bytes]:
-    until = monotonic() + seconds
-    with services.watcher.following(story.job) as follower:
+async def _after(first: bytes, told: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(told):
+        yield first
+        async for line in told:
+            yield line
+
+
+async def _told(services: Services, caller: Caller, story: Story, seen: int) -> AsyncGenerator[bytes]:
+    until = monotonic() + _seconds_of(caller)
+    with services.watcher.following(story.job, caller.key) as follower:
         yield format_sse_event(comment="a job's story", retry=_RETRY_MILLISECONDS)
         # Read again: what happened before we followed is in it, what happens from here on is news.
         current, progress = await _read(services, story), None
@@ -91,11 +103,24 @@ async def _told(services: Services, story: Story, seen: int, seconds: float) -> 
             if current.progress is not None and (current.progress, current.stage) != progress:
                 progress = (current.progress, current.stage)
                 yield _written({"progress": current.progress, "stage": current.stage}, "progress")
-            while not await follower.news(min(_KEEP_ALIVE_SECONDS, max(0.0, until - monotonic()))):
-                if monotonic() >= until:
+            silent_since = monotonic()
+            while not await follower.news(min(_LOOK_SECONDS, max(0.0, until - monotonic()))):
+                if monotonic() >= until or await _is_shut(services, caller):
                     return
-                yield format_sse_event(comment="waiting")
+                if monotonic() - silent_since >= _KEEP_ALIVE_SECONDS:
+                    silent_since = monotonic()
+                    yield format_sse_event(comment="waiting")
+            if await _is_shut(services, caller):
+                return
             current = await _read(services, current)
+
+
+async def _is_shut(services: Services, caller: Caller) -> bool:
+    """Whether the key opens no more. While the books are away nobody can say, and nobody is cut off."""
+    try:
+        return await services.keyring.opening_by(caller.digest) is None
+    except LedgerUnavailable:
+        return False
 
 
 async def _read(services: Services, known: Story) -> Story:

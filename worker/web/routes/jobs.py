@@ -21,7 +21,7 @@ from worker.store.reads_jobs import JobShown
 from worker.store.reads_receipts import Receipt
 from worker.store.submits import Submitted
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
-from worker.web.access import Caller, May, allowed
+from worker.web.access import Caller, May, allowed, still_open
 from worker.web.answers import answer
 from worker.web.fields import (
     AccountId,
@@ -249,7 +249,7 @@ async def job(
     """One job as it stands: its state, what it waits for, how far it is, what it made and what it cost."""
     found = await shown(request, caller, job)
     if wait and found.state not in ENDED:
-        await _ended_or_waited(services_of(request), job, wait)
+        await _ended_or_waited(services_of(request), caller, job, wait)
         found = await shown(request, caller, job)
     return answer(found)
 
@@ -262,17 +262,14 @@ async def cancel(request: Request, caller: Canceller, job: JobId, body: CancelBo
     services = services_of(request)
     before = await shown(request, caller, job)
     reason = (body or CancelBody()).reason
-    done = await services.client.cancel(before.account, job, f"{reason} ({caller.actor})")
+    done = await services.client.cancel(before.account, job, f"{reason} ({caller.actor})", caller.actor)
     if isinstance(done, TryAgain):
         raise LedgerUnavailable("the job's row is held")
     if isinstance(done, AlreadyEnded):
         raise Problem(409, f"it had ended before: {done.state}", "already_ended", state=done.state)
     state = JobState.RUNNING if isinstance(done, CancelAsked) else getattr(done, "state", before.state)
-    after = {"state": state, "cancel_asked": isinstance(done, CancelAsked)}
-    await services.log.tell(
-        caller.actor, "jobs.cancel", str(job), {"state": before.state, "account_id": before.account}, after
-    )
-    return answer({"id": job, "account": before.account, "already_ended": False, **after})
+    asked = {"state": state, "cancel_asked": isinstance(done, CancelAsked)}
+    return answer({"id": job, "account": before.account, "already_ended": False, **asked})
 
 
 @router.post("/{job}/retry", status_code=202, response_model=SubmitAnswer, responses=responses(400, 402, 404, 409, 422))
@@ -310,12 +307,13 @@ async def compensate(
     return answer(done, 200 if done.replayed else 201)
 
 
-async def _ended_or_waited(services: Services, job_id: UUID, seconds: int) -> None:
+async def _ended_or_waited(services: Services, caller: Caller, job_id: UUID, seconds: int) -> None:
     until = monotonic() + seconds
-    with services.watcher.following(job_id) as follower:
+    with services.watcher.following(job_id, caller.key) as follower:
         while (left := until - monotonic()) > 0 and await follower.news(left):
             if services.watcher.closed or (await services.following.pulses([job_id]))[job_id].state in ENDED:
-                return
+                break
+    await still_open(services, caller)
 
 
 async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:

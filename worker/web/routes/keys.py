@@ -14,7 +14,8 @@ from worker.store.api_keys import LABEL_LENGTH_MAX, ROTATION_SECONDS, KeyMade, K
 from worker.store.audit_log import AuditPage
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
-from worker.web.fields import AccountId, After, Body, Id, Instant, Limit, whole
+from worker.web.fields import AccountId, After, Body, Id, IdempotencyKey, Instant, Limit, whole
+from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
@@ -45,9 +46,12 @@ class RotateBody(Body):
 
 
 class KeyAnswer(BaseModel):
-    """A key with its secret in `key`, shown this once."""
+    """A key with its secret in `key`, shown this once.
 
-    key: str
+    `replayed`: the same request had made it before. Its answer has the secret again for ten minutes, then null.
+    """
+
+    key: str | None
     id: UUID
     prefix: str
     role: Role
@@ -60,17 +64,20 @@ class KeyAnswer(BaseModel):
     revoked_at: datetime | None
     last_used_at: datetime | None
     replaces: UUID | None
+    minted_by: UUID | None
+    replayed: bool
 
 
 class KeysAnswer(BaseModel):
     keys: list[KeyShown]
 
 
-@router.post("/keys", status_code=201, response_model=KeyAnswer, responses=responses(400, 413, 415, 422))
-async def create(request: Request, caller: Ruler, body: KeyBody) -> Response:
-    """Make a key. It is shown this once."""
+@router.post("/keys", status_code=201, response_model=KeyAnswer, responses=responses(400, 409, 413, 415, 422))
+async def create(request: Request, caller: Ruler, body: KeyBody, key: IdempotencyKey) -> Response:
+    """Make a key. It is shown this once; to the same request that comes again, for ten minutes."""
     new = NewKey(Role(body.role), body.label, body.account_prefix, body.expires_at)
-    return _made(await services_of(request).keys.create(new, caller.actor))
+    once = asked(request, caller, "keys", key, body)
+    return _made(await services_of(request).keys.create(new, caller.actor, once))
 
 
 @router.get("/keys", response_model=KeysAnswer, responses=responses(422))
@@ -89,12 +96,15 @@ async def revoke(request: Request, caller: Ruler, key: KeyId) -> Response:
 
 
 @router.post(
-    "/keys/{key}/rotate", status_code=201, response_model=KeyAnswer, responses=responses(400, 404, 413, 415, 422)
+    "/keys/{key}/rotate", status_code=201, response_model=KeyAnswer, responses=responses(400, 404, 409, 413, 415, 422)
 )
-async def rotate(request: Request, caller: Ruler, key: KeyId, body: RotateBody | None = None) -> Response:
+async def rotate(
+    request: Request, caller: Ruler, key: KeyId, idempotency: IdempotencyKey, body: RotateBody | None = None
+) -> Response:
     """Make a key like this one, to be put in its place while both open."""
-    services = services_of(request)
-    made = await services.keys.rotate(key, caller.actor, (body or RotateBody()).overlap_seconds)
+    services, wanted = services_of(request), body or RotateBody()
+    once = asked(request, caller, "rotated keys", idempotency, str(key), wanted)
+    made = await services.keys.rotate(key, caller.actor, wanted.overlap_seconds, once)
     services.keyring.forget(key)
     return _made(made)
 
@@ -125,5 +135,5 @@ def _storable(text: str | None) -> str | None:
 
 
 def _made(made: KeyMade) -> Response:
-    document: dict[str, Any] = {**asdict(made.shown), "key": made.key}
-    return answer(document, 201, {"Location": f"/v1/keys/{made.shown.id}"})
+    document: dict[str, Any] = {**asdict(made.shown), "key": made.key or None, "replayed": made.replayed}
+    return answer(document, 200 if made.replayed else 201, {"Location": f"/v1/keys/{made.shown.id}"})

@@ -12,7 +12,8 @@ from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShow
 from worker.store.rehearsals import Rehearsed
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
-from worker.web.fields import Body, Instant, Limit, Line, whole
+from worker.web.fields import Body, IdempotencyKey, Instant, Limit, Line, whole
+from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
@@ -95,13 +96,14 @@ async def changes(
 
 
 @router.post("/prices", status_code=201, response_model=BookApplied, responses=_CHANGES)
-async def apply(request: Request, caller: Setter, body: BookBody) -> Response:
+async def apply(request: Request, caller: Setter, body: BookBody, key: IdempotencyKey) -> Response:
     """Put a book in force, for jobs submitted from then on. Refused as a whole if anything in it is wrong.
 
     The very document that is in force already is not applied again: its number is the answer.
     """
+    once = asked(request, caller, "prices", key, body)
     done = await services_of(request).prices.apply(
-        body.document, caller.actor, body.note, body.effective_at, body.force
+        body.document, caller.actor, body.note, body.effective_at, body.force, once
     )
     return answer(done, 200 if done.replayed else 201)
 
@@ -115,9 +117,11 @@ async def rehearse(request: Request, caller: Setter, body: DraftBody) -> Respons
 
 
 @router.post("/prices/{book}/revert", status_code=201, response_model=BookApplied, responses=_CHANGES)
-async def revert(request: Request, caller: Setter, book: BookPath, body: NoteBody) -> Response:
+async def revert(request: Request, caller: Setter, book: BookPath, body: NoteBody, key: IdempotencyKey) -> Response:
     """Put the document of an old book in force again, now, as a new book."""
-    return answer(await services_of(request).prices.revert(book, caller.actor, body.note), 201)
+    once = asked(request, caller, "reverted prices", key, book, body)
+    done = await services_of(request).prices.revert(book, caller.actor, body.note, once)
+    return answer(done, 200 if done.replayed else 201)
 
 
 @router.post("/prices/{book}/withdraw", response_model=BookLine, responses=_CHANGES)

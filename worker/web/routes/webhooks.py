@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from worker.store.webhooks import DeliveryShown, WebhookShown
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
-from worker.web.fields import AccountId, Body, Id, Limit
+from worker.web.fields import AccountId, Body, Id, IdempotencyKey, Limit
+from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
@@ -71,11 +72,12 @@ class RedeliverAnswer(BaseModel):
     events: int
 
 
-@router.post("", status_code=201, response_model=WebhookMade, responses=responses(400, 404, 413, 415, 422))
-async def create(request: Request, caller: Teller, body: WebhookBody) -> Response:
-    """Tell an endpoint. Its secret is shown this once: keep it."""
-    made = await services_of(request).webhooks.create(body.url, body.account, body.events, caller.actor)
-    return answer(made, 201, {"Location": f"/v1/webhooks/{made.webhook}"})
+@router.post("", status_code=201, response_model=WebhookMade, responses=responses(400, 404, 409, 413, 415, 422))
+async def create(request: Request, caller: Teller, body: WebhookBody, key: IdempotencyKey) -> Response:
+    """Tell an endpoint. Its secret is shown this once, to the same request again for ten minutes: keep it."""
+    once = asked(request, caller, "webhooks", key, body)
+    made = await services_of(request).webhooks.create(body.url, body.account, body.events, caller.actor, once)
+    return answer(made, 200 if made.replayed else 201, {"Location": f"/v1/webhooks/{made.webhook}"})
 
 
 @router.get("", response_model=WebhooksAnswer)
