@@ -52,6 +52,7 @@ from worker.store.dispatching import Dispatching
 from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, clock_is_ours
+from worker.store.limits import Limits
 from worker.store.listening import listen
 from worker.store.notices import Notices
 from worker.store.ops import Controls
@@ -239,6 +240,8 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             artifacts=ArtifactReads(store.engine),
             compensations=Compensations(store.engine, store.books),
             controls=Controls(store.engine, client.kinds),
+            limits=Limits(store.engine),
+            voices=Voices(store.engine),
             prices=price_desk(settings, store.engine, store.books),
             keys=keys,
             creations=Creations(store.engine),

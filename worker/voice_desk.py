@@ -11,6 +11,7 @@ from fermata_client.requests import VOICE_PATTERN
 from tasks.kind import RefusedRequest
 from tasks.voices import statistics_of
 from worker.client import Client, check_source
+from worker.store.creations import Asked
 from worker.store.voices import NewVoice, Voices, VoiceShown
 
 
@@ -27,8 +28,10 @@ class VoiceOffer:
     accounts: tuple[str, ...] | None = None
 
 
-async def register(client: Client, voices: Voices, offer: VoiceOffer, actor: str) -> VoiceShown:
-    """Measure the clip's voice, put the clip into the store, and register it.
+async def register(
+    client: Client, voices: Voices, offer: VoiceOffer, actor: str, asked: Asked | None = None
+) -> VoiceShown:
+    """Measure the clip's voice, put the clip into the store, and register it; once a request.
 
     Raises `RefusedRequest` or `Refused`; then there is no such voice, at most a clip that nobody uses.
     """
@@ -47,4 +50,4 @@ async def register(client: Client, voices: Voices, offer: VoiceOffer, actor: str
         plans=offer.plans,
         accounts=offer.accounts,
     )
-    return await voices.add(voice, actor)
+    return await voices.add(voice, actor, asked)

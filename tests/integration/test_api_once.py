@@ -26,11 +26,13 @@ MAKE_NOTHING: dict[str, str] = {
     "/v1/accounts/{account}/chargebacks": "once a purchase: its reference stands in the body",
     "/v1/accounts/{account}/pause": "sets a switch",
     "/v1/accounts/{account}/resume": "sets a switch",
+    "/v1/accounts/{account}/limits": "sets numbers",
     "/v1/queues/{queue}/pause": "sets a switch",
     "/v1/queues/{queue}/resume": "sets a switch",
     "/v1/queues/{queue}/limit": "sets a number",
     "/v1/prices/rehearsals": "prices nothing; that a document was rehearsed counts once, however often it was",
     "/v1/prices/{book}/withdraw": "a withdrawn book stays withdrawn",
+    "/v1/prices/{book}/overcharged": "once a job, by a reference of its own",
     "/v1/webhooks/{webhook}/test": "a test is sent as often as it is asked for",
     "/v1/webhooks/{webhook}/redeliver": "what is told twice has the same event id",
 }

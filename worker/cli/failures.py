@@ -52,6 +52,7 @@ def exit_code_of(error: BaseException) -> int:
         UnknownArtifact,
         UnknownJob,
         UnknownKey,
+        UnknownVoice,
         UnknownWebhook,
     )
 
@@ -65,6 +66,7 @@ def exit_code_of(error: BaseException) -> int:
         BAD: (
             *(cyclopts.CycloptsError, Misused, SettingsError, RegistryError, ArtifactError, DocumentError),
             *(RefusedRequest, Refused, UnknownAccount, UnknownJob, UnknownArtifact, UnknownKey, UnknownWebhook),
+            UnknownVoice,
             Conflict,
         ),
     }

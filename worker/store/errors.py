@@ -9,6 +9,7 @@ StoreError
 ├── UnknownArtifact        no such artifact
 ├── UnknownKey             no such key of the API
 ├── UnknownWebhook         no such endpoint
+├── UnknownVoice           no such voice, nor ever one
 ├── RefusedByDatabase      a CHECK stopped a bug of ours: nothing was written; report it
 ├── InsufficientCredits    the account can't pay what was asked for: it takes credits, then ask again
 ├── Conflict               the same reference or key with another body: use a new one
@@ -87,6 +88,11 @@ class UnknownWebhook(StoreError):
     def __init__(self, webhook_id: object) -> None:
         super().__init__(f"webhook: no endpoint {webhook_id}; `fermata webhooks list` shows all")
         self.webhook_id = webhook_id
+
+
+class UnknownVoice(StoreError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"voice: no voice {name!r}")
 
 
 class Conflict(StoreError):

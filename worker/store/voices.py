@@ -15,8 +15,9 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import reading, transaction
-from worker.store.errors import Refused
+from worker.store.errors import Refused, UnknownVoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,17 @@ class Voices:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def add(self, voice: NewVoice, actor: str) -> VoiceShown:
-        """Register a voice. Raises `Refused` if its name was used before, also by one that was removed."""
+    async def add(self, voice: NewVoice, actor: str, asked: Asked | None = None) -> VoiceShown:
+        """Register a voice, once a request. Raises `Conflict`, and `Refused` if its name was used before, also by one
+        that was removed.
+        """
         async with transaction(self._engine, "add_voice") as connection:
+            if await made_before(connection, asked) is not None:
+                return _shown((await connection.execute(_ONE, {"name": voice.name})).one())
             row = (await connection.execute(_INSERT, _values(voice, actor))).one_or_none()
             if row is None:
                 raise Refused("voice", f"there is or was a voice {voice.name!r}; choose another name")
+            await note_made(connection, asked, voice.name)
             return _shown(row)
 
     async def listed(self, limit: int) -> tuple[VoiceShown, ...]:
@@ -88,15 +94,15 @@ class Voices:
             return tuple(_shown(row) for row in await connection.execute(_LIST, {"limit": limit}))
 
     async def show(self, name: str) -> VoiceShown:
-        """One voice. Raises `Refused` where there is none."""
+        """One voice. Raises `UnknownVoice`."""
         async with reading(self._engine) as connection:
             row = (await connection.execute(_ONE, {"name": name})).one_or_none()
         if row is None:
-            raise Refused("voice", f"no voice {name!r}")
+            raise UnknownVoice(name)
         return _shown(row)
 
     async def remove(self, name: str, actor: str) -> VoiceShown:
-        """Let no new job name it. Once; the second time changes nothing. Raises `Refused` where there is none."""
+        """Let no new job name it. Once; the second time changes nothing. Raises `UnknownVoice`."""
         async with transaction(self._engine, "remove_voice") as connection:
             await connection.execute(_REMOVE, {"name": name, "actor": actor})
         return await self.show(name)

@@ -31,6 +31,10 @@ class May(StrEnum):
     LOOK_AT_PLANS = "look_at_plans"  # what is sold
     LOOK_AT_PRICES = "look_at_prices"  # the books: planned ones too, and who wrote what to which
     SET_PRICES = "set_prices"
+    REVIEW_PRICES = "review_prices"  # what they did to all accounts
+    MEND_PRICES = "mend_prices"  # give back what a wrong book took
+    LOOK_AT_VOICES = "look_at_voices"
+    SET_VOICES = "set_voices"
     LOOK_AT_QUEUES = "look_at_queues"
     STEER = "steer"  # pause and resume
     MINT = "mint"  # customers' tokens
@@ -55,6 +59,10 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
     May.LOOK_AT_PLANS: _EVERYONE,
     May.LOOK_AT_PRICES: _EVERYONE - {Role.CUSTOMER},
     May.SET_PRICES: frozenset({Role.PRODUCT, Role.ADMIN}),
+    May.REVIEW_PRICES: frozenset({Role.PRODUCT, Role.VIEWER}) | _STAFF,
+    May.MEND_PRICES: frozenset({Role.BILLING, Role.ADMIN}),
+    May.LOOK_AT_VOICES: _EVERYONE - {Role.CUSTOMER, Role.BILLING},
+    May.SET_VOICES: frozenset({Role.PRODUCT, Role.ADMIN}),
     May.LOOK_AT_QUEUES: frozenset({Role.PIPELINE, Role.VIEWER, Role.PRODUCT}) | _STAFF,
     May.STEER: _STAFF,
     May.MINT: frozenset({Role.PIPELINE, Role.BILLING, Role.ADMIN}),
@@ -64,7 +72,12 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
 }
 
 #: What touches every account at once: no key that is bound to some accounts may do it, whatever its role.
-_OF_ALL_ACCOUNTS = frozenset({May.RULE, May.LOOK_AT_LOG, May.TELL, May.STEER, May.SET_PRICES})
+_OF_ALL_ACCOUNTS = frozenset(
+    {
+        *(May.RULE, May.LOOK_AT_LOG, May.TELL, May.STEER),
+        *(May.SET_PRICES, May.REVIEW_PRICES, May.MEND_PRICES, May.LOOK_AT_VOICES, May.SET_VOICES),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

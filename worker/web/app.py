@@ -14,7 +14,19 @@ from worker.web import problems
 from worker.web.dashboard.app import Pages, make_dashboard
 from worker.web.dashboard.forms import FORM_BYTES_MAX
 from worker.web.guard import Guard
-from worker.web.routes import accounts, artifacts, following, health, jobs, keys, prices, queues, quotes, webhooks
+from worker.web.routes import (
+    accounts,
+    artifacts,
+    following,
+    health,
+    jobs,
+    keys,
+    prices,
+    queues,
+    quotes,
+    voices,
+    webhooks,
+)
 from worker.web.uploads import ENVELOPE_BYTES_MAX
 
 _DESCRIPTION = """
@@ -48,7 +60,7 @@ def make_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (health, jobs, following, quotes, artifacts, queues, accounts, prices, keys, webhooks):
+    for resource in (health, jobs, following, quotes, artifacts, queues, accounts, prices, voices, keys, webhooks):
         app.include_router(resource.router)
     app.router.routes.append(Pages(dashboard))
     problems.add_handlers(app)
@@ -62,6 +74,7 @@ def _body_bytes_max(settings: Settings) -> dict[str, int]:
     return {
         "/v1/jobs/batch": jobs.BATCH_BYTES_MAX,
         "/v1/artifacts": settings.upload_bytes_max + ENVELOPE_BYTES_MAX,
+        "/v1/voices": settings.upload_bytes_max + ENVELOPE_BYTES_MAX,
         "/v1/prices": prices.BOOK_BYTES_MAX,
         "/v1/prices/rehearsals": prices.BOOK_BYTES_MAX,
         "/do/prices/draft": FORM_BYTES_MAX,

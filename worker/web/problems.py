@@ -33,6 +33,7 @@ from worker.store.errors import (
     UnknownArtifact,
     UnknownJob,
     UnknownKey,
+    UnknownVoice,
     UnknownWebhook,
 )
 
@@ -64,6 +65,7 @@ TABLE: tuple[tuple[type[Exception], Answer], ...] = (
     (UnknownJob, Answer(404, "unknown_job", "there is no such job, or the key may not know of it")),
     (UnknownArtifact, Answer(404, "unknown_artifact", "there is no such artifact, or the key may not know of it")),
     (UnknownWebhook, Answer(404, "unknown_webhook", "there is no such endpoint")),
+    (UnknownVoice, Answer(404, "unknown_voice", "there is no such voice")),
     (UnknownKey, Answer(404, "unknown_key", "there is no such key")),
     (OutcomeUnknown, Answer(503, "outcome_unknown", "it may or may not have been done: ask again with the same key")),
     (LedgerUnavailable, Answer(503, "unavailable", "the books can't be reached: nothing was done, try again")),

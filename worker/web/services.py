@@ -17,10 +17,12 @@ from worker.store.api_keys import ApiKeys
 from worker.store.audit_log import AuditLog
 from worker.store.compensations import Compensations
 from worker.store.creations import Creations
+from worker.store.limits import Limits
 from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
 from worker.store.reads_following import FollowingReads
+from worker.store.voices import Voices
 from worker.web.depths import Depths
 from worker.web.keyring import Keyring
 from worker.web.pace import Rates, Strangers
@@ -39,6 +41,8 @@ class Services:
     artifacts: ArtifactReads
     compensations: Compensations
     controls: Controls
+    limits: Limits
+    voices: Voices
     prices: PriceDesk
     keys: ApiKeys
     creations: Creations

@@ -9,8 +9,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from worker.credits.lots import CREDITS_MAX
+from worker.store.limits import AS_PLANNED, AccountLimits
+from worker.store.ops import RUNNING_MAX_MAX
 from worker.store.purchases import ChargedBack, Credited
 from worker.store.reads_accounts import Balance, JournalPage
+from worker.store.reads_events import EventsPage
 from worker.store.subscriptions import Subscribed
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
@@ -25,6 +29,7 @@ router = APIRouter(prefix="/v1/accounts", tags=["accounts"], route_class=StrictR
 Opener = Annotated[Caller, allowed(May.OPEN_ACCOUNTS)]
 Looker = Annotated[Caller, allowed(May.LOOK_AT_ACCOUNTS)]
 Biller = Annotated[Caller, allowed(May.CREDIT)]
+Steerer = Annotated[Caller, allowed(May.STEER)]
 Minter = Annotated[Caller, allowed(May.MINT)]
 
 _CHANGES = responses(400, 404, 409, 413, 415, 422)
@@ -73,6 +78,19 @@ class GrantBody(Body):
     credits: Credits
     expires_at: Instant | None = Field(None, description="When they end. Default: never.")
     note: Line | None = Field(None, description="Why, for the books.")
+
+
+class LimitsBody(Body):
+    """What is left out, or null, stays as it is; `plan`: as the plan has it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"running_max": 4, "warn_below": "plan"}]})
+
+    running_max: Annotated[int, Field(ge=1, le=RUNNING_MAX_MAX)] | Literal["plan"] | None = Field(
+        None, description="Jobs at a time."
+    )
+    warn_below: Annotated[int, Field(ge=0, le=CREDITS_MAX)] | Literal["plan"] | None = Field(
+        None, description="Told once when fewer credits are spendable; 0: never."
+    )
 
 
 class SubscribedAnswer(BaseModel):
@@ -156,6 +174,36 @@ async def journal(
     """Every movement of its credits, oldest first. An entry never appears later below one that was seen."""
     caller.check(account)
     return answer(await services_of(request).reads.journal(account, after, limit))
+
+
+@router.get("/{account}/events", response_model=EventsPage, responses=responses(404, 422))
+async def events(
+    request: Request,
+    caller: Looker,
+    account: AccountPath,
+    after: Annotated[
+        int, BeforeValidator(whole), Query(ge=0, le=2**63 - 1, description="Go on behind this event.")
+    ] = 0,
+    limit: Limit = 100,
+) -> Response:
+    """What it was told, oldest first: ended jobs, few credits left, credits that expire, new cycles. Skips none."""
+    caller.check(account)
+    return answer(await services_of(request).reads.events(account, after, limit))
+
+
+@router.get("/{account}/limits", response_model=AccountLimits, responses=responses(404))
+async def limits(request: Request, caller: Looker, account: AccountPath) -> Response:
+    """How many of its jobs may run at a time, and when it is warned; what of that a person set."""
+    caller.check(account)
+    return answer(await services_of(request).limits.limits(account))
+
+
+@router.post("/{account}/limits", response_model=AccountLimits, responses=responses(400, 404, 413, 415, 422))
+async def set_limits(request: Request, caller: Steerer, account: AccountPath, body: LimitsBody) -> Response:
+    """Set what holds for it whatever its plan has, or leave that to the plan again. From the next start of a job on."""
+    caller.check(account)
+    wanted = {name: AS_PLANNED if value == "plan" else value for name, value in body.model_dump().items()}
+    return answer(await services_of(request).limits.set_limits(account, caller.actor, **wanted))
 
 
 @router.post("/{account}/topups", status_code=201, response_model=CreditedAnswer, responses=_CHANGES)

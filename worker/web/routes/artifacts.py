@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"], route_class=Stric
 
 Looker = Annotated[Caller, allowed(May.LOOK_AT_JOBS)]
 
-_UPLOAD = {
+UPLOAD = {
     "requestBody": {
         "required": True,
         "content": {
@@ -55,7 +55,7 @@ class ArtifactAnswer(BaseModel):
     status_code=201,
     response_model=ArtifactAnswer,
     responses=responses(400, 404, 408, 409, 413, 415, 422),
-    openapi_extra=_UPLOAD,
+    openapi_extra=UPLOAD,
 )
 async def put(
     request: Request,

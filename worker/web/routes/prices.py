@@ -6,9 +6,12 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from worker.overcharges import Overcharged
 from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShown
+from worker.store.price_report import PriceReport
+from worker.store.reads_accounts import PAGE_MAX
 from worker.store.rehearsals import Rehearsed
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
@@ -27,6 +30,8 @@ _BOOK_MAX = 2**31 - 1
 Looker = Annotated[Caller, allowed(May.LOOK_AT_PRICES)]
 Shopper = Annotated[Caller, allowed(May.LOOK_AT_PLANS)]
 Setter = Annotated[Caller, allowed(May.SET_PRICES)]
+Reviewer = Annotated[Caller, allowed(May.REVIEW_PRICES)]
+Mender = Annotated[Caller, allowed(May.MEND_PRICES)]
 BookPath = Annotated[int, BeforeValidator(whole), Path(ge=1, le=_BOOK_MAX, description="The book's number.")]
 BookQuery = Annotated[int | None, BeforeValidator(whole), Query(ge=1, le=_BOOK_MAX)]
 _CHANGES = responses(400, 409, 413, 415, 422)
@@ -34,6 +39,10 @@ _CHANGES = responses(400, 409, 413, 415, 422)
 
 class BookBody(Body):
     """A price book as TOML, and why it is applied."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"document": "[generation]\nbase = 5\n…", "note": "spring prices"}]}
+    )
 
     document: str = Field(
         min_length=1, max_length=BOOK_BYTES_MAX, description="The whole book, as `GET /prices` has it."
@@ -50,6 +59,15 @@ class DraftBody(Body):
 
 class NoteBody(Body):
     note: Line = Field(description="Why, for the history.")
+
+
+class MendBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "book 7 had a slip", "under": 6}]})
+
+    reason: Line = Field(description="Why, for the customers and the books.")
+    under: int | None = Field(
+        None, ge=1, le=_BOOK_MAX, description="What this book would have charged less. Default: the one in force."
+    )
 
 
 class HistoryAnswer(BaseModel):
@@ -128,6 +146,45 @@ async def revert(request: Request, caller: Setter, book: BookPath, body: NoteBod
 async def withdraw(request: Request, caller: Setter, book: BookPath, body: NoteBody) -> Response:
     """Take back a book that is not in force yet."""
     return answer(await services_of(request).prices.withdraw(book, caller.actor, body.note))
+
+
+@router.get("/prices/report", response_model=PriceReport, responses=responses(422))
+async def report(
+    request: Request,
+    caller: Reviewer,
+    days: Annotated[
+        int,
+        BeforeValidator(whole),
+        Query(ge=1, le=366, description="Of the jobs that ended in so many days until now."),
+    ] = 30,
+) -> Response:
+    """What prices did: quoted against charged, what came back and why, what is held now."""
+    return answer(await services_of(request).prices.report(timedelta(days=days)))
+
+
+@router.get("/prices/{book}/overcharged", response_model=Overcharged, responses=responses(404, 422))
+async def overcharged(
+    request: Request,
+    caller: Reviewer,
+    book: BookPath,
+    under: Annotated[
+        int | None,
+        BeforeValidator(whole),
+        Query(ge=1, le=_BOOK_MAX, description="Compare with this book. Default: the one in force."),
+    ] = None,
+    limit: Annotated[int, BeforeValidator(whole), Query(ge=1, le=PAGE_MAX, description="Jobs to name.")] = 20,
+) -> Response:
+    """The jobs that a book priced and another one would have charged less. Looks only."""
+    return answer(await services_of(request).prices.overcharged(book, under, limit))
+
+
+@router.post(
+    "/prices/{book}/overcharged", response_model=Overcharged, responses=responses(400, 404, 409, 413, 415, 422)
+)
+async def compensate_overcharged(request: Request, caller: Mender, book: BookPath, body: MendBody) -> Response:
+    """Give each of those jobs what it was charged too much: once a job, whichever book it is compared with."""
+    give = (body.reason, caller.actor)
+    return answer(await services_of(request).prices.overcharged(book, body.under, give=give))
 
 
 @router.get("/plans", response_model=PlansAnswer, responses=responses())
