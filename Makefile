@@ -13,11 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test check up bench lock clean
+.PHONY: help demo test check up bench chaos lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | up | bench [ONLY=name] | lock | clean"
+	@echo "make demo | test | check | up | bench [ONLY=name] | chaos [PROFILE=smoke|full|soak] [SEED=n] | lock | clean"
 
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo
@@ -38,6 +38,10 @@ up: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks ONLY=$(ONLY)
+
+# Real processes under load while an adversary does its worst; see docs/PROOF.md.
+chaos: $(STAMP)
+	@exec $(BIN)/python -m tests.chaos --profile $(or $(PROFILE),smoke) $(if $(SEED),--seed $(SEED)) $(if $(UNTIL),--until $(UNTIL))
 
 # The stamp is written last, so that an environment that was only half made is never taken for a whole one.
 $(STAMP): pyproject.toml constraints.txt

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import asyncpg
+
 from config.settings import load
 from tests.servers import Database
 from worker.store.audit import audit
@@ -17,8 +21,13 @@ async def assert_books_exact(database: Database) -> None:
         await engine.dispose()
     assert () == found_by_audit
     async with database.connection() as connection:
-        found = {rule: [dict(row) for row in await connection.fetch(query)] for rule, query in RULES.items()}
-    assert {} == {rule: rows for rule, rows in found.items() if rows}
+        assert {} == await broken_rules(connection)
+
+
+async def broken_rules(connection: asyncpg.Connection) -> dict[str, list[dict[str, Any]]]:
+    """The independent questions that find something, with the rows they find. Each is one snapshot."""
+    found = {rule: [dict(row) for row in await connection.fetch(query)] for rule, query in RULES.items()}
+    return {rule: rows for rule, rows in found.items() if rows}
 
 
 #: What must never be found.

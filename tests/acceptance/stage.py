@@ -57,11 +57,11 @@ SHORT_TIMES = {
 
 
 class Zygote:
-    """Where a run's processes are forked from. See `tests.acceptance.zygote`."""
+    """Where a run's processes are forked from. See `tests.acceptance.zygote`; `preload`: further modules."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = ()) -> None:
         self._child = spawn(
-            [sys.executable, "-m", "tests.acceptance.zygote"],
+            [sys.executable, "-m", "tests.acceptance.zygote", *preload],
             on_parent_death=signal.SIGKILL,
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -213,6 +213,10 @@ class Stage:
             )
         return self._known(Process(child.pid, log, lambda _: child.wait(10)))
 
+    def forked(self, *argv: str, **settings: object) -> Process:
+        """Start a `fermata` verb with exactly these settings."""
+        return self._start(argv, settings)
+
     def _start(self, argv: Sequence[str], settings: Mapping[str, object]) -> Process:
         log = self._next_log(argv[0])
         pid = self.zygote.start(argv, self._environment(settings), log)
@@ -263,14 +267,16 @@ class Stage:
         return Controls(self.store.engine, self.client.kinds)
 
     async def end_cycle(self, account_id: str) -> None:
-        """Bring forward the end of the account's cycle to now."""
-        async with self.database.connection(as_owner=True) as owner:
+        """Bring forward the end of the account's running cycle to now."""
+        async with self.database.connection(as_owner=True) as owner, owner.transaction():
+            await owner.execute("SELECT 1 FROM accounts WHERE account_id = $1 FOR NO KEY UPDATE", account_id)
+            now = await owner.fetchval("SELECT fermata_now()")
             for statement in (
-                "UPDATE lots SET expires_at = fermata_now() WHERE account_id = $1 AND source = 'subscription'",
-                "UPDATE cycles SET ends_at = fermata_now() WHERE account_id = $1",
-                "UPDATE accounts SET cycle_ends_at = fermata_now() WHERE account_id = $1",
+                "UPDATE lots SET expires_at = $2 WHERE account_id = $1 AND source = 'subscription' AND expires_at > $2",
+                "UPDATE cycles SET ends_at = $2 WHERE account_id = $1 AND ends_at > $2",
+                "UPDATE accounts SET cycle_ends_at = $2 WHERE account_id = $1 AND cycle_ends_at > $2",
             ):
-                await owner.execute(statement, account_id)
+                await owner.execute(statement, account_id, now)
 
     # --- looking
 
@@ -400,12 +406,13 @@ async def opened_stage(
             await stage.rows.close(timeout=1)
 
 
-async def put_prices_in_force(database: Database, **replaced: str) -> int:
+async def put_prices_in_force(database: Database, more: str = "", **replaced: str) -> int:
     """A book of the shipped prices and those of the test kinds, from now on; returns its number.
 
-    `replaced`: kinds whose table gets another one.
+    `more`: further tables. `replaced`: kinds whose table gets another one.
     """
-    document = (ROOT / "config" / "prices.toml").read_text() + Path(__file__).with_name("prices.toml").read_text()
+    shipped, ours = ROOT / "config" / "prices.toml", Path(__file__).with_name("prices.toml")
+    document = shipped.read_text() + ours.read_text() + more
     for kind, base in replaced.items():
         document = document.replace(f"[{kind}.output]\nbase = 10\n", f"[{kind}.output]\nbase = {base}\n")
     return await _put_in_force(database, "price_books", document)

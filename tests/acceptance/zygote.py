@@ -1,4 +1,5 @@
-"""Starts `fermata` processes for tests by forking: `python -m tests.acceptance.zygote`, orders as JSON lines on stdin.
+"""Starts `fermata` processes for tests by forking: `python -m tests.acceptance.zygote [MODULE…]`, orders as JSON lines
+on stdin. The modules are imported too.
 
 Each child runs the command line's own `main` with an environment, arguments, log and session of its own, just as the
 installed script would; only importing our modules (over a second of processor each time) was done once, here.
@@ -29,8 +30,8 @@ import worker.logs
 import worker.processes
 import worker.queue.process
 
-for duty in pkgutil.iter_modules(worker.duties.__path__):
-    importlib.import_module(f"worker.duties.{duty.name}")
+for module in [*(f"worker.duties.{duty.name}" for duty in pkgutil.iter_modules(worker.duties.__path__)), *sys.argv[1:]]:
+    importlib.import_module(module)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A small TCP proxy before PostgreSQL that loses exactly one thing: a COMMIT, or the answer to it.
+"""A small TCP proxy before a server, which can be a bad way to it: slow, dark, cut; or lose exactly one COMMIT.
 
 Armed with `lose_commit` or `lose_answer` it does so once, cuts that connection, and is a plain wire again.
 """
@@ -20,28 +20,43 @@ Fault = Literal["lose_commit", "lose_answer"]
 
 @dataclass(slots=True)
 class Wire:
-    """The way to one database. `database` is the app's and the owner's way through it."""
+    """The way to one server."""
 
-    database: Database
     host: str
     port: int
     fault: Fault | None = None
     lost: int = 0
+    #: By so much each piece is late, either way.
+    delay_seconds: float = 0.0
+    #: Not set: nothing arrives, either way, until it is set again.
+    lit: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Where it listens.
+    entrance: int = 0
     _talks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def lose(self, fault: Fault) -> None:
         """Do so with the next COMMIT."""
         self.fault = fault
 
+    def through(self, url: str) -> str:
+        """That server's URL, by this way."""
+        return make_url(url).set(host="127.0.0.1", port=self.entrance).render_as_string(hide_password=False)
+
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until either side closes it or it is cut."""
         task = asyncio.current_task()
         assert task is not None
         self._talks.add(task)
-        back, forth = await asyncio.open_connection(self.host, self.port)
-        answers = asyncio.create_task(_copy(back, writer))
+        try:
+            back, forth = await asyncio.open_connection(self.host, self.port)
+        except (OSError, asyncio.CancelledError):
+            writer.close()
+            self._talks.discard(task)
+            return
+        answers = asyncio.create_task(self._copy(back, writer))
         try:
             while chunk := await reader.read(65_536):
+                await self._travel()
                 if self.fault is not None and b"COMMIT" in chunk:
                     fault, self.fault = self.fault, None
                     if fault == "lose_answer":
@@ -61,32 +76,53 @@ class Wire:
             forth.close()
             self._talks.discard(task)
 
-    async def close(self) -> None:
-        """Cut what still talks."""
-        for task in list(self._talks):
+    async def cut(self) -> int:
+        """End all connections that there are now; returns how many."""
+        talks = list(self._talks)
+        for task in talks:
             task.cancel()
-        await asyncio.gather(*self._talks, return_exceptions=True)
+        await asyncio.gather(*talks, return_exceptions=True)
+        return len(talks)
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while chunk := await reader.read(65_536):
+                await self._travel()
+                writer.write(chunk)
+                await writer.drain()
+            writer.close()
+
+    async def _travel(self) -> None:
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
+        await self.lit.wait()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while chunk := await reader.read(65_536):
-            writer.write(chunk)
-            await writer.drain()
-        writer.close()
+@dataclass(slots=True)
+class DatabaseWire(Wire):
+    """The way to one database. `database` is the app's and the owner's way through it."""
+
+    database: Database = field(kw_only=True)
 
 
 @asynccontextmanager
-async def wired(database: Database) -> AsyncIterator[Wire]:
-    """The database behind a proxy."""
-    url = make_url(database.url)
-    wire = Wire(database, url.host or "127.0.0.1", url.port or 5432)
+async def laid(wire: Wire) -> AsyncIterator[None]:
+    """Let it be gone through, for as long as the block."""
+    wire.lit.set()
     server = await asyncio.start_server(wire.talk, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    through = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
-    wire.database = replace(database, url=through)
+    wire.entrance = server.sockets[0].getsockname()[1]
     try:
-        yield wire
+        yield
     finally:
         server.close()
-        await wire.close()
+        await wire.cut()
+
+
+@asynccontextmanager
+async def wired(database: Database) -> AsyncIterator[DatabaseWire]:
+    """The database behind a proxy."""
+    url = make_url(database.url)
+    wire = DatabaseWire(url.host or "127.0.0.1", url.port or 5432, database=database)
+    async with laid(wire):
+        wire.database = replace(database, url=wire.through(database.url))
+        yield wire

@@ -1,0 +1,62 @@
+"""The plan of a run, drawn from its seed: first each named step once, then each fault once, then at random."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.chaos.faults import FAULTS, LONG_FAULTS
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How much of it."""
+
+    name: str
+    random_seconds: float
+    long_faults: bool
+    #: Seconds between two random faults, on average.
+    gap_seconds: float = 0.7
+    #: Until all must have drained once everything is healed.
+    drain_seconds: float = 90.0
+
+
+PROFILES: Mapping[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("smoke", random_seconds=20, long_faults=False),
+        Profile("full", random_seconds=150, long_faults=True),
+        Profile("soak", random_seconds=3000, long_faults=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that the adversary does, and how long it waits afterwards."""
+
+    number: int
+    kind: str  # crash at a step, a fault alone, a fault among others
+    what: str
+    gap_seconds: float = 0.0
+
+
+def plan(seed: int, profile: Profile, steps: Collection[str], until: int | None = None) -> list[Act]:
+    """The whole of a run. The same seed, profile and steps give the same plan; `until` ends it early."""
+    dice = random.Random(f"plan {seed}")
+    acts: list[tuple[str, str, float]] = [("crash", step, 0.0) for step in _shuffled(dice, sorted(steps))]
+    alone = [*FAULTS, *(LONG_FAULTS if profile.long_faults else ())]
+    acts += [("alone", fault, 0.0) for fault in _shuffled(dice, alone)]
+    names, weights = list(FAULTS), [weight for _, weight in FAULTS.values()]
+    seconds = 0.0
+    while seconds < profile.random_seconds:
+        gap = 2 * profile.gap_seconds * dice.random()
+        acts.append(("among", dice.choices(names, weights)[0], gap))
+        seconds += gap
+    numbered = [Act(number, *act) for number, act in enumerate(acts, start=1)]
+    return numbered[:until]
+
+
+def _shuffled(dice: random.Random, names: Sequence[str]) -> list[str]:
+    return dice.sample(names, len(names))

@@ -1,0 +1,69 @@
+"""What a run came to: one table for people, the same figures in benchmarks/chaos.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.performance import Outcome
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "benchmarks" / "chaos.json"
+
+
+def as_text(outcome: Outcome) -> str:
+    """The table; where a promise was broken, the first breach and what had happened of late."""
+    figures = outcome.figures
+    lines = [f"{name:<46} {value}" for name, value in _rows(figures)]
+    if outcome.failures:
+        lines += ["", f"BROKEN: {outcome.failures[0]}"]
+        lines += [f"        {failure[:600]}" for failure in outcome.failures[1:10]]
+        lines += ["", "of late:", *outcome.latest]
+    again = f"make chaos PROFILE={outcome.profile} SEED={outcome.seed}"
+    verdict = "a promise was BROKEN" if outcome.failures else "every promise held"
+    return "\n".join([*lines, "", f"{verdict}; again with: {again}"])
+
+
+def _rows(figures: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, value in figures.items():
+        if name == "recoveries":
+            rows += [(recovery, spread(seconds)) for recovery, seconds in value.items()]
+        elif isinstance(value, dict):
+            rows.append((name, ", ".join(f"{key} {amount}" for key, amount in value.items()) or "none"))
+        else:
+            rows.append((name, value))
+    return rows
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """p50 and p99 of some seconds."""
+    return f"p50 {quantile(seconds, 0.5):.2f} s, p99 {quantile(seconds, 0.99):.2f} s of {len(seconds)}"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that this share of all does not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def machine() -> dict[str, Any]:
+    """Where, and on what tree, it was run."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores",
+    }
+
+
+def written(outcome: Outcome) -> None:
+    """Put this run in place of the last one of its profile and seed."""
+    kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    kept[f"{outcome.profile} {outcome.seed}"] = {**machine(), **asdict(outcome)}
+    FIGURES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,103 @@
+"""The judge of the chaos runs: shown a wrong history, it complains; the plan of a run is its seed's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.chaos.adversary import PROFILES, plan
+from tests.chaos.faults import FAULTS, LONG_FAULTS
+from tests.chaos.journal import Books, Call, JobInBooks, Told, disagreements
+from tests.chaos.report import quantile
+
+ASKED = {"kind": "null", "params": {"outputs": 2}}
+ID = {"id": "j1", "quoted": 20}
+
+
+def job(**other: Any) -> JobInBooks:
+    """The job that `ASKED` under the key k makes."""
+    facts = {"job_id": "j1", "account": "ada", "key": "k", "kind": "null", "params": {"outputs": 2, "more": None}}
+    return JobInBooks(**{**facts, "state": "succeeded", "quoted": 20, "charged": 20, **other})
+
+
+def submit(told: Told = Told.OK, answer: Mapping[str, Any] = ID, asked: Mapping[str, Any] = ASKED) -> Call:
+    return Call(1, "submit", "ada", "k", asked, told, answer)
+
+
+def topup(told: Told = Told.OK, credits: int = 40) -> Call:  # noqa: A002
+    return Call(1, "topup", "ada", "p1", {"credits": credits}, told)
+
+
+def told_of(what: str, state: str, charged: int) -> Call:
+    return Call(1, what, "ada", "j1", {}, Told.OK, {"state": state, "charged": charged})
+
+
+BOUGHT = {("ada", "p1"): (40, 1)}
+OTHER = {"kind": "null", "params": {"outputs": 7}}
+CONFLICT = {"code": "idempotency_conflict"}
+
+RIGHT: Mapping[str, tuple[list[Call], Books]] = {
+    "acknowledged and there": ([submit()], Books([job()], {})),
+    "answered twice alike": ([submit(), submit()], Books([job()], {})),
+    "unknown and not there": ([submit(Told.UNKNOWN)], Books([], {})),
+    "unknown and there": ([submit(Told.UNKNOWN)], Books([job()], {})),
+    "refused and not there": ([submit(Told.REFUSED), submit(Told.AWAY)], Books([], {})),
+    "away, then taken": ([submit(Told.AWAY), submit()], Books([job()], {})),
+    "refused for another body": ([submit(), submit(Told.REFUSED, CONFLICT, OTHER)], Books([job()], {})),
+    "credited once": ([topup(), topup(Told.UNKNOWN)], Books([], BOUGHT)),
+    "seen running, then ended": ([submit(), told_of("look", "running", 0)], Books([job()], {})),
+    "seen as it stayed": ([submit(), told_of("look", "succeeded", 20)], Books([job()], {})),
+}
+
+WRONG: Mapping[str, tuple[list[Call], Books, str]] = {
+    "lost": ([submit()], Books([], {}), "acknowledged, and lost"),
+    "of nobody": ([], Books([job()], {}), "nobody asked for"),
+    "twice": ([submit()], Books([job(), job(job_id="j2")], {}), "two jobs of one key"),
+    "another id": ([submit(answer={**ID, "id": "j2"})], Books([job()], {}), "answered otherwise"),
+    "another quote": ([submit(answer={**ID, "quoted": 30})], Books([job()], {}), "answered otherwise"),
+    "another body": ([submit(), submit(asked=OTHER)], Books([job()], {}), "another body was taken"),
+    "another kind": ([submit(asked={**ASKED, "kind": "timed"})], Books([job()], {}), "another body was taken"),
+    "refused, but done": ([submit(Told.REFUSED)], Books([job()], {}), "nothing was done, and there is"),
+    "away, but done": ([submit(Told.AWAY)], Books([job()], {}), "nothing was done, and there is"),
+    "a replay refused": ([submit(), submit(Told.REFUSED, CONFLICT)], Books([job()], {}), "taken for a conflict"),
+    "never credited": ([topup()], Books([], {}), "by word only"),
+    "credited otherwise": ([topup(credits=70)], Books([], BOUGHT), "by word only"),
+    "credited twice": ([topup()], Books([], {("ada", "p1"): (40, 2)}), "came as 2 lots"),
+    "credited for nobody": ([], Books([], BOUGHT), "nobody made"),
+    "credited though away": ([topup(Told.AWAY)], Books([], BOUGHT), "nothing was done, and it was credited"),
+    "reopened": ([submit(), told_of("cancel", "cancelled", 0)], Books([job()], {}), "ended otherwise since"),
+    "charged since": ([submit(), told_of("look", "succeeded", 10)], Books([job()], {}), "charged otherwise since"),
+    "of no job": ([told_of("look", "succeeded", 20)], Books([], {}), "not there"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_history_is_agreed_with(name: str) -> None:
+    """Every answer has its effect once; what was not answered may have one or none."""
+    assert [] == list(disagreements(*RIGHT[name]))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_history_is_complained_of(name: str) -> None:
+    """Each says what is wrong."""
+    calls, books, complaint = WRONG[name]
+    assert any(complaint in found for found in disagreements(calls, books))
+
+
+def test_a_plan_is_its_seeds() -> None:
+    """The same seed gives the same acts; each step and each fault comes once before anything is drawn."""
+    steps = {"claim.locked", "settle.locked"}
+    acts = plan(7, PROFILES["full"], steps)
+    assert acts == plan(7, PROFILES["full"], steps)
+    assert acts != plan(8, PROFILES["full"], steps)
+    assert acts[:5] == plan(7, PROFILES["full"], steps, until=5)
+    assert steps == {act.what for act in acts if act.kind == "crash"}
+    alone = [act.what for act in acts if act.kind == "alone"]
+    assert sorted([*FAULTS, *LONG_FAULTS]) == sorted(alone)
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    """The smallest one that so large a share does not exceed."""
+    assert (1.0, 2.0, 3.0) == tuple(quantile([3.0, 1.0, 2.0], share) for share in (0.1, 0.5, 0.99))
