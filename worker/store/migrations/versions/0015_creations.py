@@ -1,20 +1,20 @@
 """What a request made, by its idempotency key; and which key minted a token.
 
-Revision ID: 0014
+Revision ID: 0015
 """
 
 from pathlib import Path
 
 from alembic import op
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 
 
 def upgrade() -> None:
-    """Run the statements of 0014_creations.sql in order."""
+    """Run the statements of 0015_creations.sql in order."""
     connection = op.get_bind()
-    for statement in Path(__file__).with_name("0014_creations.sql").read_text().split(";\n\n"):
+    for statement in Path(__file__).with_name("0015_creations.sql").read_text().split(";\n\n"):
         connection.exec_driver_sql(statement.rstrip().rstrip(";"))
 
 
