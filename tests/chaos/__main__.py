@@ -7,11 +7,10 @@ import random
 import sys
 from pathlib import Path
 
-from tests.chaos.adversary import PROFILES, plan
+from tests.chaos.adversary import PROFILES, plan, steps_of
 from tests.chaos.performance import perform
 from tests.chaos.report import as_text, written
 from tests.chaos.theatre import tell
-from worker.failpoints import POINTS
 
 
 def main() -> int:
@@ -28,7 +27,7 @@ def main() -> int:
     tell(f"chaos: profile {asked.profile}, seed {seed}")
     profile = PROFILES[asked.profile]
     only = set(filter(None, asked.only.split(",")))
-    acts = [act for act in plan(seed, profile, POINTS, asked.until) if not only or act.what in only]
+    acts = [act for act in plan(seed, profile, steps_of(profile), asked.until) if not only or act.what in only]
     outcome = perform(seed, profile, acts, asked.logs)
     tell(as_text(outcome))
     if asked.write:

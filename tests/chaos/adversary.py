@@ -7,6 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.faults import FAULTS, LONG_FAULTS
+from worker.failpoints import MOMENTS, OPERATIONS, PATH
+
+#: Operations that every run must come by: who claims, settles, reaps, cancels and begins cycles.
+MONEY = ("claim", "settle", "reap", "cancel", "turn")
+#: Transactions that a load passes, beside those of `OPERATIONS`.
+BY_LOAD = ("page", "submit", "take_turns", "mark_hints", "unhint", "ripen", "renew", "report_progress", "remember") + (
+    *("claim_deliveries", "end_delivery", "worker_here", "process_here", "note_duty", "use_keys"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,14 @@ class Act:
     kind: str  # crash at a step, a fault alone, a fault among others
     what: str
     gap_seconds: float = 0.0
+
+
+def steps_of(profile: Profile) -> Collection[str]:
+    """The named steps that a process is killed at: those of a job's path and its money; in a long run all that load
+    and time can bring about. At what people do by hand, each has a test of its own."""
+    moments = [f"{step}.{moment}" for step in (OPERATIONS if profile.long_faults else MONEY) for moment in MOMENTS]
+    seldom = [f"{step}.{moment}" for step in BY_LOAD for moment in MOMENTS] if profile.long_faults else []
+    return sorted({*PATH, *moments, *seldom})
 
 
 def plan(seed: int, profile: Profile, steps: Collection[str], until: int | None = None) -> list[Act]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.adversary import PROFILES, plan
+from tests.chaos.adversary import PROFILES, plan, steps_of
 from tests.chaos.faults import FAULTS, LONG_FAULTS
 from tests.chaos.journal import Books, Call, JobInBooks, Told, disagreements
 from tests.chaos.report import quantile
+from worker.failpoints import POINTS
 
 ASKED = {"kind": "null", "params": {"outputs": 2}}
 ID = {"id": "j1", "quoted": 20}
@@ -96,6 +97,12 @@ def test_a_plan_is_its_seeds() -> None:
     assert steps == {act.what for act in acts if act.kind == "crash"}
     alone = [act.what for act in acts if act.kind == "alone"]
     assert sorted([*FAULTS, *LONG_FAULTS]) == sorted(alone)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_step_of_a_profile_is_one_that_the_code_names(name: str) -> None:
+    """A step that was renamed is no longer died at: it fails here."""
+    assert set(steps_of(PROFILES[name])) <= POINTS
 
 
 def test_quantiles_are_values_that_were_measured() -> None:
