@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | up | bench [ONLY=name] | chaos [PROFILE=smoke|full|soak] [SEED=n] | lock | clean"
+	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | chaos [PROFILE=smoke|full|soak] [SEED=n] | lock | clean"
 
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo
@@ -37,7 +37,9 @@ up: $(STAMP)
 	@exec $(BIN)/fermata up
 
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks ONLY=$(ONLY)
+	@$(BIN)/python -c 'import nostro, psycopg_pool' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
+	@$(BIN)/python -m benchmarks "ONLY=$(ONLY)"
 
 # Real processes under load while an adversary does its worst; see docs/PROOF.md.
 chaos: $(STAMP)
@@ -59,7 +61,7 @@ $(STAMP): pyproject.toml constraints.txt
 lock:
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder/venv"; \
-	"$$folder/venv/bin/python" -m pip install --quiet -e '.[dev]'; \
+	"$$folder/venv/bin/python" -m pip install --quiet -e '.[dev,bench]'; \
 	"$$folder/venv/bin/python" -m pip freeze --exclude-editable --exclude pip --exclude setuptools > "$$folder/frozen"; \
 	if grep -E '@|://' "$$folder/frozen"; then echo "these were installed from an address: not locked" >&2; exit 1; fi; \
 	cp "$$folder/frozen" constraints.txt

@@ -1,18 +1,17 @@
-"""`make bench [ONLY=ledger]`: measure, print a table, keep the figures in results.json."""
+"""`make bench [ONLY=ledger,path] [ROUNDS=5]`: measure, print tables, keep all in results.json and RESULTS.md."""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
+import traceback
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from time import monotonic
 
-from benchmarks.report import Figure, keep, show
+from benchmarks.report import PAGE, Figure, Run, keep, kept_in, missed, page, show
 
-ROUNDS = 3
-#: These take minutes and hardly differ: one round.
-ONCE = frozenset({"prices", "engines"})
+#: A figure is the median of so many rounds, unless the variable ROUNDS says otherwise.
+ROUNDS = 5
 
 
 def ledger(rounds: int) -> list[Figure]:
@@ -24,6 +23,16 @@ def ledger(rounds: int) -> list[Figure]:
     with measured_servers() as servers:
         assert servers.postgres is not None
         return measured(servers.database_url, Reference(servers.postgres), rounds)
+
+
+def peers(rounds: int) -> list[Figure]:
+    """The books alone, against another ledger on the same server."""
+    from benchmarks.peers import measured
+    from benchmarks.server import measured_servers
+
+    with measured_servers() as servers:
+        assert servers.postgres is not None
+        return measured(servers.database_url, servers.postgres, rounds)
 
 
 def path(rounds: int) -> list[Figure]:
@@ -45,13 +54,12 @@ def backlog(rounds: int) -> list[Figure]:
 
 
 def prices(rounds: int) -> list[Figure]:
-    """A draft price book on a million past jobs: one round, for it is long."""
+    """A draft price book on a million past jobs."""
     from benchmarks.rehearsing import measured
     from benchmarks.server import measured_servers
 
-    del rounds
     with measured_servers() as servers:
-        return measured(servers)
+        return measured(servers, rounds)
 
 
 def engines(rounds: int) -> list[Figure]:
@@ -80,17 +88,17 @@ def api(rounds: int) -> list[Figure]:
 
 
 def overview(rounds: int) -> list[Figure]:
-    """What the dashboard costs over a million jobs: one round, for filling the database is long."""
+    """What the dashboard costs over a million jobs."""
     from benchmarks.overview import measured
     from benchmarks.server import measured_servers
 
-    del rounds
     with measured_servers() as servers:
-        return measured(servers)
+        return measured(servers, rounds)
 
 
 SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "ledger": ledger,
+    "peers": peers,
     "path": path,
     "backlog": backlog,
     "prices": prices,
@@ -102,25 +110,40 @@ SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the suites asked for by `ONLY=name`, a bare name, or the variable ONLY; all if none is."""
-    asked = [argument.removeprefix("ONLY=") for argument in arguments] or [os.environ.get("ONLY", "")]
-    names = [name for name in asked if name] or list(SUITES)
+    """Run the suites asked for by `ONLY=name,name`, bare names, or the variable ONLY; all if none is.
+
+    Returns 1 if a goal is missed or a suite fell: the others run all the same, and what was measured is kept.
+    """
+    asked = " ".join(argument.removeprefix("ONLY=") for argument in arguments) or os.environ.get("ONLY", "")
+    names = asked.replace(",", " ").split() or list(SUITES)
     unknown = [name for name in names if name not in SUITES]
     if unknown:
         print(f"no benchmark named {', '.join(unknown)}; there are: {', '.join(SUITES)}", file=sys.stderr)
         return 2
-    missed = False
-    for name in names:
-        rounds = 1 if name in ONCE else ROUNDS
+    rounds = os.environ.get("ROUNDS") or str(ROUNDS)
+    if not rounds.isdecimal() or int(rounds) < 1:
+        print(f"ROUNDS={rounds} is no number of rounds: give 1 or more", file=sys.stderr)
+        return 2
+    well = [_measured(name, int(rounds)) for name in names]
+    print(f"{PAGE.parent.name}/{PAGE.name} has all figures")
+    return int(not all(well))
+
+
+def _measured(name: str, rounds: int) -> bool:
+    """Run one suite and keep what it measured. Returns whether all its goals are met."""
+    load, started = round(os.getloadavg()[0], 1), monotonic()
+    try:
         figures = list(SUITES[name](rounds))
-        keep(figures)
-        machine = (
-            f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-        )
-        how = "one round" if rounds == 1 else f"medians of {rounds} rounds"
-        show(figures, f"{name}: {how}, {machine}, {datetime.now(UTC):%Y-%m-%d}")
-        missed = missed or any(figure.met is False for figure in figures)
-    return int(missed)
+    except Exception:  # whatever fell, the other suites' figures are worth having
+        traceback.print_exc()
+        print(f"{name}: no figures, see above", file=sys.stderr)
+        return False
+    run = Run.of(name, rounds, monotonic() - started, load)
+    keep(figures, run)
+    PAGE.write_text(page(kept_in(), SUITES))
+    what = f"{run.took_seconds:.0f} s, load {load:g} before, {run.machine}, {run.date}, {run.commit}"
+    show(figures, f"{name}: medians of {rounds} rounds, {what}")
+    return not missed(figures)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
@@ -50,6 +50,11 @@ class Desk:
         )
         submits: GroupCommit[Any] = GroupCommit(Submits(engine, price_books).apply, batch_max=settings.batch_max)
         return cls(engine, books, operations, submits)
+
+    async def alone(self, operation: Any) -> Any:
+        """One operation in a transaction of its own, waiting for its account."""
+        [answer] = await self.books.apply([operation], True)
+        return answer
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -111,6 +116,22 @@ def together(url: str, work: Work, parts: Sequence[Any], *, connections: int | N
         busy=sum(figures.busy for *_, figures in told),
         alone=sum(figures.alone for *_, figures in told),
     )
+
+
+async def each(things: Iterable[Any], in_flight: int, do: Callable[[Any], Awaitable[None]]) -> None:
+    """Do it with each, so many at a time."""
+    waiting = iter(things)
+
+    async def lane() -> None:
+        for thing in waiting:
+            await do(thing)
+
+    await asyncio.gather(*(lane() for _ in range(in_flight)))
+
+
+def dealt(things: Sequence[Any], in_flight: int, processes: int) -> list[tuple[Sequence[Any], int]]:
+    """The things and the room in flight, dealt out over that many processes."""
+    return [(things[number::processes], in_flight // processes) for number in range(processes)]
 
 
 def _one(url: str, work: Work, part: Any, connections: int | None, barrier: Barrier, answer: Connection) -> None:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 from uuid import UUID
 
-from benchmarks.report import Figure
+from benchmarks.report import Figure, at_most
 from tasks.engines.child import close_children
 from tasks.kind import AudioInfo, InputFile, Kind, Output, RunLimits
 from tasks.registry import registry
@@ -73,8 +73,10 @@ async def _measured(rounds: int) -> list[Figure]:
 
 def _figures(name: str, cpu_seconds: float, memory_mb: float) -> list[Figure]:
     limit = MEASURED[name] * SECONDS * FACTOR
-    cpu = Figure(f"engine_{name}_cpu", cpu_seconds, "CPU s", limit, limit / cpu_seconds, "at most", 1.0)
-    return [cpu, Figure(f"engine_{name}_rss", memory_mb, "MB", MEMORY_MB, MEMORY_MB / memory_mb, "at most", 1.0)]
+    return [
+        at_most(f"engine_{name}_cpu", cpu_seconds, "CPU s", limit),
+        at_most(f"engine_{name}_rss", memory_mb, "MB", MEMORY_MB),
+    ]
 
 
 async def _song(kind: Kind, folder: Path) -> InputFile:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 
-import asyncpg
-
+from benchmarks.server import made_database
 from worker.local.binaries import find_pgbench
 from worker.local.postgres import EmbeddedPostgres
 from worker.local.roles import dsn
@@ -26,7 +25,7 @@ class Reference:
     def __init__(self, postgres: EmbeddedPostgres) -> None:
         self._pgbench = find_pgbench()
         self._url = dsn(postgres.url("postgres", DATABASE))
-        finished(_made_database(postgres.superuser_url))
+        finished(made_database(postgres.superuser_url, DATABASE))
         self._run("-i", "-q", "-s", str(SCALE))
 
     def tps(self, seconds: int) -> float:
@@ -42,12 +41,3 @@ class Reference:
         if done.returncode:
             raise RuntimeError(f"pgbench {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
-
-
-async def _made_database(superuser_url: str) -> None:
-    connection = await asyncpg.connect(dsn(superuser_url))
-    try:
-        await connection.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
-        await connection.execute(f"CREATE DATABASE {DATABASE}")
-    finally:
-        await connection.close()

@@ -8,10 +8,11 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
+from statistics import median
 
 import asyncpg
 
-from benchmarks.report import Figure
+from benchmarks.report import Figure, at_least
 from config.settings import Settings
 from worker import collector
 from worker.boot import opened_store, price_desk
@@ -33,20 +34,13 @@ class Run:
     grown_mb: float
 
 
-def measured(servers: LocalServers) -> list[Figure]:
-    """A million jobs once, and a tenth of them before it, to see whether memory grows with them."""
-    small, large = asyncio.run(_measured(servers))
-    rate = large.jobs / large.seconds
+def measured(servers: LocalServers, rounds: int) -> list[Figure]:
+    """A million jobs so many times, and a tenth of them before it, to see whether memory grows with them."""
+    small, large, *more = asyncio.run(_measured(servers, rounds))
+    seconds = median(run.seconds for run in (large, *more))
+    promise = f"{JOBS:,} jobs in {seconds:.0f} s; promised: {SECONDS_MAX} s"
     return [
-        Figure(
-            "rehearse_jobs_per_s",
-            rate,
-            "jobs/s",
-            JOBS / SECONDS_MAX,
-            rate / (JOBS / SECONDS_MAX),
-            f"{large.jobs:,} jobs in {large.seconds:.0f} s; promised: {SECONDS_MAX} s",
-            1.0,
-        ),
+        at_least("rehearse_jobs_per_s", JOBS / seconds, "jobs/s", JOBS / SECONDS_MAX, promise),
         Figure(
             "rehearse_grown_mb",
             large.grown_mb,
@@ -58,7 +52,7 @@ def measured(servers: LocalServers) -> list[Figure]:
     ]
 
 
-async def _measured(servers: LocalServers) -> tuple[Run, Run]:
+async def _measured(servers: LocalServers, rounds: int) -> list[Run]:
     await past_made(dsn(servers.owner_database_url), JOBS, ACCOUNTS)
     settings = Settings(database_url=servers.database_url)
     document = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
@@ -68,12 +62,12 @@ async def _measured(servers: LocalServers) -> tuple[Run, Run]:
         collector.calm()  # as the command does
         runs = []
         # The jobs ended evenly over 30 days.
-        for length in (timedelta(days=3), timedelta(days=31)):
+        for length in (timedelta(days=3), *[timedelta(days=31)] * rounds):
             before, start = _rss_mb(), time.monotonic()
             found = await desk.rehearse(draft, length, "bench")
             runs.append(Run(time.monotonic() - start, found.outcome.jobs, _rss_mb() - before))
-    assert runs[1].jobs == JOBS
-    return runs[0], runs[1]
+    assert all(run.jobs == JOBS for run in runs[1:])
+    return runs
 
 
 def _rss_mb() -> float:

@@ -12,7 +12,6 @@ from pathlib import Path
 import asyncpg
 
 from config.settings import Settings
-from worker.local.postgres import EmbeddedPostgres
 from worker.local.roles import OWNER_ROLE, dsn
 from worker.local.system import DATA_DIR, LocalServers, local_servers, migrated
 from worker.local.waiting import finished
@@ -30,7 +29,7 @@ def measured_servers() -> Iterator[LocalServers]:
         postgres = servers.postgres
         assert postgres is not None, "benchmarks measure a server of their own"
         assert file_system_of(postgres.data) not in ("tmpfs", "ramfs"), f"{postgres.data} lies in memory: no disk waits"
-        finished(_fresh(postgres))
+        finished(made_database(postgres.superuser_url, DATABASE, OWNER_ROLE))
         yield migrated(replace(servers, database_url=_at(postgres.app_url), owner_database_url=_at(postgres.owner_url)))
     postgres.remove()
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,10 +50,11 @@ def _at(url: str) -> str:
     return f"{url.rpartition('/')[0]}/{DATABASE}"
 
 
-async def _fresh(postgres: EmbeddedPostgres) -> None:
-    connection = await asyncpg.connect(dsn(postgres.superuser_url))
+async def made_database(superuser_url: str, name: str, owner: str = "postgres") -> None:
+    """Make an empty database of that name, whatever an earlier run left behind."""
+    connection = await asyncpg.connect(dsn(superuser_url))
     try:
-        await connection.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-        await connection.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER_ROLE}")
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await connection.execute(f"CREATE DATABASE {name} OWNER {owner}")
     finally:
         await connection.close()
