@@ -39,6 +39,7 @@ from worker.pricing import quoted_usage_of
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.sign_of_life import SignOfLife
+from worker.steering import Steering
 from worker.store.accounts import Accounts
 from worker.store.api_keys import ApiKeys
 from worker.store.artifacts import Artifacts
@@ -195,6 +196,12 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
             await close_children()
 
 
+def steering_over(client: Client, store: Store) -> Steering:
+    """What ops do to jobs and workers, over an opened client."""
+    compensations = Compensations(store.engine, store.books)
+    return Steering(client, Workers(store.engine), AuditLog(store.engine), compensations)
+
+
 def price_desk(settings: Settings, engine: AsyncEngine, books: Books) -> PriceDesk:
     """What product people do with prices, over one database."""
     kinds = registry(settings.extra_kinds, settings.engines)
@@ -242,6 +249,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             controls=Controls(store.engine, client.kinds),
             limits=Limits(store.engine),
             voices=Voices(store.engine),
+            steering=steering_over(client, store),
             prices=price_desk(settings, store.engine, store.books),
             keys=keys,
             creations=Creations(store.engine),
@@ -275,7 +283,6 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
 async def opened_board(services: Services) -> AsyncIterator[Board]:
     """What the dashboard's pages stand on, beside the services of the API's routes."""
     from tasks.pictures import picture
-    from worker.steering import Steering
     from worker.store.limits import Limits
     from worker.store.reads_account_lists import AccountListReads
     from worker.store.reads_events import EventReads
@@ -295,7 +302,6 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
             sessions=Sessions(services.engine),
             upkeep=Upkeep(services.engine),
             limits=Limits(services.engine),
-            steering=Steering(services.client, Workers(services.engine), services.log),
             events=EventReads(services.engine),
             webhooks=webhook_desk(services.settings, services.engine),
             live=live,

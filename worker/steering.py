@@ -1,4 +1,4 @@
-"""What ops do to jobs and workers: end a stuck job, cancel or retry many by a filter, drain a worker.
+"""What ops do to jobs and workers: end a stuck job; cancel, retry or compensate many by a filter; drain a worker.
 
 One function each, for the CLI, the API and the dashboard alike; every act that changes something is in the audit log.
 """
@@ -6,8 +6,10 @@ One function each, for the CLI, the API and the dashboard alike; every act that 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +18,11 @@ from worker.client import Client
 from worker.credits.operations import AlreadyEnded, CancelAsked, Ended, ForceEnd
 from worker.credits.states import ENDED, JobState
 from worker.store.audit_log import AuditLog
+from worker.store.compensations import Compensations
 from worker.store.errors import Refused, StoreError
 from worker.store.reads_accounts import PAGE_MAX
 from worker.store.reads_job_lists import JobLine
+from worker.store.references import check_reference
 from worker.store.submits import Submitted
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 from worker.store.workers import Workers
@@ -29,6 +33,10 @@ JOBS_MAX = 10_000
 #: What can be cancelled, and what can be tried again.
 UNFINISHED = (JobState.QUEUED, JobState.WAITING, JobState.RUNNING)
 UNSUCCESSFUL = (JobState.FAILED, JobState.CANCELLED, JobState.REFUSED)
+#: What may have been charged: a book can charge for other ends than success.
+CHARGED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+#: Of a charge: more than all of it never comes back.
+PERCENT_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +49,19 @@ class Wanted:
     state: JobState | None = None
     reason: str | None = None
     limit: int = 1000
+    #: When they were submitted.
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    #: With these values, read as text; with an account only.
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class JobDone:
-    """One job of an act. `outcome`: what became of it, or would; `new_job`: the one that a retry made."""
+    """One job of an act. `outcome`: what became of it, or would; `new_job`: the one that a retry made.
+
+    `credits`: what it was given, or would be.
+    """
 
     id: UUID
     account: str
@@ -53,6 +69,7 @@ class JobDone:
     quoted: int
     outcome: str
     new_job: UUID | None = None
+    credits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +85,8 @@ class ManyDone:
     quoted: int
     more: bool
     jobs: tuple[JobDone, ...]
+    #: The credits that were given, or would be.
+    credits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +106,7 @@ class Steering:
     client: Client
     workers: Workers
     log: AuditLog
+    compensations: Compensations
 
     async def force_end(self, job_id: UUID, reason: str, actor: str) -> ForcedEnd:
         """End a running job as `failed`, give back what it holds and void its token, in one transaction.
@@ -132,6 +152,49 @@ class Steering:
             return replace(_done(job, outcome), new_job=answer.job_id)
 
         return await self._many("retry", UNSUCCESSFUL, wanted, actor, retry, "would be retried", dry_run=dry_run)
+
+    async def compensate_many(
+        self, wanted: Wanted, percent: int, reference: str, reason: str, actor: str, *, dry_run: bool
+    ) -> ManyDone:
+        """Give credits for all ended jobs that match and were charged: `percent` of each charge, rounded up.
+
+        Each once under `reference`, in total at most what it was charged; with `dry_run` only say what. The jobs of
+        one account are done in one transaction, which the journal tells of. Raises `Refused`.
+        """
+        _check_words(reason, actor)
+        check_reference(f"{reference}:{UUID(int=0)}")  # as it stands at each job
+        if not 1 <= percent <= PERCENT_MAX:
+            raise Refused("percent", f"must be from 1 to {PERCENT_MAX}")
+        found, more = await self._matching(wanted, CHARGED)
+        by_account: dict[str, dict[UUID, int]] = defaultdict(dict)
+        for job in found:
+            if job.charged:
+                by_account[job.account][job.id] = -(-job.charged * percent // 100)
+        given: dict[UUID, int] = {}
+        for account, amounts in by_account.items():
+            if dry_run:
+                given |= await self.compensations.due_each(account, amounts, reference)
+            else:
+                given |= await self.compensations.compensate_each(account, amounts, reference, reason, actor)
+        if not dry_run:
+            told = {"matched": len(found), "credits": sum(given.values()), "filter": _told(wanted)}
+            told |= {"reference": reference, "reason": reason}
+            await self.log.tell(actor, "jobs.compensate_many", wanted.account or "all accounts", None, told)
+        word = "would be compensated" if dry_run else "compensated"
+        return ManyDone(
+            act="compensate",
+            dry_run=dry_run,
+            matched=len(found),
+            changed=0 if dry_run else len(given),
+            turned_down=0,
+            quoted=sum(job.quoted for job in found),
+            more=more,
+            jobs=tuple(
+                replace(_done(job, word if job.id in given else "nothing left to give"), credits=given.get(job.id, 0))
+                for job in found
+            ),
+            credits=sum(given.values()),
+        )
 
     async def drain_worker(self, worker_id: str, actor: str) -> None:
         """Let a worker process take no more jobs, finish those it has and end, as by a first SIGTERM.
@@ -183,7 +246,16 @@ class Steering:
         for state in states if wanted.state is None else (wanted.state,):
             after: UUID | None = None
             while len(found) <= wanted.limit:
-                page = await self.client.reads.jobs(wanted.account, state, wanted.kind, PAGE_MAX, after)
+                page = await self.client.reads.jobs(
+                    wanted.account,
+                    state,
+                    wanted.kind,
+                    PAGE_MAX,
+                    after,
+                    created_from=wanted.created_from,
+                    created_before=wanted.created_before,
+                    metadata=wanted.metadata,
+                )
                 found += [job for job in page.jobs if _matches(job, wanted)]
                 after = page.next
                 if after is None:
@@ -213,8 +285,9 @@ def _matches(job: JobLine, wanted: Wanted) -> bool:
 
 
 def _told(wanted: Wanted) -> Mapping[str, Any]:
-    names = ("account", "kind", "queue", "state", "reason")
-    return {name: str(value) for name in names if (value := getattr(wanted, name)) is not None}
+    names = ("account", "kind", "queue", "state", "reason", "created_from", "created_before")
+    told = {name: str(value) for name in names if (value := getattr(wanted, name)) is not None}
+    return {**told, "metadata": dict(wanted.metadata)} if wanted.metadata else told
 
 
 def _check_words(reason: str, actor: str) -> None:

@@ -28,6 +28,13 @@ WHO: dict[str, str] = {
     "POST /v1/jobs/{job}/cancel": "pipeline ops admin",
     "POST /v1/jobs/{job}/retry": "pipeline admin",
     "POST /v1/jobs/{job}/compensate": "billing ops admin",
+    "POST /v1/jobs/{job}/force-end": "ops admin",
+    "POST /v1/jobs/cancel-many": "ops admin",
+    "POST /v1/jobs/retry-many": "ops admin",
+    "POST /v1/jobs/compensate-many": "billing ops admin",
+    "POST /v1/workers/{worker}/drain": "ops admin",
+    "POST /v1/kinds/{kind}/pause": "ops admin",
+    "POST /v1/kinds/{kind}/resume": "ops admin",
     "POST /v1/quotes": ALL,
     "POST /v1/artifacts": "pipeline admin",
     "GET /v1/artifacts": "pipeline ops admin viewer customer",
@@ -98,6 +105,8 @@ PLACES = {
     "{queue}": "nothing",
     "{voice}": "nobody",
     "{book}": "7",
+    "{worker}": "w-9",
+    "{kind}": "nothing",
 }
 
 

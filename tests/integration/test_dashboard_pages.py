@@ -270,6 +270,25 @@ async def test_many_jobs_are_tried_again_once(api: Api, visit: Visit) -> None:
     assert 4 == len((await api.services.reads.jobs("ada")).jobs)
 
 
+async def test_many_jobs_are_narrowed_and_compensated_on_the_page(api: Api, visit: Visit) -> None:
+    """The filter's times and metadata go along to the preview and the confirmation; a reference is asked for."""
+    await api.submit(metadata={"album": "blue"})
+    await api.submit(metadata={"album": "red"})
+    found = await visit.page("/jobs?account=ada&metadata=album%3Dblue&from=2020-01-01T00%3A00")
+    assert 'name="metadata" value="album=blue"' in found
+    fields: dict[str, Any] = {"account": "ada", "metadata": "album=blue", "from": "2020-01-01T00:00", "limit": "10"}
+    looked = (await visit.send("/do/jobs/preview", verb="cancel", **fields)).text
+    assert "1 jobs</b> match" in looked
+    assert 'name="from" value="2020-01-01T00:00"' in looked
+    assert "1 of 1 jobs" in (await visit.send("/do/jobs/many", verb="cancel", reason="wrong", **fields)).text
+    given = (await visit.send("/do/jobs/preview", verb="compensate", percent="50", reference="monday", **fields)).text
+    assert "They would be given 0 credits in all" in given
+    assert (
+        "reference: must be given"
+        in (await visit.send("/do/jobs/preview", verb="compensate", percent="50", **fields)).text
+    )
+
+
 async def test_what_does_not_run_is_not_ended_by_force(api: Api, visit: Visit) -> None:
     """A queued job is cancelled instead, and a worker that nobody knows is not drained: both are said."""
     job = await api.submit()

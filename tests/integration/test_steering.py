@@ -24,7 +24,10 @@ from worker.credits.states import JobState
 from worker.steering import Steering, Wanted
 from worker.store.audit import audit
 from worker.store.audit_log import AuditLog
+from worker.store.books import Books
+from worker.store.compensations import Compensations
 from worker.store.errors import Refused, UnknownJob
+from worker.store.prices import PriceBooks
 from worker.store.workers import WorkerCard, Workers
 
 
@@ -33,7 +36,8 @@ async def steered(database: Database, folder: Path) -> AsyncIterator[tuple[Steer
     """A client with one account that has credits, and the acts of ops on it."""
     async with a_client(database, folder) as client:
         engine = client.views._engine
-        yield Steering(client, Workers(engine), AuditLog(engine)), client
+        compensations = Compensations(engine, Books(engine, PriceBooks()))
+        yield Steering(client, Workers(engine), AuditLog(engine), compensations), client
 
 
 async def submitted(client: Client, count: int = 1, **more: Any) -> list[UUID]:
@@ -146,6 +150,59 @@ async def test_many_are_retried_each_once(database: Database, tmp_path: Path) ->
             await steering.retry_many(Wanted(state=JobState.QUEUED), "olga", dry_run=True)
 
 
+async def test_many_are_compensated_each_once_and_never_above_its_charge(database: Database, tmp_path: Path) -> None:
+    """A part of each charge, rounded up; under one reference once; a second act gives at most the rest."""
+    async with steered(database, tmp_path) as (steering, client):
+        for job in await submitted(client, 2):
+            claimed = await client.operations.do(Claim("ada", job, uuids.uuid7(), "w1", 30))
+            sold = Settle(
+                "ada", job, claimed.token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed
+            )
+            await client.operations.do(sold)
+        (free,) = await submitted(client)
+        await client.cancel("ada", free, "unwanted")
+
+        async def given(percent: int, reference: str, *, dry_run: bool = False) -> tuple[int, int, int]:
+            done = await steering.compensate_many(
+                Wanted(account="ada"), percent, reference, "noise", "olga", dry_run=dry_run
+            )
+            return done.matched, done.changed, done.credits
+
+        before = (await client.reads.balance("ada")).spendable
+        assert (3, 0, 6) == await given(50, "monday", dry_run=True)
+        assert before == (await client.reads.balance("ada")).spendable
+        assert [(3, 2, 6), (3, 0, 0), (3, 2, 4)] == [
+            await given(50, "monday"),
+            await given(50, "monday"),
+            await given(100, "tuesday"),
+        ]
+        assert before + 10 == (await client.reads.balance("ada")).spendable
+        assert [("jobs.compensate_many", "olga")] * 3 == (await logged(steering))[:3]
+        for percent, reference in ((0, "x"), (101, "x"), (1, "x" * 255), (1, "x\ny")):
+            with pytest.raises(Refused, match=r"percent|reference"):
+                await given(percent, reference)
+
+
+async def test_many_are_narrowed_by_time_and_metadata(database: Database, tmp_path: Path) -> None:
+    """Those of the hour that went wrong, those of one album: all others are left alone."""
+    async with steered(database, tmp_path) as (steering, client):
+        (early,) = await submitted(client, metadata={"album": "blue"})
+        await database.advance(timedelta(hours=2))
+        blue, red = [(await submitted(client, metadata={"album": album}))[0] for album in ("blue", "red")]
+        hour_ago = (await client.reads.job(blue)).created_at - timedelta(hours=1)
+
+        async def found(**more: Any) -> set[UUID]:
+            done = await steering.cancel_many(Wanted(account="ada", **more), "x", "olga", dry_run=True)
+            return {job.id for job in done.jobs}
+
+        assert {early} == await found(created_before=hour_ago)
+        assert {blue, red} == await found(created_from=hour_ago)
+        assert {early, blue} == await found(metadata={"album": "blue"})
+        assert {blue} == await found(metadata={"album": "blue"}, created_from=hour_ago)
+        with pytest.raises(Refused, match="metadata"):
+            await steering.cancel_many(Wanted(metadata={"album": "blue"}), "x", "olga", dry_run=True)
+
+
 async def test_one_that_can_not_be_retried_harms_no_other(database: Database, tmp_path: Path) -> None:
     """It says why; its neighbours go on."""
     async with steered(database, tmp_path) as (steering, client):
@@ -184,5 +241,9 @@ def test_people_steer_too(fermata: Fermata) -> None:
     assert 1 == fermata.ok("jobs", "cancel-many", "--account", "ada", "--reason", "x")["changed"]
     retried = fermata.ok("jobs", "retry-many", "--state", "cancelled")
     assert (1, job) == (retried["changed"], fermata.ok("jobs", "show", retried["jobs"][0]["new_job"])["retry_of"])
+    narrow = ("--since", "2020-01-01T00:00:00Z", "--until", "2020-01-02T00:00:00Z", "--metadata", "album=blue")
+    for verb in (("cancel-many",), ("compensate-many", "--percent", "50", "--reference", "monday")):
+        late = fermata.ok("jobs", *verb, "--account", "ada", "--reason", "x", "--dry-run", *narrow)
+        assert (0, True) == (late["matched"], late["dry_run"])
     assert "no state 'lost'" in fermata("jobs", "retry-many", "--state", "lost").err
     assert "no worker 'w-9' is alive" in fermata("drain", "w-9").err

@@ -34,6 +34,14 @@ OfAccount = Annotated[str | None, Parameter(name="--account", help="Of this acco
 OfKind = Annotated[str | None, Parameter(name="--kind", help="Of this kind only.")]
 OfQueue = Annotated[str | None, Parameter(name="--queue", help="Of this queue only.")]
 AtMost = Annotated[str, Parameter(name="--limit", help="1 to 10,000 jobs.")]
+Since = Annotated[str | None, Parameter(name="--since", help="Submitted at this time or later, with its zone.")]
+Until = Annotated[str | None, Parameter(name="--until", help="Submitted before this time, with its zone.")]
+OfMetadata = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--metadata", negative="", show_default=False, help="With this name=value, of one account; repeat it."
+    ),
+]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False, help="Only show what would be.")]
 
 
@@ -265,6 +273,9 @@ def cancel_many(
     kind: OfKind = None,
     queue: OfQueue = None,
     state: Annotated[str | None, Parameter(help="queued, waiting or running. Default: all three.")] = None,
+    since: Since = None,
+    until: Until = None,
+    metadata: OfMetadata = (),
     limit: AtMost = "1000",
     reason: Annotated[str, Parameter(help="Why, for the customers and the books.")],
     dry_run: DryRun = False,
@@ -273,7 +284,7 @@ def cancel_many(
 ) -> int:
     """Cancel all unfinished jobs that match. `--dry-run` shows first which those are."""
     why, who = values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
-    wanted = _wanted(account, kind, queue, state, None, limit)
+    wanted = _wanted(account, kind, queue, state, None, limit, since, until, metadata)
     done = opening.with_desk(lambda desk: _steering(desk).cancel_many(wanted(), why, who, dry_run=dry_run))
     return present(done, json, jobs_shown.many(done))
 
@@ -286,6 +297,9 @@ def retry_many(
     queue: OfQueue = None,
     state: Annotated[str | None, Parameter(help="failed, cancelled or refused. Default: failed.")] = "failed",
     reason: Annotated[str | None, Parameter(help="That ended for this reason only.")] = None,
+    since: Since = None,
+    until: Until = None,
+    metadata: OfMetadata = (),
     limit: AtMost = "1000",
     dry_run: DryRun = False,
     json: Json = False,
@@ -293,18 +307,59 @@ def retry_many(
 ) -> int:
     """Ask again for all jobs that match, each once. `--dry-run` shows first which those are, and what they cost."""
     who = values.actor_of(actor)
-    wanted = _wanted(account, kind, queue, state, reason, limit)
+    wanted = _wanted(account, kind, queue, state, reason, limit, since, until, metadata)
     done = opening.with_desk(lambda desk: _steering(desk).retry_many(wanted(), who, dry_run=dry_run))
     return present(done, json, jobs_shown.many(done))
 
 
+@app.command(name="compensate-many")
+def compensate_many(
+    *,
+    percent: Annotated[str, Parameter(help="Of what each was charged, 1 to 100; rounded up.")],
+    reason: Annotated[str, Parameter(help="Why, for the customers and the books.")],
+    reference: Annotated[str, Parameter(help="A name for this act: each job is compensated once under it.")],
+    account: OfAccount = None,
+    kind: OfKind = None,
+    queue: OfQueue = None,
+    state: Annotated[str | None, Parameter(help="succeeded, failed or cancelled. Default: all three.")] = None,
+    ended_for: Annotated[str | None, Parameter(help="That ended for this reason only.")] = None,
+    since: Since = None,
+    until: Until = None,
+    metadata: OfMetadata = (),
+    limit: AtMost = "1000",
+    dry_run: DryRun = False,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Give credits for all charged jobs that match, in total at most what each cost. `--dry-run` shows first what."""
+    part, name = values.whole("percent", percent, 1, 100), values.line("reference", reference, 100)
+    why, who = values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
+    wanted = _wanted(account, kind, queue, state, ended_for, limit, since, until, metadata)
+    done = opening.with_desk(
+        lambda desk: _steering(desk).compensate_many(wanted(), part, name, why, who, dry_run=dry_run)
+    )
+    return present(done, json, jobs_shown.many(done))
+
+
 def _wanted(
-    account: str | None, kind: str | None, queue: str | None, state: str | None, reason: str | None, limit: str
+    account: str | None,
+    kind: str | None,
+    queue: str | None,
+    state: str | None,
+    reason: str | None,
+    limit: str,
+    since: str | None,
+    until: str | None,
+    metadata: tuple[str, ...],
 ) -> Callable[[], Wanted]:
     """Checked now, made when the database is needed anyway."""
     whose = None if account is None else values.account_id(account)
     sort, where = (None if name is None else values.line("kind", name, 64) for name in (kind, queue))
     most = values.whole("limit", limit, 1, 10_000)
+    begin, end = (
+        None if given is None else values.moment(name, given) for name, given in (("since", since), ("until", until))
+    )
+    pairs = values.pairs("metadata", metadata)
 
     def made() -> Wanted:
         from worker.credits.states import JobState
@@ -313,17 +368,16 @@ def _wanted(
 
         if state is not None and state not in list(JobState):
             raise Refused("state", f"no state {state!r}; there are {', '.join(sorted(JobState))}")
-        return Wanted(whose, sort, where, None if state is None else JobState(state), reason, most)
+        chosen = None if state is None else JobState(state)
+        return Wanted(whose, sort, where, chosen, reason, most, begin, end, pairs)
 
     return made
 
 
 def _steering(desk: Desk) -> Steering:
-    from worker.steering import Steering
-    from worker.store.audit_log import AuditLog
-    from worker.store.workers import Workers
+    from worker.boot import steering_over
 
-    return Steering(desk.client, Workers(desk.store.engine), AuditLog(desk.store.engine))
+    return steering_over(desk.client, desk.store)
 
 
 async def _submitted(desk: Desk, done: Submitted, *, wait: bool) -> tuple[Submitted, JobShown | None]:

@@ -178,12 +178,14 @@ def many(done: ManyDone) -> Iterator[RenderableType]:
     """What an act on many jobs did, or would do."""
     if done.jobs:
         yield table(
-            ["job", "account", "was", "quoted", "outcome", "new job"],
-            [(j.id, j.account, j.state, j.quoted, j.outcome, j.new_job) for j in done.jobs],
-            right=["quoted"],
+            ["job", "account", "was", "quoted", "outcome", "new job", "credits"],
+            [(j.id, j.account, j.state, j.quoted, j.outcome, j.new_job, j.credits or None) for j in done.jobs],
+            right=["quoted", "credits"],
         )
     did = "nothing was done" if done.dry_run else f"{done.changed:,} changed, {done.turned_down:,} turned down"
     yield f"{done.matched:,} job(s) match, quoted {done.quoted:,} credits; {did}"
+    if done.credits:
+        yield f"{done.credits:,} credits {'would be given' if done.dry_run else 'were given'}"
     if done.more:
         yield "more match: raise --limit, or run it again"
 

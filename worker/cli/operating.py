@@ -118,12 +118,9 @@ def drain(worker: str, /, *, json: Json = False, actor: Actor = None) -> int:
     name, who = values.line("worker", worker, 128), values.actor_of(actor)
 
     async def work(desk: Desk) -> None:
-        from worker.steering import Steering
-        from worker.store.audit_log import AuditLog
-        from worker.store.workers import Workers
+        from worker.boot import steering_over
 
-        log = AuditLog(desk.store.engine)
-        await Steering(desk.client, Workers(desk.store.engine), log).drain_worker(name, who)
+        await steering_over(desk.client, desk.store).drain_worker(name, who)
 
     opening.with_desk(work)
     return present({"worker": name, "drain_asked": True}, json, [f"worker {name} was asked to drain"])

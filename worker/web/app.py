@@ -24,6 +24,7 @@ from worker.web.routes import (
     prices,
     queues,
     quotes,
+    steering,
     voices,
     webhooks,
 )
@@ -60,7 +61,9 @@ def make_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for resource in (health, jobs, following, quotes, artifacts, queues, accounts, prices, voices, keys, webhooks):
+    for resource in (
+        *(health, jobs, following, quotes, artifacts, queues, steering, accounts, prices, voices, keys, webhooks),
+    ):
         app.include_router(resource.router)
     app.router.routes.append(Pages(dashboard))
     problems.add_handlers(app)

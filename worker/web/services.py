@@ -12,6 +12,7 @@ from config.settings import Settings
 from worker.client import Client
 from worker.metrics import Metrics
 from worker.price_desk import PriceDesk
+from worker.steering import Steering
 from worker.store.accounts import Accounts
 from worker.store.api_keys import ApiKeys
 from worker.store.audit_log import AuditLog
@@ -43,6 +44,7 @@ class Services:
     controls: Controls
     limits: Limits
     voices: Voices
+    steering: Steering
     prices: PriceDesk
     keys: ApiKeys
     creations: Creations

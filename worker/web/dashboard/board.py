@@ -7,7 +7,6 @@ from typing import cast
 
 from starlette.requests import Request
 
-from worker.steering import Steering
 from worker.store.limits import Limits
 from worker.store.reads_account_lists import AccountListReads
 from worker.store.reads_events import EventReads
@@ -30,7 +29,6 @@ class Board:
     sessions: Sessions
     upkeep: Upkeep
     limits: Limits
-    steering: Steering
     events: EventReads
     webhooks: WebhookDesk
     live: Live

@@ -68,7 +68,7 @@ async def retry(request: Request, visitor: Visitor, form: Form) -> Response:
 async def force_end(request: Request, visitor: Visitor, form: Form) -> Response:
     """End a stuck job: its hold is refunded, its token is void."""
     job_id = job_id_of(request.path_params["job"])
-    done = await board_of(request).steering.force_end(job_id, form.line("reason"), visitor.actor)
+    done = await board_of(request).services.steering.force_end(job_id, form.line("reason"), visitor.actor)
     return frame.go(f"/jobs/{job_id}", f"It ended {done.state}; {done.refunded:,} credits that it held are back.")
 
 

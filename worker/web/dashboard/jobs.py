@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from worker.credits.states import JobState
-from worker.steering import JOBS_MAX, Wanted
+from worker.steering import JOBS_MAX, PERCENT_MAX, Wanted
 from worker.store.errors import Refused, UnknownJob
 from worker.web.access import May
 from worker.web.dashboard import frame
@@ -23,8 +23,6 @@ from worker.web.dashboard.session import Visitor
 _PAGE = 50
 #: Jobs named in a preview; all of them are counted.
 _PREVIEW = 100
-#: What one act on many jobs can't be narrowed by.
-_NOT_IN_BULK = ("from", "until", "metadata")
 #: What jobs are found by; each is a field of the form.
 FILTERS = ("account", "state", "kind", "from", "until", "metadata")
 
@@ -50,52 +48,54 @@ async def jobs(request: Request, visitor: Visitor) -> Response:
         "next": urlencode({**filters, "after": str(found.next)}) if found.next else None,
         "first": after is None,
         "filters": filters,
-        "can_steer": visitor.may(May.STEER) and not any(wanted[name] for name in _NOT_IN_BULK),
+        "can_steer": visitor.may(May.STEER),
+        "can_compensate": visitor.may(May.COMPENSATE),
     }
     return frame.page(request, visitor, "jobs.html", values)
 
 
 async def preview(request: Request, visitor: Visitor, form: Form) -> Response:
     """What would happen to which jobs. Nothing does yet."""
-    verb, wanted = _verb(form), _wanted(form)
-    steering = board_of(request).steering
-    if verb == "cancel":
-        found = await steering.cancel_many(wanted, "preview", visitor.actor, dry_run=True)
-    else:
-        found = await steering.retry_many(wanted, visitor.actor, dry_run=True)
-    values = {"verb": verb, "wanted": wanted, "found": found, "shown": found.jobs[:_PREVIEW]}
-    return frame.page(request, visitor, "many.html", values)
+    return await _done(request, visitor, form, dry_run=True)
 
 
 async def many(request: Request, visitor: Visitor, form: Form) -> Response:
     """Do it, once it was looked at."""
-    verb, wanted = _verb(form), _wanted(form)
-    steering = board_of(request).steering
-    if verb == "cancel":
-        done = await steering.cancel_many(wanted, form.line("reason"), visitor.actor, dry_run=False)
-    else:
-        done = await steering.retry_many(wanted, visitor.actor, dry_run=False)
-    values = {"verb": verb, "wanted": wanted, "found": done, "shown": done.jobs[:_PREVIEW]}
+    return await _done(request, visitor, form, dry_run=False)
+
+
+async def _done(request: Request, visitor: Visitor, form: Form, *, dry_run: bool) -> Response:
+    verb, wanted, steering, by = form.text("verb"), _wanted(form), board_of(request).services.steering, visitor.actor
+    reason = "preview" if dry_run or verb == "retry" else form.line("reason")
+    match verb:
+        case "cancel" if visitor.may(May.STEER):
+            found = await steering.cancel_many(wanted, reason, by, dry_run=dry_run)
+        case "retry" if visitor.may(May.STEER):
+            found = await steering.retry_many(wanted, by, dry_run=dry_run)
+        case "compensate" if visitor.may(May.COMPENSATE):
+            percent = form.whole("percent", 1, PERCENT_MAX)
+            found = await steering.compensate_many(wanted, percent, form.line("reference"), reason, by, dry_run=dry_run)
+        case _:
+            raise Refused("verb", "must be cancel, retry or compensate, as your role may do it")
+    fields = {name: form.text(name) for name in (*FILTERS, "ended_for", "limit", "percent", "reference")}
+    values = {"verb": verb, "wanted": wanted, "fields": fields, "found": found, "shown": found.jobs[:_PREVIEW]}
     return frame.page(request, visitor, "many.html", values)
-
-
-def _verb(form: Form) -> str:
-    verb = form.text("verb")
-    if verb not in {"cancel", "retry"}:
-        raise Refused("verb", "must be cancel or retry")
-    return verb
 
 
 def _wanted(form: Form) -> Wanted:
     state = form.optional("state")
     if state is not None and state not in set(JobState):
         raise Refused("state", f"there is no state {state[:40]!r}")
+    found = filter_of({name: form.text(name) for name in FILTERS})
     return Wanted(
-        account=form.optional("account"),
-        kind=form.optional("kind"),
+        account=found["account_id"],
+        kind=found["kind"],
         state=None if state is None else JobState(state),
         reason=form.optional("ended_for"),
         limit=form.whole("limit", 1, JOBS_MAX),
+        created_from=found["created_from"],
+        created_before=found["created_before"],
+        metadata=found["metadata"] or {},
     )
 
 

@@ -23,7 +23,7 @@ async def workers(request: Request, visitor: Visitor) -> Response:
 async def drain(request: Request, visitor: Visitor, form: Form) -> Response:
     """Let a worker finish what it has and end."""
     worker = request.path_params["worker"]
-    await board_of(request).steering.drain_worker(worker, visitor.actor)
+    await board_of(request).services.steering.drain_worker(worker, visitor.actor)
     return frame.go("/workers", f"{worker} takes no more jobs; it ends when those it has are done.")
 
 

@@ -65,19 +65,19 @@ async def workers(request: Request, caller: Looker) -> Response:
 async def pause(request: Request, caller: Steerer, queue: QueueName, body: ReasonBody) -> Response:
     """Start no more of its jobs. Those that run go on, and submits are taken."""
     controls = services_of(request).controls
-    return answer(await _known(controls.pause(Scope.QUEUE, queue, body.reason, caller.actor)))
+    return answer(await known(controls.pause(Scope.QUEUE, queue, body.reason, caller.actor)))
 
 
 @router.post("/queues/{queue}/resume", response_model=Switched, responses=_CHANGES)
 async def resume(request: Request, caller: Steerer, queue: QueueName) -> Response:
     """Let its jobs run again."""
-    return answer(await _known(services_of(request).controls.resume(Scope.QUEUE, queue, caller.actor)))
+    return answer(await known(services_of(request).controls.resume(Scope.QUEUE, queue, caller.actor)))
 
 
 @router.post("/queues/{queue}/limit", response_model=LimitAnswer, responses=_CHANGES)
 async def limit(request: Request, caller: Steerer, queue: QueueName, body: LimitBody) -> Response:
     """Run at most so many of its jobs at a time."""
-    await _known(services_of(request).controls.limit(queue, body.running_max, caller.actor))
+    await known(services_of(request).controls.limit(queue, body.running_max, caller.actor))
     return answer({"queue": queue, "running_max": body.running_max})
 
 
@@ -95,11 +95,11 @@ async def resume_account(request: Request, caller: Steerer, account: AccountPath
     return answer(await services_of(request).controls.resume(Scope.ACCOUNT, account, caller.actor))
 
 
-async def _known(step: Awaitable[T]) -> T:
-    """The step's answer. A queue that nobody knows is an address where nothing is."""
+async def known(step: Awaitable[T]) -> T:
+    """The step's answer. A queue or kind that nobody knows is an address where nothing is."""
     try:
         return await step
     except Refused as error:
-        if error.field != Scope.QUEUE:
+        if error.field not in (Scope.QUEUE, Scope.KIND):
             raise
-        raise Problem(404, str(error), "unknown_queue") from None
+        raise Problem(404, str(error), f"unknown_{error.field}") from None
