@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     # The HTTP process
     api_host: str = "127.0.0.1"
     api_port: int = Field(8700, ge=0, le=65535)
+    #: After SIGTERM `/readyz` says so for this long while requests are still taken: until balancers have looked.
+    api_drain_seconds: float = Field(0, ge=0, le=600)
     api_connections_max: int = Field(10_000, ge=1, le=1_000_000)
     api_uploads_at_a_time: int = Field(4, ge=1, le=64)  # that are decoded and measured
     #: Requests a minute by key; a customer's token has its own. A process takes its share of a minute in advance.

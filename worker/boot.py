@@ -283,7 +283,6 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
 async def opened_board(services: Services) -> AsyncIterator[Board]:
     """What the dashboard's pages stand on, beside the services of the API's routes."""
     from tasks.pictures import picture
-    from worker.store.limits import Limits
     from worker.store.reads_account_lists import AccountListReads
     from worker.store.reads_events import EventReads
     from worker.store.reads_overview import OverviewReads
@@ -301,7 +300,6 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
             overview=overview,
             sessions=Sessions(services.engine),
             upkeep=Upkeep(services.engine),
-            limits=Limits(services.engine),
             events=EventReads(services.engine),
             webhooks=webhook_desk(services.settings, services.engine),
             live=live,

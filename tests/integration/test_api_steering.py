@@ -47,8 +47,13 @@ async def test_many_are_looked_at_then_cancelled_then_tried_again(api: Api) -> N
     mine = [(await api.submit(metadata={"album": "blue"}))["id"] for _ in range(2)]
     await api.submit(metadata={"album": "red"})
     wanted: dict[str, Any] = {
-        "account": "ada", "kind": "generation", "queue": "generation", "metadata": {"album": "blue"},
-        "created_from": "2020-01-01T00:00:00Z", "created_before": "2199-01-01T00:00:00Z", "reason": "wrong model",
+        "account": "ada",
+        "kind": "generation",
+        "queue": "generation",
+        "metadata": {"album": "blue"},
+        "created_from": "2020-01-01T00:00:00Z",
+        "created_before": "2199-01-01T00:00:00Z",
+        "reason": "wrong model",
     }
     looked = await api.ok("POST", "/v1/jobs/cancel-many", {**wanted, "dry_run": True}, role="ops")
     assert (2, 0, set(mine)) == (looked["matched"], looked["changed"], {job["id"] for job in looked["jobs"]})
@@ -58,9 +63,8 @@ async def test_many_are_looked_at_then_cancelled_then_tried_again(api: Api) -> N
     again = {"account": "ada", "state": "cancelled", "ended_for": "cancelled"}
     assert 2 == (await api.ok("POST", "/v1/jobs/retry-many", again, role="ops"))["changed"]
     paid = {"account": "ada", "percent": 50, "reference": "monday", "reason": "noise"}
-    assert (2, 0) == tuple(
-        (await api.ok("POST", "/v1/jobs/compensate-many", paid, role="ops"))[name] for name in ("matched", "credits")
-    )
+    given = await api.ok("POST", "/v1/jobs/compensate-many", paid, role="ops")
+    assert (2, 0) == (given["matched"], given["credits"])
     assert {"jobs.cancel_many", "jobs.retry_many", "jobs.compensate_many"} <= set(await told(api))
 
 

@@ -119,10 +119,10 @@ async def test_an_account_has_limits_of_its_own_until_they_are_taken_away(api: A
     """A number holds for this account alone; an empty field is the plan's again."""
     said = await visit.send("/do/accounts/limit/ada", running_max="2", warn_below="30")
     assert "at most 2 jobs at a time and is warned below 30 credits" in said.text
-    limits = await board_in(api).limits.limits("ada")
+    limits = await board_in(api).services.limits.limits("ada")
     assert (2, 30) == (limits.own_running_max, limits.own_warn_below)
     await visit.send("/do/accounts/limit/ada", running_max="", warn_below="")
-    limits = await board_in(api).limits.limits("ada")
+    limits = await board_in(api).services.limits.limits("ada")
     assert (None, None) == (limits.own_running_max, limits.own_warn_below)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import uvicorn
@@ -65,14 +66,29 @@ class HeadLimits(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """A server that lets followers go when it stops, so that nobody is cut off in the middle of a line."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
         super().__init__(config)
         self._app = app
+        self._drain_seconds = drain_seconds
+        #: The first signal, and when it is to be obeyed by the monotonic clock.
+        self._asked: tuple[int, float] | None = None
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Say at once that we are about to end: whoever has a connection may still ask `/readyz`."""
+        """Say on `/readyz` that we are about to end, and go on serving until balancers have seen it.
+
+        A further signal ends at once.
+        """
         self._app.state.draining = True
+        if self._asked is None and self._drain_seconds:
+            self._asked = (sig, monotonic() + self._drain_seconds)
+            return
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to end."""
+        if self._asked is not None and not self.should_exit and monotonic() >= self._asked[1]:
+            super().handle_exit(self._asked[0], None)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: Any = None) -> None:
         if services := getattr(self._app.state, "services", None):
@@ -96,4 +112,5 @@ def server_of(app: FastAPI, settings: Settings) -> Server:
             timeout_graceful_shutdown=2,
         ),
         app,
+        settings.api_drain_seconds,
     )

@@ -38,7 +38,7 @@ async def account(request: Request, visitor: Visitor) -> Response:
         "account": shown,
         "balance": await board.services.reads.balance(name),
         "lots": await board.lists.lots(name),
-        "limits": await board.limits.limits(name),
+        "limits": await board.services.limits.limits(name),
         "journal": journal,
         "jobs": (await board.services.reads.jobs(name, limit=_JOBS)).jobs,
         "plans": await board.services.accounts.plans(),
@@ -77,7 +77,7 @@ async def limit(request: Request, visitor: Visitor, form: Form) -> Response:
     name = request.path_params["account"]
     running = form.whole("running_max", 1, RUNNING_MAX_MAX) if form.text("running_max") else AS_PLANNED
     warn = form.whole("warn_below", 0, _CREDITS_MAX) if form.text("warn_below") else AS_PLANNED
-    now = await board_of(request).limits.set_limits(name, visitor.actor, running_max=running, warn_below=warn)
+    now = await board_of(request).services.limits.set_limits(name, visitor.actor, running_max=running, warn_below=warn)
     most = "any number of" if now.running_max is None else f"at most {now.running_max:,}"
     return frame.go(_path(name), f"It runs {most} jobs at a time and is warned below {now.warn_below:,} credits.")
 

@@ -7,7 +7,6 @@ from typing import cast
 
 from starlette.requests import Request
 
-from worker.store.limits import Limits
 from worker.store.reads_account_lists import AccountListReads
 from worker.store.reads_events import EventReads
 from worker.store.reads_overview import OverviewReads
@@ -28,7 +27,6 @@ class Board:
     overview: OverviewReads
     sessions: Sessions
     upkeep: Upkeep
-    limits: Limits
     events: EventReads
     webhooks: WebhookDesk
     live: Live

@@ -33,7 +33,7 @@ async def own_credits(request: Request) -> Response:
         "account": shown,
         "balance": balance,
         "plan": plan,
-        "low": balance.spendable < (await board.limits.limits(account)).warn_below,
+        "low": balance.spendable < (await board.services.limits.limits(account)).warn_below,
         "lots": [lot for lot in await board.lists.lots(account) if lot.expires_at and lot.available],
         "jobs": (await board.services.reads.jobs(account, limit=_JOBS)).jobs,
         "packs": [(pack, _billing_url(board, pack.name, account)) for pack in plans.packs.values()],

@@ -35,6 +35,10 @@ Mender = Annotated[Caller, allowed(May.MEND_PRICES)]
 BookPath = Annotated[int, BeforeValidator(whole), Path(ge=1, le=_BOOK_MAX, description="The book's number.")]
 BookQuery = Annotated[int | None, BeforeValidator(whole), Query(ge=1, le=_BOOK_MAX)]
 _CHANGES = responses(400, 409, 413, 415, 422)
+_MAKES: dict[int | str, dict[str, Any]] = {
+    200: {"model": BookApplied, "description": "It was done before."},
+    **_CHANGES,
+}
 
 
 class BookBody(Body):
@@ -113,7 +117,7 @@ async def changes(
     return answer(await services_of(request).prices.changes(before, after))
 
 
-@router.post("/prices", status_code=201, response_model=BookApplied, responses=_CHANGES)
+@router.post("/prices", status_code=201, response_model=BookApplied, responses=_MAKES)
 async def apply(request: Request, caller: Setter, body: BookBody, key: IdempotencyKey) -> Response:
     """Put a book in force, for jobs submitted from then on. Refused as a whole if anything in it is wrong.
 
@@ -134,7 +138,7 @@ async def rehearse(request: Request, caller: Setter, body: DraftBody) -> Respons
     )
 
 
-@router.post("/prices/{book}/revert", status_code=201, response_model=BookApplied, responses=_CHANGES)
+@router.post("/prices/{book}/revert", status_code=201, response_model=BookApplied, responses=_MAKES)
 async def revert(request: Request, caller: Setter, book: BookPath, body: NoteBody, key: IdempotencyKey) -> Response:
     """Put the document of an old book in force again, now, as a new book."""
     once = asked(request, caller, "reverted prices", key, book, body)
