@@ -45,6 +45,15 @@ class _Job:
     async def finished(self, output: Output) -> None:
         self.outputs.append(output)
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def completion_url(self) -> str | None:
+        return None
+
+    async def input_url(self, name: str) -> str | None:
+        return None
+
 
 def measured(rounds: int) -> list[Figure]:
     """The figures of each engine: medians of the rounds, each in a process of its own."""

@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     webhook_backoff_first_seconds: float = Field(5, ge=0, le=3600)
     webhook_backoff_max_seconds: float = Field(43_200, ge=0, le=7 * 86_400)
 
+    # Providers that come to us: they say that work is done, and fetch inputs by signed links
+    #: Where they reach the API, as https://fermata.example.
+    public_url: str | None = Field(None, max_length=500, pattern=r"^https?://[^\s\"'<>?#@]+$")
+    #: Signs the links: the same for API and workers. Another one makes all links worthless that are out.
+    link_secret: SecretStr | None = Field(None, min_length=32)
+
     # PostgreSQL sessions
     pool_size: int = Field(6, ge=2, le=100)
     lock_timeout_seconds: float = Field(3, ge=0.05, le=60)
@@ -276,6 +282,10 @@ def contradictions(settings: Settings) -> list[str]:
         (
             (settings.artifacts_key_id is None) == (settings.artifacts_secret is None),
             "FERMATA_ARTIFACTS_KEY_ID and FERMATA_ARTIFACTS_SECRET go together: give both or neither",
+        ),
+        (
+            (settings.public_url is None) == (settings.link_secret is None),
+            "FERMATA_PUBLIC_URL and FERMATA_LINK_SECRET go together: give both or neither",
         ),
     ]
     return [message for holds, message in rules if not holds]

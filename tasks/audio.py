@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
-from uuid import UUID
 
 from tasks.engines.child import Restraints, run_in_child
 from tasks.formats import MEDIA_TYPES
@@ -98,26 +96,13 @@ def _arguments(path: Path, limits: ProbeLimits) -> dict[str, Any]:
     return {"path": path.absolute(), "limits": asdict(limits)}
 
 
-#: A probe belongs to none.
-_NO_JOB = UUID(int=0)
-
-
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """The context of a run that has nothing to tell but its answer."""
+    """For a run that has nothing to tell but its answer."""
 
     workdir: Path
-    job_id: UUID = _NO_JOB
-    abandoned: bool = True
-
-    @property
-    def engine_state(self) -> Mapping[str, Any]:
-        return {}
 
     def progress(self, fraction: float, stage: str) -> None:
-        return None
-
-    async def remember(self, state: Mapping[str, Any]) -> None:
         return None
 
     async def finished(self, output: Output) -> None:

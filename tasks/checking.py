@@ -51,6 +51,15 @@ class Checked:
     async def remember(self, state: Mapping[str, Any]) -> None:
         await self.context.remember(state)
 
+    async def pause(self, seconds: float) -> None:
+        await self.context.pause(seconds)
+
+    def completion_url(self) -> str | None:
+        return self.context.completion_url()
+
+    async def input_url(self, name: str) -> str | None:
+        return await self.context.input_url(name)
+
     async def finished(self, output: Output) -> None:
         """Let an output through. Raises `QualityGate` for one that may not be sold."""
         if not output.billable:

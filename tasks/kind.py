@@ -77,7 +77,24 @@ class Output:
     billable: bool = True
 
 
-class Context(Protocol):
+class Listener(Protocol):
+    """Who hears how a run goes."""
+
+    @property
+    def workdir(self) -> Path:
+        """A private folder for this attempt; swept afterwards."""
+        ...
+
+    def progress(self, fraction: float, stage: str) -> None:
+        """Say how far it is: 0 to 1. Cheap; the worker writes it at a bounded rate."""
+        ...
+
+    async def finished(self, output: Output) -> None:
+        """Hand over one finished artifact. Once this returns it is durable and counts as used."""
+        ...
+
+
+class Context(Listener, Protocol):
     """What the worker gives a run."""
 
     @property
@@ -86,13 +103,8 @@ class Context(Protocol):
         ...
 
     @property
-    def workdir(self) -> Path:
-        """A private folder for this attempt; swept afterwards."""
-        ...
-
-    @property
     def abandoned(self) -> bool:
-        """Once a run is stopped: whether nobody wants the job any more. Else another attempt goes on with it."""
+        """Once a run is stopped: whether nobody wants the job any more. Else another attempt will go on with it."""
         ...
 
     @property
@@ -100,16 +112,20 @@ class Context(Protocol):
         """What an earlier attempt of this job remembered (a provider's task id); empty at first."""
         ...
 
-    def progress(self, fraction: float, stage: str) -> None:
-        """Say how far it is: 0 to 1. Cheap; the worker writes it at a bounded rate."""
-        ...
-
     async def remember(self, state: Mapping[str, Any]) -> None:
         """Make `engine_state` durable for the next attempt. Raises if this attempt lost its lease."""
         ...
 
-    async def finished(self, output: Output) -> None:
-        """Hand over one finished artifact. Once this returns it is durable and counts as used."""
+    async def pause(self, seconds: float) -> None:
+        """Wait for work elsewhere: so long, or less once its provider said by `completion_url` that it is done."""
+        ...
+
+    def completion_url(self) -> str | None:
+        """Where a provider may POST that the job's work is done. Only a hint to look. None: it can't reach us."""
+        ...
+
+    async def input_url(self, name: str) -> str | None:
+        """Where a provider can fetch this input, and nothing else, while the attempt lasts. None: it can't reach it."""
         ...
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from tasks.engines.contract import Engine, EngineNotReady, NotHere
+from tasks.engines.contract import Engine, EngineNotReady, Link, NotHere
 from tasks.engines.offer import EnginesError, with_engines_of
 from tasks.generation import Generation
 from tasks.kind import Kind, Request
@@ -55,11 +55,13 @@ class NotStarted:
     problem: str  # one sentence
 
 
-def prepared(kinds: Mapping[str, Kind], wanted: Collection[str]) -> tuple[Mapping[str, Kind], tuple[NotStarted, ...]]:
+def prepared(
+    kinds: Mapping[str, Kind], wanted: Collection[str], links: Collection[Link] = ()
+) -> tuple[Mapping[str, Kind], tuple[NotStarted, ...]]:
     """The kinds with every engine of the `wanted` ones prepared, and the tiers where that failed.
 
-    A job of such a tier that comes here all the same is left to another worker. Raises `RegistryError` where no
-    tier of a wanted kind is left.
+    `links`: what providers can be given here. A job of such a tier that comes here all the same is left to another
+    worker. Raises `RegistryError` where no tier of a wanted kind is left.
     """
     started, problems = dict(kinds), []
     verdicts: dict[int, str | None] = {}
@@ -69,7 +71,7 @@ def prepared(kinds: Mapping[str, Kind], wanted: Collection[str]) -> tuple[Mappin
             continue
         engines: dict[str, Engine] = {}
         for tier, engine in kind.engines.items():
-            problem = verdicts.setdefault(id(engine), _problem_at_start(engine))
+            problem = verdicts.setdefault(id(engine), _problem_at_start(engine, links))
             engines[tier] = engine if problem is None else NotHere(problem)
             if problem is not None:
                 problems.append(NotStarted(name, tier, problem))
@@ -80,7 +82,16 @@ def prepared(kinds: Mapping[str, Kind], wanted: Collection[str]) -> tuple[Mappin
     return MappingProxyType(started), tuple(problems)
 
 
-def _problem_at_start(engine: Engine) -> str | None:
+#: What is said where a link can't be given.
+_NO_LINK = {
+    Link.COMPLETION: "its provider is to say when work is done: set FERMATA_PUBLIC_URL and FERMATA_LINK_SECRET",
+    Link.INPUT: "its provider is to fetch inputs: set FERMATA_PUBLIC_URL and FERMATA_LINK_SECRET, or use a bucket",
+}
+
+
+def _problem_at_start(engine: Engine, links: Collection[Link]) -> str | None:
+    for link in sorted(getattr(engine, "links", frozenset()) - set(links)):
+        return f"{getattr(engine, 'name', type(engine).__name__)}: {_NO_LINK[link]}"
     try:
         engine.prepare()
     except EngineNotReady as error:

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import soundfile
@@ -51,6 +52,8 @@ class Job:
 
     given: Mapping[str, Any]
     looks: int = 0
+    #: Where to say that it is done.
+    webhook: str | None = None
     cancelled: bool = False
     failed: bool = False
 
@@ -160,13 +163,31 @@ class CogProvider(Provider):
     """A model behind Cog. Polled, it is as Replicate's service; held, as plain Cog."""
 
     health = "READY"
+    #: Whether it says that a prediction is done before it has even answered that it took it on.
+    hasty = False
+
+    def say_done(self, name: str, **query: str) -> int:
+        """POST the prediction to its webhook, with its query changed so; the status that came back."""
+        webhook = self.jobs[name].webhook
+        assert webhook is not None
+        parts = urlsplit(webhook)
+        asked = urlencode({**{key: values[0] for key, values in parse_qs(parts.query).items()}, **query})
+        body = json.dumps(self._prediction(name, self.jobs[name])).encode()
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        try:
+            connection.request("POST", f"{parts.path}?{asked}", body, {"Content-Type": "application/json"})
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
     def answer(self, method: str, path: str, query: Mapping[str, list[str]], body: Any) -> tuple[int, Any]:
         match [method, *path.strip("/").split("/")]:
             case ["GET", "health-check"]:
                 return 200, {"status": self.health}
             case ["PUT", "predictions", name]:
-                job = self.jobs.setdefault(name, Job(body["input"]))
+                job = self.jobs.setdefault(name, Job(body["input"], webhook=body.get("webhook")))
+                if self.hasty:
+                    self.say_done(name)
                 while self.looks_needed is not None and not body.get("async") and job.looks < self.looks_needed:
                     job.looks += 1
                 return 200, self._prediction(name, job)

@@ -17,7 +17,15 @@ PACKAGES = ("config", "tasks", "worker", "fermata_client")
 FLOORS = (
     {"worker.credits", "worker.failpoints", "worker.tracing"},
     {"worker.store", "worker.queue", "worker.artifacts", "worker.slots"},
-    {"worker.runner", "worker.keeper", "worker.hold_off", "worker.client", "worker.voices"},
+    {
+        "worker.runner",
+        "worker.keeper",
+        "worker.hold_off",
+        "worker.client",
+        "worker.voices",
+        "worker.links",
+        "worker.outside",
+    },
 )
 TOP = len(FLOORS)
 

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from config.settings import Settings, SettingsError
 from tasks.engines.child import close_children
+from tasks.engines.contract import Link
 from tasks.kind import Kind
 from tasks.registry import close_engines, prepared, registry
 from worker import failpoints
@@ -34,6 +35,8 @@ from worker.duties.sweep import Sweep
 from worker.duties.wake import Wake
 from worker.hold_off import HoldOff
 from worker.keeper import Keeper
+from worker.links import links_of
+from worker.outside import Outside
 from worker.price_desk import PriceDesk
 from worker.pricing import quoted_usage_of
 from worker.runner import Runner
@@ -56,6 +59,7 @@ from worker.store.leases import Leases, clock_is_ours
 from worker.store.limits import Limits
 from worker.store.listening import listen
 from worker.store.notices import Notices
+from worker.store.nudges import CHANNEL, Nudges
 from worker.store.ops import Controls
 from worker.store.past_jobs import PastJobs
 from worker.store.plan_books import PlanBooks
@@ -261,6 +265,8 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             depths=Depths(client.reads),
             following=following,
             watcher=watcher,
+            links=links_of(settings),
+            nudges=Nudges(store.engine),
             uploads=asyncio.Semaphore(settings.api_uploads_at_a_time),
             engine=store.engine,
             metrics=metrics,
@@ -336,7 +342,10 @@ class WorkerServices:
 
 def kinds_of_worker(settings: Settings, queues: Sequence[str]) -> Mapping[str, Kind]:
     """The kinds as a worker for these queues runs them. Says which tiers it can't start; `RegistryError` if all."""
-    kinds, not_started = prepared(registry(settings.extra_kinds, settings.engines), queues)
+    links = {Link.COMPLETION, Link.INPUT} if links_of(settings) is not None else set()
+    if (settings.artifacts_url or "").startswith("s3://"):
+        links.add(Link.INPUT)
+    kinds, not_started = prepared(registry(settings.extra_kinds, settings.engines), queues, links)
     for one in not_started:
         log.error("tier not started", kind=one.kind, tier=one.tier, problem=one.problem)
     return kinds
@@ -359,6 +368,7 @@ async def opened_worker(
         keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)
         dispatching = Dispatching(store.engine)
         metrics = served_metrics(settings, "worker", store)
+        outside = Outside(artifacts, links_of(settings), settings.run_seconds)
         runner = Runner(
             worker_id=worker_id,
             settings=settings,
@@ -370,10 +380,13 @@ async def opened_worker(
             stored=Artifacts(store.engine),
             voices=Voices(store.engine),
             artifacts=artifacts,
+            outside=outside,
             price_books=store.price_books,
             metrics=metrics,
         )
-        listening = listen(database_url(settings), {"fermata_cancel": keeper.look_now})
+        listening = listen(
+            database_url(settings), {"fermata_cancel": lambda _: keeper.look_now(), CHANNEL: outside.heard}
+        )
         loop = asyncio.get_running_loop()
         # What a killed worker left on a disk of this machine alone, nobody else can see.
         sweep = Sweep(artifacts, Artifacts(store.engine), settings, artifacts.work_leftovers)
@@ -439,7 +452,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
             ],
             *([metrics.duty] if metrics is not None else []),
         )
-        listening = listen(database_url(settings), {"fermata_due": lambda: scheduler.wake("dispatch")})
+        listening = listen(database_url(settings), {"fermata_due": lambda _: scheduler.wake("dispatch")})
         async with background(listening, *measuring):
             try:
                 yield scheduler

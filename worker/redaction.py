@@ -9,11 +9,13 @@ from typing import Any
 _HIDDEN = "[hidden]"
 #: Fields whose value is a secret whatever it looks like.
 _SECRET_NAMES = re.compile(r"(?i)password|passwd|secret|authorization|cookie|api_?key|dsn")
-#: What a secret of ours looks like inside a text: keys of the API, webhook secrets, bearers, passwords in URLs.
+#: What a secret of ours looks like inside a text: keys of the API, webhook secrets, bearers, signed links,
+#: passwords in URLs.
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(fmt_[A-Za-z0-9_-]{8})[A-Za-z0-9_-]{8,}"), rf"\1{_HIDDEN}"),
     (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]+"), f"whsec_{_HIDDEN}"),
     (re.compile(r"(?i)\b(bearer|basic) +[A-Za-z0-9+/=._~-]{8,}"), rf"\1 {_HIDDEN}"),
+    (re.compile(r"(?i)([?&](?:amp;)?(?:key|x-amz-signature|x-amz-security-token)=)[^\s&\"'<>]{8,}"), rf"\1{_HIDDEN}"),
     (re.compile(r"(://[^\s/:@]*):[^\s@]*@"), rf"\1:{_HIDDEN}@"),
 )
 #: Objects within each other that are looked through.

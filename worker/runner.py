@@ -33,6 +33,7 @@ from worker.credits.states import JobState
 from worker.failpoints import failpoint
 from worker.hold_off import HoldOff
 from worker.keeper import Keeper, Loss, Lost
+from worker.outside import Outside, Stored
 from worker.store.artifacts import Artifacts
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, UnknownAccount
 from worker.store.group_commit import GroupCommit
@@ -77,8 +78,10 @@ class Attempt:
     engine_state: Mapping[str, Any]
     keeper: Keeper
     artifacts: ArtifactStore
+    outside: Outside
     #: The span that claimed it.
     traceparent: str | None = None
+    inputs: dict[str, Stored] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     kept: list[Artifact] = field(default_factory=list)
     #: Whether the request asks for outputs at all.
@@ -101,8 +104,12 @@ class Attempt:
             self._workdir.mkdir(mode=0o700, parents=True)
         return self._workdir
 
+    def __post_init__(self) -> None:
+        self.outside.listen(self.held.token, self.held.job_id)
+
     async def clean(self) -> None:
         """Delete the folder. What a killed process leaves is swept later."""
+        self.outside.stop_listening(self.held.token)
         if self._workdir is not None:
             await asyncio.to_thread(shutil.rmtree, self._workdir, True)
 
@@ -111,6 +118,15 @@ class Attempt:
 
     async def remember(self, state: Mapping[str, Any]) -> None:
         await self.keeper.remember(self.held, state)
+
+    async def pause(self, seconds: float) -> None:
+        await self.outside.pause(self.held.token, seconds)
+
+    def completion_url(self) -> str | None:
+        return self.outside.completion_url(self.held.job_id)
+
+    async def input_url(self, name: str) -> str | None:
+        return await self.outside.input_url(self.inputs[name])
 
     async def finished(self, output: Output) -> None:
         """Keep the output durably under this attempt's token. It counts once this returns."""
@@ -167,6 +183,7 @@ class Runner:
     stored: Artifacts
     voices: Voices
     artifacts: ArtifactStore
+    outside: Outside
     price_books: PriceBooks
     metrics: Tally | None = None
 
@@ -187,7 +204,14 @@ class Runner:
             pass  # whose trace it belongs to is known only now
         self.keeper.hold(held)
         claimed()
-        attempt = Attempt(held, claim.order.engine_state or {}, self.keeper, self.artifacts, claimed_span.traceparent)
+        attempt = Attempt(
+            held,
+            claim.order.engine_state or {},
+            self.keeper,
+            self.artifacts,
+            self.outside,
+            claimed_span.traceparent,
+        )
         try:
             with tracing.span("run", attempt.traceparent, _facts(claim, held)) as span:
                 outcome = await self._run(claim, attempt)
@@ -305,6 +329,7 @@ class Runner:
         inputs = {}
         for name in wanted:
             fact = facts[name]
+            attempt.inputs[name] = Stored(UUID(wanted[name]), fact.storage_key)
             target = attempt.workdir / f"input-{name}"
             await self.artifacts.fetch(fact.storage_key, fact.sha256, target)
             inputs[name] = InputFile(target, AudioInfo(fact.frames, fact.sample_rate, fact.channels))
@@ -319,6 +344,7 @@ class Runner:
             except (LedgerUnavailable, OutcomeUnknown):
                 await asyncio.sleep(_RETRY_SECONDS)
         fact = (await self._facts(voice.owner, {REFERENCE: str(voice.clip)}))[REFERENCE]
+        attempt.inputs[REFERENCE] = Stored(voice.clip, fact.storage_key)
         target = attempt.workdir / "input-voice"
         await self.artifacts.fetch(fact.storage_key, fact.sha256, target)
         return InputFile(target, AudioInfo(fact.frames, fact.sample_rate, fact.channels))

@@ -29,7 +29,7 @@ import structlog
 
 from tasks.engines.inside import HEADER, STOP
 from tasks.engines.report import output_from_json
-from tasks.kind import Context, EngineCrashed, EngineError, EngineFailure, OutOfMemory, Output, RunLimits
+from tasks.kind import EngineCrashed, EngineError, EngineFailure, Listener, OutOfMemory, Output, RunLimits
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ class Restraints:
 async def run_in_child(
     function: str | Callable[..., Any],
     arguments: Mapping[str, Any],
-    context: Context,
+    context: Listener,
     limits: RunLimits,
     restraints: Restraints = Restraints(),
 ) -> Any:
@@ -224,7 +224,7 @@ class _Child:
             return False
         return True
 
-    async def converse(self, context: Context) -> dict[str, Any] | None:
+    async def converse(self, context: Listener) -> dict[str, Any] | None:
         """Pass on progress and finished outputs until the child says how it ended; None if it died first."""
         while (message := await self._received()) is not None:
             if "progress" in message:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 from tasks.finish import Finish
@@ -29,8 +30,18 @@ class Commission:
     finish: Finish
 
 
+class Link(StrEnum):
+    """What a provider may be given of ours, by a signed link."""
+
+    COMPLETION = "completion"  # saying that work is done
+    INPUT = "input"  # fetching an input
+
+
 class Engine(Protocol):
-    """What makes sound. One object serves all runs of a process, several at once."""
+    """What makes sound. One object serves all runs of a process, several at once.
+
+    One that can't work without links has a set of them, `links`: where they can't be given, it is not started.
+    """
 
     #: The kinds it can make.
     kinds: ClassVar[frozenset[str]]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
+import httpx2
+import numpy as np
 import pytest
+import soundfile
 
 from tests.acceptance.stage import Stage
 from tests.providers import AceStepProvider, CogProvider, Fault, Provider, running
+from worker.local.ports import free_port
 
 #: 4 credits and 1 for each started 5 seconds, 2.5 times for the tier.
 QUOTE = 15
@@ -26,13 +33,45 @@ def ace() -> Iterator[AceStepProvider]:
         yield provider
 
 
-def document(folder: Path, sort: str, provider: Provider) -> Path:
+def document(folder: Path, sort: str, provider: Provider, poll_seconds: float = 0.02, more: str = "") -> Path:
     path = folder / "engines.toml"
     path.write_text(
         f'[engines.far]\ntype = "{sort}"\nurl = "{provider.url}"\nprivate = true\n'
-        'poll_seconds = 0.02\npatience_seconds = 1\n[tiers.generation]\nstudio = "far"\n'
+        f"poll_seconds = {poll_seconds}\npatience_seconds = 1\n{more}\n"
+        '[tiers.generation]\nstudio = "far"\n'
     )
     return path
+
+
+#: Longer than any of these tests: what is seen sooner was said by the provider.
+SELDOM_SECONDS = 60
+BY_URL = 'inputs = "url"\n[tiers.stem_split]\nstandard = "far"'
+SECRET = "a secret of at least thirty-two characters"
+
+
+async def reached(stage: Stage) -> dict[str, str]:
+    """The settings of a deployment whose API providers can reach, once it answers."""
+    port = free_port()
+    settings = {"public_url": f"http://127.0.0.1:{port}", "link_secret": SECRET}
+    stage.script("api", api_port=port, **settings)
+
+    def answers() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    await stage.until(answers, "the API answers")
+    return settings
+
+
+async def under_way(stage: Stage, cog: CogProvider, folder: Path, **settings: str) -> UUID:
+    """A song that the provider was asked for and that was looked at once; it is looked at again only if it says so."""
+    engines = document(folder, "cog", cog, SELDOM_SECONDS, "webhook = true")
+    stage.scheduler()
+    stage.worker("generation", engines=engines, **settings)
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio")
+    await stage.until(lambda: cog.asked("GET /predictions"), "looked at")
+    return job_id
 
 
 async def test_a_killed_workers_song_is_fetched_by_the_next_one(
@@ -132,3 +171,81 @@ async def test_the_second_take_may_be_good(stage: Stage, cog: CogProvider, tmp_p
     receipt = await stage.client.reads.receipt(job_id)
     assert 1 == len(receipt.attempts[-1].usage)
     assert {"peak_db": "-6.0", "clipped_ppm": "0"}.items() <= receipt.attempts[-1].usage[0].items()
+
+
+async def test_a_webhook_has_the_worker_look_at_once(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a provider that says when it is done, and once more, then the song is there long before the next look."""
+    settings = await reached(stage)
+    cog.looks_needed = None
+    job_id = await under_way(stage, cog, tmp_path, **settings)
+    cog.looks_needed = 0
+    assert [204, 204, 204] == [cog.say_done(str(job_id)) for _ in range(3)]
+    seen = await stage.becomes(job_id, "succeeded")
+    assert (QUOTE, ["succeeded"], 1) == (seen.charged, seen.endings, len(cog.asked("PUT")))
+    assert 204 == cog.say_done(str(job_id))  # late: nobody listens, nothing changes
+    assert {"available": 985, "held": 0, "spent": QUOTE, "expired": 0} == await stage.balance()
+
+
+async def test_a_forged_webhook_changes_nothing(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a word with a wrong key, or a true one too early, then polling stays the truth and nothing is settled."""
+    settings = await reached(stage)
+    cog.looks_needed = None
+    job_id = await under_way(stage, cog, tmp_path, **settings)
+    looks = len(cog.asked("GET /predictions"))
+    assert 403 == cog.say_done(str(job_id), key="A" * 43)
+    assert 204 == cog.say_done(str(job_id))  # it says that it is done, and isn't
+    await stage.until(lambda: len(cog.asked("GET /predictions")) > looks, "looked once more")
+    assert looks + 1 == len(cog.asked("GET /predictions"))
+    assert "running" == (await stage.job(job_id)).state
+    cog.looks_needed = 0
+    cog.say_done(str(job_id))
+    assert QUOTE == (await stage.becomes(job_id, "succeeded")).charged
+
+
+async def test_a_webhook_that_comes_before_we_wait_is_heard(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a provider that says so before it has answered our order, then it is looked at once more at once."""
+    settings = await reached(stage)
+    cog.hasty, cog.looks_needed = True, 2
+    job_id = await under_way(stage, cog, tmp_path, **settings)
+    assert ["succeeded"] == (await stage.becomes(job_id, "succeeded")).endings
+
+
+async def test_a_lost_webhook_costs_time_only(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a provider that never says a word, then the next look finds the song."""
+    settings = await reached(stage)
+    stage.scheduler()
+    stage.worker("generation", engines=document(tmp_path, "cog", cog, 0.5, "webhook = true"), **settings)
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio")
+    assert QUOTE == (await stage.becomes(job_id, "succeeded")).charged
+    assert settings["public_url"] in str(cog.jobs[str(job_id)].webhook)
+
+
+async def test_a_webhook_finds_whichever_worker_goes_on(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a worker that dies, then the word that came with its order wakes the worker that has the job now."""
+    settings = await reached(stage)
+    cog.looks_needed = None
+    job_id = await under_way(stage, cog, tmp_path, **settings)
+    stage.processes[-1].kill()
+    looks = len(cog.asked("GET /predictions"))
+    stage.worker("generation", engines=tmp_path / "engines.toml", **settings)
+    await stage.until(lambda: len(cog.asked("GET /predictions")) > looks, "the next worker looked")
+    cog.looks_needed = 0
+    cog.say_done(str(job_id))
+    seen = await stage.becomes(job_id, "succeeded")
+    assert (["lost_worker", "succeeded"], 1) == (seen.endings, len(cog.asked("PUT")))
+
+
+async def test_a_mix_is_fetched_by_its_link(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given inputs by URL, then the provider fetches the very file from our API, by a link for this one artifact."""
+    settings = await reached(stage)
+    stage.scheduler()
+    stage.worker("stem_split", engines=document(tmp_path, "cog", cog, more=BY_URL), **settings)
+    mix = tmp_path / "mix.wav"
+    soundfile.write(mix, 0.3 * np.sin(np.arange(88_200) / 20), 44_100)
+    artifact = await stage.client.put("ada", mix, "test", "mix.wav")
+    job_id = await stage.submit("stem_split", inputs={"mix": str(artifact.artifact_id)}, stems=["vocals"])
+    seen = await stage.becomes(job_id, "succeeded")
+    assert ["vocals"] == seen.outputs
+    url = cog.jobs[str(job_id)].given["mix"]
+    assert mix.read_bytes() == httpx2.get(url).content
+    assert 403 == httpx2.get(url.replace("key=", "key=x")).status_code

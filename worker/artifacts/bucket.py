@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
+from math import ceil
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID, uuid4
@@ -142,6 +143,11 @@ class BucketStore(ArtifactStore):
                 breaks += 1
                 if breaks > _BREAKS_MAX:
                     raise
+
+    async def link(self, key: str, seconds: float) -> str | None:
+        async with self._wire.asking() as client:
+            url: str = await client.generate_presigned_url("get_object", Params=self._at(key), ExpiresIn=ceil(seconds))
+            return url
 
     async def remove(self, key: str) -> None:
         async with self._wire.asking(writing=True) as client:

@@ -114,6 +114,8 @@ async def _made(place: BucketPlace) -> AsyncIterator[Any]:
         read_timeout=_READ_SECONDS,
         max_pool_connections=_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": _TRIES},
+        # Else links would be signed as no newer server takes it.
+        signature_version="s3v4",
         # Servers of one's own are reached by one name, whatever the bucket.
         s3={"addressing_style": "path" if place.endpoint else "auto"},
         # We send and check a sha256 of our own; older compatible servers refuse the newer checksums.

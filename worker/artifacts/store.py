@@ -113,6 +113,11 @@ class ArtifactStore(ABC):
         Raises `DamagedArtifact` where it is gone, `StoreUnavailable` where the store does not answer.
         """
 
+    async def link(self, key: str, seconds: float) -> str | None:
+        """A URL by which anybody can fetch this artifact, and only it, for so long; None where there is no such."""
+        del key, seconds
+        return None
+
     @abstractmethod
     async def remove(self, key: str) -> None:
         """Delete one file; no error if it is gone."""

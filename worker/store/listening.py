@@ -17,10 +17,10 @@ _RETRY_SECONDS = 1.0
 _CHECK_SECONDS = 10.0
 
 
-async def listen(database_url: str, channels: Mapping[str, Callable[[], None]]) -> None:
-    """Call each channel's function at every notification, until cancelled; reconnects for ever.
+async def listen(database_url: str, channels: Mapping[str, Callable[[str], None]]) -> None:
+    """Call each channel's function with every notification's payload, until cancelled; reconnects for ever.
 
-    After a reconnect every function is called once: something may have been missed.
+    After a reconnect every function is called with "": something may have been missed.
     """
     dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
     while True:
@@ -29,15 +29,15 @@ async def listen(database_url: str, channels: Mapping[str, Callable[[], None]]) 
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _listen_once(dsn: str, channels: Mapping[str, Callable[[], None]]) -> None:
+async def _listen_once(dsn: str, channels: Mapping[str, Callable[[str], None]]) -> None:
     connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5)
     cut = asyncio.Event()
     connection.add_termination_listener(lambda _: cut.set())
     try:
         for channel, wake in channels.items():
-            await connection.add_listener(channel, lambda *_, wake=wake: wake())
+            await connection.add_listener(channel, lambda *told, wake=wake: wake(str(told[-1])))
         for wake in channels.values():
-            wake()
+            wake("")
         while not connection.is_closed():
             # A connection that was cut says so at once; one that is silent is asked.
             with suppress(TimeoutError):

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from config.settings import Settings
 from worker.boot import opened_api, opened_board, our_version
+from worker.links import COMPLETIONS_PATH
 from worker.web import problems
 from worker.web.dashboard.app import Pages, make_dashboard
 from worker.web.dashboard.forms import FORM_BYTES_MAX
@@ -17,6 +18,7 @@ from worker.web.guard import Guard
 from worker.web.routes import (
     accounts,
     artifacts,
+    engines,
     following,
     health,
     jobs,
@@ -63,6 +65,7 @@ def make_app(settings: Settings) -> FastAPI:
     )
     for resource in (
         *(health, jobs, following, quotes, artifacts, queues, steering, accounts, prices, voices, keys, webhooks),
+        engines,
     ):
         app.include_router(resource.router)
     app.router.routes.append(Pages(dashboard))
@@ -80,6 +83,7 @@ def _body_bytes_max(settings: Settings) -> dict[str, int]:
         "/v1/voices": settings.upload_bytes_max + ENVELOPE_BYTES_MAX,
         "/v1/prices": prices.BOOK_BYTES_MAX,
         "/v1/prices/rehearsals": prices.BOOK_BYTES_MAX,
+        COMPLETIONS_PATH: engines.COMPLETION_BYTES_MAX,
         "/do/prices/draft": FORM_BYTES_MAX,
     }
 

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from config.settings import Settings
 from worker.client import Client
+from worker.links import Links
 from worker.metrics import Metrics
 from worker.price_desk import PriceDesk
 from worker.steering import Steering
@@ -19,6 +20,7 @@ from worker.store.audit_log import AuditLog
 from worker.store.compensations import Compensations
 from worker.store.creations import Creations
 from worker.store.limits import Limits
+from worker.store.nudges import Nudges
 from worker.store.ops import Controls
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
@@ -56,6 +58,9 @@ class Services:
     depths: Depths
     following: FollowingReads
     watcher: Watcher
+    #: None: providers don't come here.
+    links: Links | None
+    nudges: Nudges
     #: So many files are measured at a time.
     uploads: asyncio.Semaphore
     #: For `/readyz`.

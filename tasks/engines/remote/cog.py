@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import httpx2
 import structlog
 from pydantic import Field
 
-from tasks.engines.contract import Commission
+from tasks.engines.contract import Commission, Link
 from tasks.engines.offer import Options
 from tasks.engines.remote.engine import Failed, Made, Remote, round_of
 from tasks.engines.remote.failures import Away, Busy
@@ -44,8 +45,12 @@ class CogOptions(ProviderOptions):
     constants: dict[str, Any] = Field(default_factory=dict)
     #: Whether the model sings lyrics.
     sings: bool = False
-    #: Bytes of audio that may go along as `data:` URLs.
+    #: data: inputs go along as `data:` URLs, up to `upload_bytes_max` together. url: by a signed link that holds for
+    #: as long as an attempt, to the bucket that they lie in or to our API.
+    inputs: Literal["data", "url"] = "data"
     upload_bytes_max: int = Field(64 * 1024**2, ge=1024)
+    #: Whether the provider is asked to say when it is done. We look at once then, and as often as ever.
+    webhook: bool = False
 
 
 class Cog(Remote):
@@ -57,8 +62,16 @@ class Cog(Remote):
     options: CogOptions
 
     def __init__(self, name: str, options: CogOptions) -> None:
+        if options.webhook and options.wait == "hold":
+            raise ValueError('webhook: goes with wait = "poll" only: a held request brings the result itself')
         super().__init__(name, options)
         self.provider.probe = self._probe
+
+    @property
+    def links(self) -> frozenset[Link]:
+        """What its provider must be given."""
+        wanted = {Link.COMPLETION: self.options.webhook, Link.INPUT: self.options.inputs == "url"}
+        return frozenset(link for link, asked in wanted.items() if asked)
 
     def check(self, kind: str, request: Any) -> None:
         if not self.options.sings and getattr(request, "lyrics", None) is not None:
@@ -72,18 +85,18 @@ class Cog(Remote):
             # Before it is asked for: the id is ours, so whoever comes next finds it in any case.
             await context.remember(state)
             if self.options.wait == "poll":
-                await self._put(commission, state)
+                await self._put(commission, context, state)
         context.progress(0.05, "ordered")
         return state
 
     async def look(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> Made | None:
         if self.options.wait == "hold":
-            answer = await self._put(commission, state)
+            answer = await self._put(commission, context, state)
         else:
             try:
                 answer = await self.provider.ask("GET", f"/predictions/{state['prediction']}")
             except Gone:  # it never came there, or a restart lost it
-                answer = await self._put(commission, state)
+                answer = await self._put(commission, context, state)
         found = _object(answer)
         status = found.get("status")
         if status in ("starting", "processing"):
@@ -97,24 +110,30 @@ class Cog(Remote):
     async def call_off(self, state: Mapping[str, Any]) -> None:
         await self.provider.ask_once("POST", f"/predictions/{state['prediction']}/cancel")
 
-    async def _put(self, commission: Commission, state: Mapping[str, Any]) -> httpx2.Response:
-        body = {"input": await asyncio.to_thread(self._input, commission)}
+    async def _put(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> httpx2.Response:
+        body: dict[str, Any] = {"input": self._input(commission, await self._audio(commission, context))}
+        if self.options.webhook:
+            body |= {"webhook": context.completion_url(), "webhook_events_filter": ["completed"]}
         headers = {"Prefer": "respond-async"} if self.options.wait == "poll" else {}
         hold = HOLD_SECONDS if self.options.wait == "hold" else None
         return await self.provider.ask(
             "PUT", f"/predictions/{state['prediction']}", body=body, headers=headers, timeout_seconds=hold
         )
 
-    def _input(self, commission: Commission) -> dict[str, Any]:
-        """The model's input: the request's fields, and audio as `data:` URLs."""
-        request = commission.request.model_dump(mode="json", exclude_none=True)
-        given = {name: value for name, value in request.items() if name not in OURS}
-        given["seconds"] = float(commission.asked[0].seconds_out)
+    async def _audio(self, commission: Commission, context: Context) -> dict[str, str | None]:
+        """The URL of each input."""
+        if self.options.inputs == "url":
+            return {name: await context.input_url(name) for name in commission.inputs}
         size = sum(file.path.stat().st_size for file in commission.inputs.values())
         if size > self.options.upload_bytes_max:
             raise EngineError(f"{self.name} takes at most {self.options.upload_bytes_max} bytes of audio; it is {size}")
-        for name, file in commission.inputs.items():
-            given[name] = "data:application/octet-stream;base64," + base64.b64encode(file.path.read_bytes()).decode()
+        return {name: await asyncio.to_thread(_data_url, file.path) for name, file in commission.inputs.items()}
+
+    def _input(self, commission: Commission, audio: Mapping[str, str | None]) -> dict[str, Any]:
+        """The model's input: the request's fields, and audio by its URLs."""
+        request = commission.request.model_dump(mode="json", exclude_none=True)
+        given = {name: value for name, value in request.items() if name not in OURS}
+        given |= {"seconds": float(commission.asked[0].seconds_out), **audio}
         if self.options.fields:
             given = {theirs: given[ours] for theirs, ours in self.options.fields.items() if ours in given}
         return {**given, **self.options.constants}
@@ -131,6 +150,10 @@ class Cog(Remote):
             raise Busy("is starting")
         if status not in WELL:
             raise Away(f"is {str(status)[:40]}")
+
+
+def _data_url(path: Path) -> str:
+    return "data:application/octet-stream;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _object(answer: httpx2.Response) -> Mapping[str, Any]:

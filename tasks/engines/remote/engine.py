@@ -104,7 +104,7 @@ class Remote:
             made = await self.look(commission, context, state)
             if made is not None:
                 return made
-            await asyncio.sleep(self.options.poll_seconds)
+            await context.pause(self.options.poll_seconds)
 
     async def _called_off(self, state: Mapping[str, Any]) -> None:
         with suppress(TimeoutError, Again, EngineError):

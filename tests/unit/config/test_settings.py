@@ -224,9 +224,9 @@ def test_settings_cannot_be_changed_once_read() -> None:
 
 
 def test_secrets_are_typed_as_secrets() -> None:
-    """A new URL of a server can't be added as plain text. Where packs are bought is shown to every customer;
+    """A new URL of a server can't be added as plain text. Where packs are bought and where we are, is no secret;
     the collector's can't have a password in it."""
-    public = {"artifacts_url", "billing_url", "otlp_url"}
+    public = {"artifacts_url", "billing_url", "otlp_url", "public_url"}
     urls = [name for name in Settings.model_fields if name.endswith("_url") and name not in public]
     assert {"database_url", "redis_url"} <= set(urls)
     for name in urls:

@@ -37,6 +37,15 @@ class Recorder:
     async def finished(self, output: Output) -> None:
         self.outputs.append(output)
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def completion_url(self) -> str | None:
+        return None
+
+    async def input_url(self, name: str) -> str | None:
+        return None
+
 
 @dataclass
 class Told:

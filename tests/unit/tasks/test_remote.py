@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tasks.engines.contract import EngineNotReady
+from tasks.engines.contract import EngineNotReady, Link
 from tasks.engines.remote.ace_step import AceStepServer
 from tasks.engines.remote.cog import Cog
 from tasks.engines.remote.engine import Remote
@@ -31,7 +31,7 @@ from tasks.kind import (
     RefusedRequest,
     RunLimits,
 )
-from tasks.registry import RegistryError, registry
+from tasks.registry import RegistryError, prepared, registry
 from tasks.stem_split import StemSplit
 from tasks.tiers import Tiered
 from tasks.validation import parse
@@ -158,20 +158,77 @@ async def test_cog_makes_a_song(cog: CogProvider, context: Recorder, made: Calla
 
 async def test_cog_splits_a_mix(cog: CogProvider, context: Recorder, made: Callable[..., Any], tmp_path: Path) -> None:
     """The mix goes along as data, under the model's own name for it; stems come by their names."""
-    mix = tmp_path / "mix.wav"
-    info = AudioInfo(44_100, 44_100, 1)
-    soundfile.write(mix, 0.3 * np.sin(np.arange(info.frames) / 20), info.sample_rate)
+    mix = a_mix(tmp_path)
     kind: StemSplit = made(
         "cog", cog.url, "stem_split", fields='{ audio = "mix", stems = "stems", seconds = "seconds" }',
         constants='{ quality = "best" }',
     )  # fmt: skip
     request = parse(kind, {"stems": ["drums", "vocals"], "model": "studio"})
-    await kind.run(request, {"mix": InputFile(mix, info)}, context, RunLimits())
+    await kind.run(request, {"mix": mix}, context, RunLimits())
     assert ["vocals", "drums"] == [output.name for output in context.outputs]
-    assert {info.seconds} == {output.usage.seconds_in for output in context.outputs}
+    assert {mix.info.seconds} == {output.usage.seconds_in for output in context.outputs}
     ordered = cog.jobs[str(JOB)].given
     assert {"audio", "stems", "seconds", "quality"} == set(ordered)
     assert ordered["audio"].startswith("data:application/octet-stream;base64,")
+
+
+async def test_a_mix_can_go_by_url(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link instead of the bytes; a provider that is to say when it is done is told where."""
+    kind: StemSplit = made("cog", cog.url, "stem_split", inputs='"url"', webhook="true")
+
+    async def input_url(name: str) -> str:
+        return f"https://bucket.example/{name}"
+
+    monkeypatch.setattr(context, "input_url", input_url)
+    monkeypatch.setattr(context, "completion_url", lambda: "https://fermata.example/done")
+    await kind.run(parse(kind, {"stems": ["drums"], "model": "studio"}), {"mix": a_mix(tmp_path)}, context, RunLimits())
+    ordered = cog.asked("PUT")[0].body
+    assert "https://bucket.example/mix" == ordered["input"]["mix"]
+    assert ("https://fermata.example/done", ["completed"]) == (ordered["webhook"], ordered["webhook_events_filter"])
+
+
+async def test_audio_that_is_too_large_to_go_along_ends_the_job(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Before anything is sent; it says how much goes."""
+    kind: StemSplit = made("cog", cog.url, "stem_split", upload_bytes_max="2000")
+    with pytest.raises(EngineError, match=r"^far takes at most 2000 bytes of audio; it is 88244$") as ended:
+        await kind.run(parse(kind, {"model": "studio"}), {"mix": a_mix(tmp_path)}, context, RunLimits())
+    assert (False, []) == (ended.value.retryable, cog.heard)
+
+
+def a_mix(folder: Path) -> InputFile:
+    """One second of it."""
+    info = AudioInfo(44_100, 44_100, 1)
+    soundfile.write(folder / "mix.wav", 0.3 * np.sin(np.arange(info.frames) / 20), info.sample_rate)
+    return InputFile(folder / "mix.wav", info)
+
+
+@pytest.mark.parametrize(
+    ("options", "links", "problem"),
+    [
+        ({"webhook": "true"}, set(), "far: its provider is to say when work is done: set FERMATA_PUBLIC_URL and"),
+        ({"inputs": '"url"'}, set(), "far: its provider is to fetch inputs: set FERMATA_PUBLIC_URL and"),
+        ({"inputs": '"url"'}, {Link.INPUT}, None),
+        ({"webhook": "true", "inputs": '"url"'}, {Link.INPUT, Link.COMPLETION}, None),
+        ({}, set(), None),
+    ],
+)
+def test_a_provider_that_can_t_come_to_us_is_not_started(
+    made: Callable[..., Any], options: dict[str, str], links: set[Link], problem: str | None
+) -> None:
+    """Where the settings have no address for it."""
+    kind = made("cog", "http://127.0.0.1:1", **options)
+    _, problems = prepared({"generation": kind}, ["generation"], links)
+    assert ([problem] if problem else []) == [one.problem[: len(problem or "")] for one in problems]
+
+
+def test_a_held_request_needs_no_word(made: Callable[..., Any]) -> None:
+    """It brings the result itself."""
+    with pytest.raises(RegistryError, match='far: webhook: goes with wait = "poll" only'):
+        made("cog", "http://127.0.0.1:1", wait='"hold"', webhook="true")
 
 
 async def test_plain_cog_is_held(cog: CogProvider, context: Recorder, made: Callable[..., Any]) -> None:
