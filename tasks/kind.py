@@ -131,7 +131,7 @@ class Context(Listener, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What one attempt may take. The worker enforces `seconds`; the child process enforces `memory_bytes`."""
+    """What one attempt may take. The worker enforces `seconds`; the child, or who started it, `memory_bytes`."""
 
     seconds: float = 900.0
     memory_bytes: int = 3 * 1024**3

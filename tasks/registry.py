@@ -82,6 +82,21 @@ def prepared(
     return MappingProxyType(started), tuple(problems)
 
 
+def lacking(kinds: Mapping[str, Kind], wanted: Collection[str]) -> frozenset[str]:
+    """The tiers of the `wanted` kinds that no engine makes here, as "kind/tier"; "kind/" too for a kind's default."""
+    found = set()
+    for name in wanted:
+        kind: object = kinds[name]
+        if not isinstance(kind, Tiered):
+            continue
+        default = kinds[name].request_model.model_fields["model"].default
+        missing = {tier for tier in kind.tiers if isinstance(kind.engines.get(tier, _NOWHERE), NotHere)}
+        found |= {f"{name}/{tier}" for tier in missing} | ({f"{name}/"} if default in missing else set())
+    return frozenset(found)
+
+
+_NOWHERE = NotHere("no engine of the document makes it")
+
 #: What is said where a link can't be given.
 _NO_LINK = {
     Link.COMPLETION: "its provider is to say when work is done: set FERMATA_PUBLIC_URL and FERMATA_LINK_SECRET",

@@ -25,6 +25,7 @@ FLOORS = (
         "worker.voices",
         "worker.links",
         "worker.outside",
+        "worker.fitting",
     },
 )
 TOP = len(FLOORS)

@@ -34,6 +34,9 @@ class Services(Protocol):
     @property
     def runner(self) -> Runner: ...
 
+    def fitting(self, pairs: Sequence[Pair]) -> Awaitable[list[Pair]]:
+        """The jobs that this process can run; the others are left to those who can."""
+
     def unhint(self, pairs: Sequence[Pair]) -> Awaitable[None]:
         """Clear the hint marks of these jobs in one statement, so that dispatch sends them elsewhere at once."""
 
@@ -46,7 +49,8 @@ def declare(broker: dramatiq.Broker, queues: Sequence[str], services: Services) 
     @dramatiq.actor(broker=broker, actor_name=ACTOR_NAME, queue_name=queues[0])
     async def run(pairs: list[Pair]) -> None:
         try:
-            left_over = await services.slots.offer(pairs, services.runner.run)
+            fitting = await services.fitting(pairs)
+            left_over = await services.slots.offer(fitting, services.runner.run)
             if left_over:
                 await services.unhint(left_over)
         except Exception:

@@ -20,7 +20,7 @@ from config.settings import Settings, SettingsError
 from tasks.engines.child import close_children
 from tasks.engines.contract import Link
 from tasks.kind import Kind
-from tasks.registry import close_engines, prepared, registry
+from tasks.registry import close_engines, lacking, prepared, registry
 from worker import failpoints
 from worker.artifacts.places import store_at
 from worker.artifacts.store import ArtifactStore
@@ -33,6 +33,7 @@ from worker.duties.prune import Prune
 from worker.duties.reap import Reap
 from worker.duties.sweep import Sweep
 from worker.duties.wake import Wake
+from worker.fitting import Fitting
 from worker.hold_off import HoldOff
 from worker.keeper import Keeper
 from worker.links import links_of
@@ -72,6 +73,7 @@ from worker.store.reads_following import FollowingReads
 from worker.store.rehearsals import Rehearsals
 from worker.store.retries import Retries
 from worker.store.submits import Submits
+from worker.store.tiers import Tiers
 from worker.store.turns import Turns
 from worker.store.upkeep import Upkeep
 from worker.store.voices import Voices
@@ -331,6 +333,11 @@ class WorkerServices:
     slots: Slots
     runner: Runner
     dispatching: Dispatching
+    fits: Fitting
+
+    async def fitting(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The jobs that this process can run; the others are left to those who can."""
+        return await self.fits.fitting(pairs)
 
     async def unhint(self, pairs: Sequence[Pair]) -> None:
         """Clear the marks of jobs that found no slot here. If that fails, their hints are repeated later."""
@@ -364,7 +371,10 @@ async def opened_worker(
     ):
         await refuse_other_clocks(store, settings)
         leases, workers = Leases(store.engine), Workers(store.engine)
-        card = WorkerCard(worker_id, socket.gethostname(), os.getpid(), our_version(), queues, slots.count)
+        # Without a document every worker makes what we ship, so their jobs need no look before they are claimed.
+        lacks = lacking(kinds, queues) if settings.engines is not None else frozenset[str]()
+        host, pid = socket.gethostname(), os.getpid()
+        card = WorkerCard(worker_id, host, pid, our_version(), queues, slots.count, sorted(lacks))
         keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)
         dispatching = Dispatching(store.engine)
         metrics = served_metrics(settings, "worker", store)
@@ -395,7 +405,7 @@ async def opened_worker(
         async with background(keeper.run(), keeper.report_progress(), listening, *sweeping, *measuring):
             try:
                 with watched(loop, settings.lease_seconds):
-                    yield WorkerServices(slots, runner, dispatching)
+                    yield WorkerServices(slots, runner, dispatching, Fitting(Tiers(store.engine), dispatching, lacks))
             finally:
                 await _say_gone(workers, worker_id)
                 await close_engines(kinds)

@@ -268,6 +268,15 @@ def schema_checks(facts: SchemaFacts, settings: Settings) -> Iterator[Check]:
         otherwise=Status.WARN,
     )
     yield _verdict(
+        "tiers",
+        not facts.unmade,
+        f"jobs wait, and no living worker makes {', '.join(_tier_named(tier) for tier in facts.unmade)}"
+        if facts.unmade
+        else "every queued job's is made by a living worker",
+        "see `tier not started` in the workers' logs; give one what it lacks (docs/ENGINES.md), or cancel the jobs",
+        otherwise=Status.WARN,
+    )
+    yield _verdict(
         "webhooks",
         not facts.dead_deliveries,
         f"{facts.dead_deliveries:,} events were not taken by {facts.deaf:,} endpoint(s), and are given up"
@@ -340,6 +349,10 @@ def _sharing_checks(store: ArtifactStore, url: str, hosts: Sequence[str]) -> Ite
     endpoint = urlsplit(dict(parse_qsl(urlsplit(url).query)).get("endpoint", ""))
     if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
         yield Check("artifacts' wire", Status.WARN, "audio and requests travel unencrypted", "give an https endpoint")
+
+
+def _tier_named(tier: str) -> str:
+    return f"{tier[:-1]}'s default tier" if tier.endswith("/") else tier
 
 
 def _scheduler_check(facts: SchemaFacts, settings: Settings) -> Check:

@@ -52,6 +52,8 @@ MESSAGE_MAX = 1024 * 1024
 MESSAGE_SHOWN_MAX = 500
 #: Bytes of a dead child's stderr that go to the log.
 LAST_WORDS_MAX = 2000
+#: Seconds between two looks at what a child holds in memory: some hundred megabytes may come in between.
+MEMORY_LOOK_SECONDS = 0.05
 #: Seconds to wait for a killed child to be gone; it takes milliseconds.
 REAP_SECONDS = 5.0
 
@@ -81,6 +83,7 @@ async def run_in_child(
     context: Listener,
     limits: RunLimits,
     restraints: Restraints = Restraints(),
+    resident_bytes: int | None = None,
 ) -> Any:
     """Call `function(report, **arguments)` in a child process and return what it returned (JSON values).
 
@@ -89,7 +92,9 @@ async def run_in_child(
     was finished stays counted whatever comes after.
 
     Cancelling kills the child and its descendants at once; `limits.seconds` is the caller's to enforce so.
-    Raises what the function raised if that is an `EngineError`, `OutOfMemory` past `limits.memory_bytes`,
+    `limits.memory_bytes` binds its address space. Where that says nothing of what it uses (a GPU's driver maps
+    terabytes), `resident_bytes` binds what it holds in memory: looked at often, so it may be passed for a moment.
+    Raises what the function raised if that is an `EngineError`, `OutOfMemory` past either limit,
     `EngineCrashed` if the process died, `EngineFailure` for any other exception (its traceback goes to the log).
     """
     name = _name_of(function)
@@ -107,16 +112,20 @@ async def run_in_child(
             child = _Child.started(limits.memory_bytes, restraints)
             await child.start(job)
         conversation = asyncio.ensure_future(child.converse(context))
+        watch = asyncio.ensure_future(child.keep_below(resident_bytes)) if resident_bytes else None
         try:
             answer = await asyncio.shield(conversation)
         except asyncio.CancelledError:
             await child.stop(conversation, context.workdir)
             raise
+        finally:
+            if watch is not None:
+                watch.cancel()
         if answer is None:
             await child.end()
             raise child.crash()
-        child.release(sound="returned" in answer or "failed" in answer)
-        return _returned(answer, name, limits)
+        child.release(sound=_is_sound(answer))
+        return _returned(answer, name, resident_bytes or limits.memory_bytes)
     finally:
         await child.end_unless_released()
 
@@ -127,16 +136,21 @@ async def close_children() -> None:
         await child.end()
 
 
-def _returned(answer: Mapping[str, Any], function: str, limits: RunLimits) -> Any:
+def _returned(answer: Mapping[str, Any], function: str, memory_bytes: int) -> Any:
     """What the function returned. Raises what it raised."""
     if "returned" in answer:
         return answer["returned"]
     if "failed" in answer:
         raise _engine_error(answer["failed"])(str(answer["text"])[:MESSAGE_SHOWN_MAX])
     if "out_of_memory" in answer:
-        raise _out_of_memory(limits.memory_bytes)
+        raise _out_of_memory(memory_bytes)
     log.error("engine_failed", function=function, traceback=answer.get("traceback"))
     raise EngineFailure(f"the engine failed unexpectedly ({str(answer.get('unexpected'))[:80]})")
+
+
+def _is_sound(answer: Mapping[str, Any]) -> bool:
+    """Whether a child that answered so can take the next run: not in an unknown state, or out of memory."""
+    return "returned" in answer or ("failed" in answer and not issubclass(_engine_error(answer["failed"]), OutOfMemory))
 
 
 def _engine_error(names: list[str]) -> type[EngineError]:
@@ -176,6 +190,8 @@ class _Child:
     thread: int = field(default_factory=threading.get_ident)
     runs: int = 0
     released: bool = False
+    #: Bytes that it was killed for passing.
+    outgrown: int | None = None
     last_words: str = ""
 
     @classmethod
@@ -255,6 +271,14 @@ class _Child:
             parts += part
         return bytes(parts)
 
+    async def keep_below(self, most_bytes: int) -> None:
+        """Kill it once it holds more in memory; until cancelled."""
+        while _held_bytes(self.process.pid) <= most_bytes:  # noqa: ASYNC110 - nobody tells of memory that is taken
+            await asyncio.sleep(MEMORY_LOOK_SECONDS)
+        self.outgrown = most_bytes
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     async def stop(self, conversation: asyncio.Future[dict[str, Any] | None], workdir: Path) -> None:
         """Let a run that is not wanted any more end by itself, if it may; then the process serves the next one."""
         if self.restraints.stop_seconds > 0:
@@ -263,7 +287,7 @@ class _Child:
         if conversation.done() and not conversation.cancelled() and conversation.exception() is None:
             answer = conversation.result()
             if answer is not None:
-                self.release(sound="returned" in answer or "failed" in answer)
+                self.release(sound=_is_sound(answer))
         conversation.cancel()
 
     def release(self, *, sound: bool) -> None:
@@ -302,6 +326,8 @@ class _Child:
         status = self.process.returncode
         name = signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
         log.error("engine_crashed", ended_by=name, last_words=self.last_words)
+        if self.outgrown is not None:
+            return _out_of_memory(self.outgrown)
         if "bad_alloc" in self.last_words or "MemoryError" in self.last_words:
             return _out_of_memory(self.memory_bytes)
         return EngineCrashed(f"the engine's process died ({name})")
@@ -319,6 +345,17 @@ def _idle_child(memory_bytes: int | None = None, restraints: Restraints | None =
             return child
         child.kill()
     return None
+
+
+def _held_bytes(pid: int) -> int:
+    """What a process holds in memory and can't give back: no files that it maps, as weights are. 0: it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 1024 * sum(
+        int(line.split()[1]) for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:"))
+    )
 
 
 async def _gone(process: subprocess.Popen[bytes]) -> None:

@@ -46,6 +46,9 @@ def main(arguments: list[str]) -> None:
     descriptor, parent, memory_bytes, file_bytes, open_files = (int(arguments[n]) for n in (0, 1, 3, 4, 5))
     idle_seconds = float(arguments[2])
     _die_with(parent)
+    Path("/proc/self/oom_score_adj").write_text(
+        "500"
+    )  # should the machine run out, the kernel takes us, not the worker
     _limit(memory_bytes, file_bytes, open_files)
     faulthandler.enable()
     with socket.socket(fileno=descriptor) as connection:

@@ -46,6 +46,9 @@ class TellingServices:
         else:
             tell(f"ended {job_id}")
 
+    async def fitting(self, pairs: Sequence[Pair]) -> list[Pair]:
+        return list(pairs)
+
     async def unhint(self, pairs: Sequence[Pair]) -> None:
         tell(f"unhinted {len(pairs)}")
 

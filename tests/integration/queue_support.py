@@ -51,6 +51,9 @@ class NotingServices:
         while self.hold.is_set():  # noqa: ASYNC110  (lifted by another thread)
             await asyncio.sleep(0.005)
 
+    async def fitting(self, pairs: Sequence[Pair]) -> list[Pair]:
+        return list(pairs)
+
     async def unhint(self, pairs: Sequence[Pair]) -> None:
         self.unhinted += pairs
 

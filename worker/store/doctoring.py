@@ -50,6 +50,8 @@ class SchemaFacts:
     #: Endpoints with events that they did not take and that are not told again by themselves, and how many events.
     deaf: int = 0
     dead_deliveries: int = 0
+    #: Tiers of queued jobs that workers serve the queue of and none makes: "kind/tier", "kind/" for the default one.
+    unmade: tuple[str, ...] = ()
 
 
 class Doctoring:
@@ -90,6 +92,7 @@ class Doctoring:
             lease_over_seconds=work.lease_over,
             ends_by_over_seconds=work.ends_by_over,
             unserved=tuple(work.unserved),
+            unmade=tuple(work.unmade),
             hosts=tuple(work.hosts),
             workers=work.workers,
             slots=work.slots,
@@ -158,7 +161,7 @@ _WORK = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
     ), alive AS MATERIALIZED (
-        SELECT w.host, w.slots, w.queues
+        SELECT w.host, w.slots, w.queues, w.lacks
         FROM workers AS w
         CROSS JOIN clock
         WHERE w.stopped_at IS NULL
@@ -180,6 +183,22 @@ _WORK = text("""
                  FROM unfinished AS u
                  WHERE NOT EXISTS (SELECT FROM alive AS a WHERE u.queue = ANY(a.queues))
                  ORDER BY u.queue) AS unserved,
+           ARRAY(SELECT l.tier
+                 FROM (SELECT DISTINCT unnest(a.lacks) AS tier FROM alive AS a) AS l
+                 WHERE EXISTS (
+                     SELECT
+                     FROM (
+                         SELECT account_id, job_id, queue
+                         FROM due
+                         WHERE kind = split_part(l.tier, '/', 1)
+                         LIMIT 10000
+                     ) AS d
+                     JOIN jobs AS j ON j.account_id = ANY(ARRAY[d.account_id]) AND j.job_id = ANY(ARRAY[d.job_id])
+                     WHERE COALESCE(j.request ->> 'model', '') = split_part(l.tier, '/', 2)
+                       AND EXISTS (SELECT FROM alive AS a WHERE d.queue = ANY(a.queues))
+                       AND NOT EXISTS (SELECT FROM alive AS a WHERE d.queue = ANY(a.queues) AND l.tier <> ALL(a.lacks))
+                 )
+                 ORDER BY l.tier) AS unmade,
            ARRAY(SELECT DISTINCT a.host FROM alive AS a ORDER BY a.host) AS hosts,
            (SELECT CAST(count(*) AS integer) FROM alive) AS workers,
            (SELECT CAST(COALESCE(sum(a.slots), 0) AS integer) FROM alive AS a) AS slots

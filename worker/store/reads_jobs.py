@@ -35,7 +35,7 @@ class WaitingFor(StrEnum):
     CREDITS = "credits"
     ACCOUNT_LIMIT = "account_limit"  # the account runs as many jobs as it may
     QUEUE_LIMIT = "queue_limit"
-    NO_WORKER = "no_worker"  # nobody alive serves its queue
+    NO_WORKER = "no_worker"  # nobody alive serves its queue, or makes its tier
     SLOT = "slot"  # all slots are taken, or one is about to take it
     NOT_DISPATCHED = "not_dispatched"  # slots are free: the scheduler did not get to it yet
 
@@ -100,7 +100,7 @@ class Surroundings:
     account_max: int | None
     queue_running: int
     queue_max: int | None
-    workers: int  # alive, serving its queue
+    workers: int  # alive, serving its queue and tier
     slots: int  # of these workers
     slots_taken: int  # on these workers, by jobs of any queue
     ahead: int  # queued, and dispatched before it as things stand; at most `POSITION_MAX`
@@ -142,6 +142,8 @@ def waiting_for(row: Any, around: Surroundings) -> WaitingFor | None:
     if row.not_before is None:
         return None
     if row.not_before > row.now:
+        if not around.workers and row.started_at is None and (row.run_at is None or row.run_at <= row.now):
+            return WaitingFor.NO_WORKER  # those who can't make it look at it seldom
         return WaitingFor.BACKOFF if row.attempt else WaitingFor.RUN_AT
     if around.paused:
         return WaitingFor.PAUSED
@@ -199,6 +201,7 @@ async def _surroundings(connection: AsyncConnection, row: Any) -> Surroundings:
         "account": row.account_id,
         "queue": row.queue,
         "kind": row.kind,
+        "tier": f"{row.kind}/{row.request.get('model', '')}",
         "alive": ALIVE_SECONDS,
         "job": row.job_id,
         "priority": row.priority,
@@ -230,6 +233,7 @@ _SURROUNDINGS = text("""
           AND NOT draining
           AND seen_at > fermata_now() - make_interval(secs => :alive)
           AND :queue = ANY(queues)
+          AND :tier <> ALL(lacks)
     )
     SELECT a.paused OR EXISTS (
                SELECT FROM controls AS c

@@ -711,6 +711,7 @@ workers = Table(
     _flag("draining"),
     _time("stopped_at", null=True),
     _text("drain_asked_by", null=True),
+    Column("lacks", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # tiers that it can't make
     PrimaryKeyConstraint("worker_id"),
     CheckConstraint("slots > 0", name="slots"),
     postgresql_with={"fillfactor": "50"},

@@ -21,6 +21,8 @@ class WorkerCard:
     version: str
     queues: Sequence[str]
     slots: int
+    #: Tiers of its queues that it can't make: "kind/tier", "kind/" for a kind's default one.
+    lacks: Sequence[str] = ()
 
 
 class Workers:
@@ -42,6 +44,7 @@ class Workers:
             "queues": list(card.queues),
             "slots": card.slots,
             "draining": draining,
+            "lacks": list(card.lacks),
         }
         async with transaction(self._engine, "worker_here") as connection:
             fresh, asked = (await connection.execute(_HERE, values)).one()
@@ -67,8 +70,9 @@ class Workers:
 
 #: `xmax = 0`: the row is new. Its two times can't tell, the clock goes on between them.
 _HERE = text("""
-    INSERT INTO workers AS w (worker_id, host, pid, version, queues, slots, started_at, seen_at, draining)
-    VALUES (:worker, :host, :pid, :version, CAST(:queues AS text[]), :slots, fermata_now(), fermata_now(), :draining)
+    INSERT INTO workers AS w (worker_id, host, pid, version, queues, slots, started_at, seen_at, draining, lacks)
+    VALUES (:worker, :host, :pid, :version, CAST(:queues AS text[]), :slots, fermata_now(), fermata_now(), :draining,
+            CAST(:lacks AS text[]))
     ON CONFLICT (worker_id) DO UPDATE
     SET seen_at = fermata_now(), draining = :draining
     RETURNING w.xmax = 0, w.drain_asked_by IS NOT NULL

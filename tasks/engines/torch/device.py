@@ -21,7 +21,7 @@ from tasks.kind import Context, RunLimits
 
 #: Seconds that a model gets between two of its steps to notice that its run was stopped.
 STOP_SECONDS = 1.2
-#: A GPU's driver maps more address space than any limit would allow, so that of a run does not hold for models.
+#: A GPU's driver maps more address space than any limit would allow, so what a model holds in memory is limited.
 ADDRESS_SPACE_BYTES = 2**46
 #: Never given back for want of work: the next song would wait for the model.
 IDLE_SECONDS = 10**7
@@ -38,6 +38,9 @@ class ModelOptions(Options):
     dtype: DType = "float32"
     #: Threads of a model on the CPU.
     threads: int = Field(1, ge=1, le=256)
+    #: Bytes of this machine's memory that a run may take its process to; a GPU's own is the GPU's to limit.
+    #: None: FERMATA_RUN_MEMORY_BYTES.
+    memory_bytes: int | None = Field(None, ge=64 * 1024**2)
 
 
 class Device:
@@ -72,6 +75,7 @@ class Device:
                 context,
                 RunLimits(limits.seconds, ADDRESS_SPACE_BYTES),
                 restraints,
+                options.memory_bytes or limits.memory_bytes,
             )
 
 

@@ -59,6 +59,7 @@ class out_of_memory:  # noqa: N801 - reads as the statement that it is
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         import torch
 
-        if isinstance(error, torch.OutOfMemoryError):
+        # On the CPU it comes as any error does, and says so.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             free(self._device)
             raise OutOfMemory(f"the model needed more memory than {self._device} has") from None

@@ -116,6 +116,14 @@ def take_memory_in_numpy(report: Report, megabytes: int) -> int:
     return int(numpy.ones(megabytes * 1024**2, "uint8").sum())
 
 
+def hold_memory(report: Report, megabytes: int) -> None:
+    """More than it may hold, for as long as it is let."""
+    held = bytearray(b"x") * (megabytes * 1024**2)
+    report.progress(0.5, str(len(held)))
+    while True:
+        time.sleep(1)
+
+
 def throw_bad_alloc(report: Report) -> None:
     """How a C++ library ends when it gets no memory."""
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")

@@ -115,6 +115,18 @@ async def test_an_output_outside_the_attempts_folder_is_not_taken(context: Recor
     assert context.outputs == []
 
 
+async def test_a_child_that_holds_too_much_is_ended(context: Recorder) -> None:
+    """Where its address space says nothing: as out of memory, and the next run gets a fresh one."""
+    limits = RunLimits(memory_bytes=2**46)
+    bound = 128 * 1024**2
+    before = (await run_in_child(misbehaviour.echo, {}, context, limits, resident_bytes=bound))["pid"]
+    with pytest.raises(OutOfMemory, match=r"^the engine needed more than its 128 MiB of memory$"):
+        async with asyncio.timeout(20):
+            await run_in_child(misbehaviour.hold_memory, {"megabytes": 200}, context, limits, resident_bytes=bound)
+    after = (await run_in_child(misbehaviour.echo, {}, context, limits, resident_bytes=bound))["pid"]
+    assert before != after
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [

@@ -10,7 +10,7 @@ import pytest
 from tasks.engines.child import close_children
 from tasks.engines.contract import NotHere
 from tasks.kind import EngineUnavailable, Kind, RefusedRequest, RunLimits
-from tasks.registry import RegistryError, close_engines, prepared, registry
+from tasks.registry import RegistryError, close_engines, lacking, prepared, registry
 from tasks.tiers import Tiered
 from tasks.validation import parse
 from tests.unit.tasks.contexts import Recorder
@@ -145,3 +145,16 @@ async def test_every_engine_is_closed_once(tmp_path: Path) -> None:
     tin = engines_of(kinds["generation"])["studio"]
     assert isinstance(tin, Whistle)
     assert tin.closed
+
+
+def test_what_no_engine_makes_is_lacking(tmp_path: Path) -> None:
+    """Off, without an engine, or not started; a kind's default tier by the name that requests leave out, too."""
+    document = (
+        '[engines.far]\ntype = "cog"\nurl = "https://far.example"\nsecret_file = "nowhere"\n'
+        '[tiers.generation]\nstandard = "far"\ndraft = "off"\n'
+    )
+    kinds, _ = prepared(kinds_of(tmp_path, document), ["generation", "stem_split"])
+    assert {"generation/standard", "generation/", "generation/draft", "stem_split/studio"} == lacking(
+        kinds, ["generation", "stem_split"]
+    )
+    assert set() == lacking(registry(), ["generation", "vocal_conversion"])

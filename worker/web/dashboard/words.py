@@ -31,7 +31,7 @@ WAITS: Mapping[str, str] = {
     "credits": "the account has too few credits",
     "account_limit": "its account runs as many jobs as it may",
     "queue_limit": "its queue runs as many jobs as it may",
-    "no_worker": "no living worker serves its queue",
+    "no_worker": "no living worker serves its queue, or makes its tier",
     "slot": "all slots are taken",
     "not_dispatched": "slots are free, the scheduler has not got to it",
 }
