@@ -1,7 +1,8 @@
 """Every setting, read once from the environment (`FERMATA_*`), frozen, checked against each other.
 
 Nothing else reads the environment. A misspelt variable is refused by name, a contradiction names both sides,
-and no message ever shows a value: some of them are secrets.
+and no message ever shows a value: some of them are secrets. Each secret may lie in a file instead, named by its
+variable with `_FILE` behind it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -26,6 +28,10 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 #: What is said of a URL that can't be taken apart, without a piece of it.
 _UNREADABLE = "can't be read as a URL: in a name or password, write :/?#[]@% as %XX"
+
+
+#: A file with more is none of ours.
+SECRET_BYTES_MAX = 8_192
 
 
 class SettingsError(Exception):
@@ -216,6 +222,17 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
+def _is_secret(name: str) -> bool:
+    return SecretStr in get_args(Settings.model_fields[name].annotation)
+
+
+#: A secret may lie in a file, as systemd's credentials and mounted secrets do: the variable that names the file, and
+#: the one that it stands for. So no secret needs to be in an environment.
+SECRET_FILES: Mapping[str, str] = {
+    f"{PREFIX}{name.upper()}_FILE": f"{PREFIX}{name.upper()}" for name in Settings.model_fields if _is_secret(name)
+}
+
+
 def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
     """The settings of this process.
 
@@ -224,11 +241,14 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
     """
     environ = os.environ if environ is None else environ
     problems = [*_unknown(environ)]
+    given = {name.upper(): value for name, value in environ.items() if name.upper().startswith(PREFIX) and value}
+    secrets, unread = _from_files(given)
+    problems += unread
     try:
         values = {
             name[len(PREFIX) :].lower(): value
-            for name, value in environ.items()
-            if name.upper().startswith(PREFIX) and value and name.upper() not in OTHER_NAMES
+            for name, value in {**given, **secrets}.items()
+            if name not in OTHER_NAMES
         }
         known = {name: value for name, value in values.items() if name in Settings.model_fields}
         settings = Settings(**{**known, **overrides})
@@ -340,8 +360,40 @@ def _is_port(port: str) -> bool:
     return port.isascii() and port.isdigit() and len(port) < 6 and 1 <= int(port) <= 65_535
 
 
+def _from_files(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The secrets that `FERMATA_…_FILE` variables name, and what is wrong with them; never what stands in a file."""
+    secrets, problems = {}, []
+    for variable, name in SECRET_FILES.items():
+        if variable not in given:
+            continue
+        path = Path(given[variable])
+        try:
+            facts = path.stat()
+            text = _start_of(path).decode().strip() if stat.S_ISREG(facts.st_mode) else None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "is no text"
+            problems.append(f"{variable}: its file can't be read ({reason.lower()})")
+            continue
+        if name in given:
+            problems.append(f"{variable} and {name}: both are given; leave one out")
+        elif text is None:
+            problems.append(f"{variable}: must name a file")
+        elif facts.st_mode & stat.S_IWOTH:
+            problems.append(f"{variable}: everybody may write to its file; chmod 600 it")
+        elif not text or len(text) > SECRET_BYTES_MAX:
+            problems.append(f"{variable}: its file must hold one secret, of at most {SECRET_BYTES_MAX:,} bytes")
+        else:
+            secrets[name] = text
+    return secrets, problems
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(SECRET_BYTES_MAX + 1)
+
+
 def _unknown(environ: Mapping[str, str]) -> list[str]:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_NAMES
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_NAMES | SECRET_FILES.keys()
     problems = []
     for name in sorted(environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from pathlib import Path
+
+import asyncpg
+import psutil
 
 from tests.acceptance.up import System, sessions_of
 from tests.proc import family_of
 from tests.waiting import wait_until
 from worker.local.processes import is_alive
 from worker.local.up import LINES
+from worker.local.waiting import finished
 
 
 def test_all_of_it_ends_in_order(system: System) -> None:
@@ -55,3 +61,32 @@ def test_the_session_of_the_readme_is_true(system: System) -> None:
     assert "succeeded" in said["jobs submit"]
     assert "succeeded" in said["jobs list"]
     assert "commit" in said["accounts journal"]
+
+
+def test_each_process_is_connected_as_its_role(system: System) -> None:
+    """Workers and the scheduler as the role that sets no price, the API as the one that migrates nothing: every
+    connection that each process holds, by its own end of it."""
+    home = next(path.parent for path in system.data.rglob("postgres.passwords"))
+    password = json.loads((home / "postgres.passwords").read_text())["postgres"]
+    port = re.search(r"PostgreSQL +127\.0\.0\.1:(\d+)", system.output.read_text())
+    assert port is not None
+    connected = finished(_roles_by_port(f"postgresql://postgres:{password}@127.0.0.1:{port[1]}/fermata"))
+    seen: dict[str, set[str]] = {}
+    for pid in family_of(system.child.pid):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        verb = next((word for word in words if word in ("api", "scheduler", "worker")), None)
+        if verb is not None:
+            ours = {end.laddr.port for end in psutil.Process(pid).net_connections("tcp") if end.laddr}
+            seen.setdefault(verb, set()).update(connected[here] for here in ours & connected.keys())
+    assert {"api": {"fermata_app"}, "scheduler": {"fermata_worker"}, "worker": {"fermata_worker"}} == seen
+
+
+async def _roles_by_port(url: str) -> dict[int, str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            "SELECT client_port, usename FROM pg_stat_activity WHERE client_port > 0 AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+    return {row["client_port"]: row["usename"] for row in rows}

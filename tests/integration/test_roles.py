@@ -47,6 +47,18 @@ NOT_FOR_WORKERS = [
     "SET ROLE fermata_product",
 ]
 
+#: Beside all that they may not: what the API and the command need no right for.
+NOT_FOR_ANYBODY = [
+    f"UPDATE {table} SET {change} WHERE book_id = (SELECT max(book_id) FROM {table})"
+    for table in ("price_books", "plan_books")
+    for change in (
+        "withdrawn_at = fermata_now()",
+        "withdrawn_at = fermata_now() + interval '1 hour'",
+        "withdrawn_by = 'eve'",
+        "withdrawn_note = 'never mind'",
+    )
+]
+
 NOT_FOR_PRODUCT = [
     *NOT_FOR_WORKERS[4:7],
     *NOT_FOR_WORKERS[8:-1],
@@ -109,6 +121,25 @@ async def test_the_worker_sets_no_price_and_sells_nothing(roles: Database) -> No
 async def test_product_moves_no_credit_and_touches_no_job(roles: Database) -> None:
     """Nor may it change a book that was applied."""
     await refused(roles.product_url, PRODUCT_ROLE, [*NOT_FOR_PRODUCT, *FORBIDDEN])
+
+
+@pytest.mark.parametrize("table", ["price_books", "plan_books"])
+async def test_nobody_withdraws_a_book_in_force_nor_brings_one_back(roles: Database, table: str) -> None:
+    """By raw SQL too, the owner included: jobs were priced by the one, and the other never counted."""
+    for url in (roles.url, roles.product_url):
+        role = dsn(url).split("//")[1].split(":")[0]
+        await refused(url, role, [sql for sql in NOT_FOR_ANYBODY if table in sql])
+    async with roles.connection(as_owner=True) as owner:
+        planned = await owner.fetchval(
+            f"INSERT INTO {table} (document, digest, effective_at, author, note, created_at) "
+            "SELECT document, 'x', fermata_now() + interval '1 day', author, note, fermata_now() "
+            f"FROM {table} LIMIT 1 RETURNING book_id"
+        )
+        withdraw = f"UPDATE {table} SET withdrawn_at = fermata_now(), withdrawn_by = 'mia' WHERE book_id = $1"
+        await owner.execute(withdraw, planned)
+        for change in ("withdrawn_at = NULL, withdrawn_by = NULL", "withdrawn_by = 'eve'"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="never"):
+                await owner.execute(f"UPDATE {table} SET {change} WHERE book_id = $1", planned)
 
 
 async def test_a_worker_needs_no_more_than_it_may(roles: Database) -> None:

@@ -19,7 +19,9 @@ def demo(*, json: Json = False) -> int:
     from config.settings import load
     from worker.local.demo import run_demo
 
-    return run_demo(load(), as_json=json)
+    settings = load()
+    opening.configure_logs(settings)  # stdout is the report's
+    return run_demo(settings, as_json=json)
 
 
 def up() -> int:

@@ -28,7 +28,7 @@ from worker.client import Client, JobRequest
 from worker.credits.states import ENDED, JobState
 from worker.local.processes import ProcessError, open_log, spawn, stop
 from worker.local.system import LocalServers, environment_for, local_servers, migrated
-from worker.local.up import environment_of_children
+from worker.local.up import environment_of_children, role_of
 from worker.store.audit import Audit, audit
 from worker.store.reads import Reads
 from worker.store.reads_accounts import Balance
@@ -335,7 +335,7 @@ def _processes(settings: Settings, servers: LocalServers, logs: Path) -> Iterato
                     spawn(
                         [fermata, *arguments],
                         on_parent_death=signal.SIGKILL,
-                        env=environment,
+                        env={**environment, **role_of(arguments[0], servers)},
                         stdout=output,
                         stderr=output,
                     )

@@ -26,7 +26,7 @@ DATA_DIR = Path(".fermata")
 class LocalServers:
     """Where everything is. The URLs hold passwords, so they are never printed along."""
 
-    #: As the app role: what every process of ours but `migrate` uses.
+    #: As the app role: what commands and the API use. Workers and schedulers have a role of their own.
     database_url: str = field(repr=False)
     owner_database_url: str = field(repr=False)
     redis_url: str = field(repr=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from config.settings import PREFIX, Settings
+from config.settings import PREFIX, SECRET_FILES, Settings
 from worker.local.keeping import Kept, Process
 from worker.local.output import Output
 from worker.local.passwords import write_private
@@ -222,7 +222,8 @@ def environment_of_children(settings: Settings, servers: LocalServers) -> dict[s
         if value is not None
     }
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **told, **environment_for(servers)}
-    environment.pop(f"{PREFIX}OWNER_DATABASE_URL", None)
+    for name in (f"{PREFIX}OWNER_DATABASE_URL", *SECRET_FILES):  # what lay in files is told by now
+        environment.pop(name, None)
     return environment
 
 

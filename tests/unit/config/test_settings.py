@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from config.settings import OTHER_NAMES, Settings, SettingsError, contradictions, load
+from config.settings import OTHER_NAMES, SECRET_FILES, Settings, SettingsError, contradictions, load
 
 SECRET = "hunter2-and-more"
 
@@ -236,3 +237,68 @@ def test_secrets_are_typed_as_secrets() -> None:
 def test_a_relative_data_folder_is_a_path() -> None:
     """Text in the environment, a path in the program."""
     assert Path("there") == load({"FERMATA_DATA_DIR": "there"}).data_dir
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    """As a credential of systemd lies there."""
+    path = tmp_path / "database_url"
+    path.write_text(f"postgresql://app:{SECRET}@db/fermata\n")
+    path.chmod(0o400)
+    return path
+
+
+def test_every_secret_may_lie_in_a_file(secret_file: Path) -> None:
+    """Named by its variable with `_FILE` behind it; the line's end is none of it."""
+    settings = load({"FERMATA_DATABASE_URL_FILE": str(secret_file)})
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == f"postgresql+asyncpg://app:{SECRET}@db/fermata"
+    secrets = {name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)}
+    assert {f"FERMATA_{name.upper()}_FILE" for name in secrets} == SECRET_FILES.keys()
+
+
+@pytest.mark.parametrize("name", ["FERMATA_SLOTS_FILE", "FERMATA_DATABSE_URL_FILE"])
+def test_only_secrets_lie_in_files(name: str, secret_file: Path) -> None:
+    """A file for anything else is a misspelt variable."""
+    (problem,) = problems_of({name: str(secret_file)})
+    assert problem.startswith(f"{name}: no such setting")
+
+
+def test_a_secret_comes_from_one_place(secret_file: Path) -> None:
+    """Which of two counts, nobody would know."""
+    (problem,) = problems_of(
+        {"FERMATA_DATABASE_URL": "postgresql://a:b@h/d", "FERMATA_DATABASE_URL_FILE": str(secret_file)}
+    )
+    assert problem == "FERMATA_DATABASE_URL_FILE and FERMATA_DATABASE_URL: both are given; leave one out"
+
+
+@pytest.mark.parametrize("fault", ["missing", "folder", "fifo", "empty", "binary", "large", "writable"])
+def test_a_file_that_holds_no_secret_is_refused(fault: str, tmp_path: Path) -> None:
+    """By its variable's name and the reason, and without a byte of what stands in it."""
+    path = tmp_path / "secret"
+    match fault:
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "empty":
+            path.write_text("\n")
+        case "binary":
+            path.write_bytes(SECRET.encode() + b"\xff")
+        case "large":
+            path.write_text(SECRET * 1_000)
+        case "writable":
+            path.write_text(f"redis://:{SECRET}@r/0")
+            path.chmod(0o666)
+    (problem,) = problems_of({"FERMATA_REDIS_URL_FILE": str(path)})
+    assert problem.startswith("FERMATA_REDIS_URL_FILE: ")
+    assert SECRET not in problem
+
+
+def test_what_a_file_holds_is_checked_like_a_variable(tmp_path: Path) -> None:
+    """And told by the setting's name, never by its value."""
+    path = tmp_path / "secret"
+    path.write_text(f"mysql://a:{SECRET}@h/d")
+    (problem,) = problems_of({"FERMATA_DATABASE_URL_FILE": str(path)})
+    assert "FERMATA_DATABASE_URL: " in problem
+    assert SECRET not in problem
