@@ -1,12 +1,12 @@
 """A book in force can't be withdrawn, and a withdrawn one never comes back: not by raw SQL either.
 
-Revision ID: 0016
+Revision ID: 0017
 """
 
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0017"
+down_revision = "0016"
 
 # `withdraw` of the store refuses both already, and earlier: this stands behind it, for whoever holds a role's password.
 _FUNCTION = """
