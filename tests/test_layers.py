@@ -339,3 +339,12 @@ def test_what_only_looks_like_a_violation_is_left_alone(tmp_path: Path) -> None:
         "from worker.credits import lots\nfrom worker.store import x"
     )
     assert [line for rule in RULES for line in broken(rule, tmp_path)] == []
+
+
+def test_migrations_stand_in_one_line() -> None:
+    """Two that follow the same one can't be applied; each file begins with its number."""
+    versions = sorted((ROOT / "worker" / "store" / "migrations" / "versions").glob("[0-9]*.py"))
+    numbers = [f"{number + 1:04}" for number in range(len(versions))]
+    told = [re.findall(r'^(?:down_)?revision = "?(\d+|None)"?$', path.read_text(), re.MULTILINE) for path in versions]
+    assert [[number, before] for number, before in zip(numbers, ["None", *numbers], strict=False)] == told
+    assert numbers == [path.name[:4] for path in versions]
