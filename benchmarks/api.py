@@ -31,13 +31,15 @@ from worker.store.api_keys import ApiKeys, NewKey, Role
 
 CONNECTIONS, ACCOUNTS, SECONDS = 64, 200, 6.0
 BATCH, BATCHES = 1_000, 12
-#: Requests over which the process must not grow.
-MEMORY_REQUESTS = 200_000
+#: Requests over which the process must not grow, and after how many its memory is said; no longer than this in all.
+MEMORY_REQUESTS, MEMORY_STEP, MEMORY_SECONDS = 200_000, 20_000, 600.0
+#: Pairs of looks at a job that is not there and at one of another account.
+PAIRS = 3_000
 ROOT = Path(__file__).parent.parent
 
 
 def measured(servers: LocalServers, rounds: int, memory_requests: int = MEMORY_REQUESTS) -> list[Figure]:
-    """Submits a second, their times at half that rate, batches, and memory."""
+    """Submits a second, their times at half that rate, batches, both 404s, and memory."""
     return uvloop.run(_measured(servers, rounds, memory_requests))
 
 
@@ -45,32 +47,55 @@ async def _measured(servers: LocalServers, rounds: int, memory_requests: int) ->
     settings = load(
         {}, database_url=servers.database_url, redis_url=servers.redis_url, artifacts_url=servers.artifacts_url
     )
-    key = await _prepared(settings)
+    key, bound = await _prepared(settings)
     async with _api(servers, key) as (port, process):
-        singles, halves, batches = [], [], []
+        singles, halves, batches, costs = [], [], [], []
         await _submits(port, key, 1.0)
         for _ in range(rounds):
-            rate, _times = await _submits(port, key, SECONDS)
+            spent = _Spent(process)
+            rate, times = await _submits(port, key, SECONDS)
             singles.append(rate)
+            costs.append(spent.microseconds / len(times))
             halves.append(quantiles((await _submits(port, key, SECONDS, rate / 2))[1], n=100)[98] * 1000)
             batches.append(await _batches(port, key))
-        before = await _memory(port, key, process, memory_requests // 10)
-        after = await _memory(port, key, process, memory_requests)
+        alike = await _alike(port, key, bound)
+        grown = await _memory(port, key, process, memory_requests)
     return [
         at_least("api_submits", median(singles), "jobs/s", 800, f"{CONNECTIONS} connections"),
+        Figure("api_submit_cpu", median(costs), "us", batches="of the API process"),
         at_most("api_submit_p99", median(halves), "ms", 100, "at half the rate of api_submits"),
         at_least("api_batch_jobs", median(batches), "jobs/s", 5_000, f"batches of {BATCH:,}"),
+        Figure("api_404", alike[1], "ms", alike[0], alike[1] / alike[0], "of an unknown job", f"{PAIRS:,} pairs"),
         # Less than a megabyte either way is noise.
-        at_most("api_growth", max(1.0, after - before), "MB", 10, f"over {memory_requests:,} requests, once"),
+        at_most("api_growth", max(1.0, grown), "MB", 10, f"over {memory_requests:,} requests, once"),
     ]
 
 
-async def _prepared(settings: Settings) -> str:
+class _Spent:
+    """The processor time of a process from here on."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._before = self._now()
+
+    @property
+    def microseconds(self) -> float:
+        return (self._now() - self._before) * 1e6
+
+    def _now(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+async def _prepared(settings: Settings) -> tuple[str, str]:
+    """An admin's key, and one that may not know of the accounts."""
     async with opened_store(settings, "bench") as store:
         for number in range(ACCOUNTS):
             await store.accounts.create(f"a{number}", "bench")
             await store.accounts.grant(f"a{number}", 10**11, "start", "bench")
-        return (await ApiKeys(store.engine).create(NewKey(Role.ADMIN, "bench"), "bench")).key
+        keys = ApiKeys(store.engine)
+        bound = await keys.create(NewKey(Role.VIEWER, "bound", "elsewhere"), "bench")
+        return (await keys.create(NewKey(Role.ADMIN, "bench"), "bench")).key, bound.key
 
 
 @asynccontextmanager
@@ -181,8 +206,28 @@ async def _batches(port: int, key: str) -> float:
     return BATCH * BATCHES / (time.perf_counter() - began)
 
 
+async def _alike(port: int, key: str, bound: str) -> tuple[float, float]:
+    """Medians in ms of a look at a job that is not there and at another account's, taken in turns by a bound key."""
+    connection = await _connected(port)
+    _, body = await _ask(connection, _post("/v1/jobs", key, 0, json.dumps(_song(0)).encode()))
+    theirs = json.loads(body)["id"]
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(2 * PAIRS):
+        which = number % 2 if number // 2 % 2 else 1 - number % 2  # which goes first changes from pair to pair
+        job = theirs if which else f"0198c2f4-7a10-7b3e-9c55-{number:012x}"
+        began = time.perf_counter()
+        status, _ = await _ask(connection, _get(f"/v1/jobs/{job}", bound))
+        times[which].append((time.perf_counter() - began) * 1000)
+        assert status == 404
+    connection[1].close()
+    return median(times[0]), median(times[1])
+
+
 async def _memory(port: int, key: str, process: psutil.Process, requests: int) -> float:
-    """The process's memory in MB after so many requests: looks, quotes and refusals in turn."""
+    """By how many MB the process grows over so many requests: looks, quotes and refusals in turn.
+
+    Counted from the first step on, which fills caches that have their bounds; each step is said.
+    """
     quote = json.dumps({"kind": "generation", "params": {"prompt": "x", "seconds": 60}}).encode()
     kinds: list[Callable[[int], bytes]] = [
         lambda _: _get("/v1/accounts/a1/balance", key),
@@ -191,13 +236,18 @@ async def _memory(port: int, key: str, process: psutil.Process, requests: int) -
         lambda number: _get(f"/v1/nothing/{number}", key),
     ]
     numbers = iter(range(requests))
+    began, sizes = time.monotonic(), list[float]()
 
     async def one() -> None:
         connection = await _connected(port)
         for number in numbers:
+            assert time.monotonic() - began < MEMORY_SECONDS, f"only {number:,} requests in {MEMORY_SECONDS:.0f} s"
             status, _ = await _ask(connection, kinds[number % len(kinds)](number))
             assert status < 500
+            if (number + 1) % MEMORY_STEP == 0 or number + 1 == requests:
+                sizes.append(float(process.memory_info().rss) / 1e6)
+                print(f"{number + 1:,} requests after {time.monotonic() - began:.0f} s: {sizes[-1]:.1f} MB", flush=True)
         connection[1].close()
 
     await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
-    return float(process.memory_info().rss) / 1e6
+    return sizes[-1] - sizes[0]

@@ -130,8 +130,8 @@ class Allowed:
 
     needed: May
 
-    def __call__(self, request: Request, _: Documented) -> Caller:
-        """Whom `admit` let in, before the body was read."""
+    async def __call__(self, request: Request, _: Documented) -> Caller:
+        """Whom `admit` let in, before the body was read. Not awaiting anything: else it would cost a thread."""
         caller: Caller = request.state.caller
         return caller
 
