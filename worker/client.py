@@ -51,6 +51,8 @@ log = structlog.get_logger(__name__)
 
 #: The whole of one job's request, inputs and metadata, as JSON.
 BODY_BYTES_MAX = 65_536
+#: Names that metadata may have, and its bytes of JSON: labels to find a job by, no place to keep things.
+METADATA_NAMES_MAX, METADATA_BYTES_MAX = 100, 8_192
 KEY_LENGTH_MAX = 255
 #: Seconds between looks at a job that is waited for: at first short jobs count, later the database does.
 _FIRST_SECONDS, _LATER_SECONDS, _SOON_SECONDS = 0.1, 0.5, 5.0
@@ -419,7 +421,11 @@ def _check_options(asked: JobRequest) -> None:
         raise RefusedRequest("ends_by", "must be after run_at")
     if asked.retry_of is not None:
         _check_job_id("retry_of", asked.retry_of)
-    size = sum(_size_of(name, getattr(asked, name)) for name in ("params", "inputs", "metadata"))
+    labels = _size_of("metadata", asked.metadata)
+    if labels > METADATA_BYTES_MAX or len(asked.metadata) > METADATA_NAMES_MAX:
+        most = f"at most {METADATA_NAMES_MAX} names and {METADATA_BYTES_MAX:,} bytes of JSON are taken"
+        raise RefusedRequest("metadata", f"has {len(asked.metadata):,} names and {labels:,} bytes; {most}")
+    size = labels + _size_of("params", asked.params) + _size_of("inputs", asked.inputs)
     if size > BODY_BYTES_MAX:
         raise RefusedRequest("params", f"the request has {size:,} bytes; at most {BODY_BYTES_MAX:,} are taken")
 

@@ -49,6 +49,8 @@ def _problem_of_leaf(value: object) -> str | None:
 def _problem_of_text(value: str) -> str | None:
     if "\0" in value:
         return "must not contain NUL characters"
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         return "must be JSON: texts must be valid Unicode, without lone surrogates"
     return None

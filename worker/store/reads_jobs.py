@@ -121,6 +121,12 @@ class JobReads:
             shortfall = await self._shortfall(connection, row)
         return replace(_shown(row, around), shortfall=shortfall)
 
+    async def account_of(self, job_id: UUID) -> str | None:
+        """Whose job it is; None: there is none. One look, as long for the one as for the other."""
+        async with snapshot(self._engine) as connection:
+            account: str | None = await connection.scalar(_ACCOUNT_OF, {"job": job_id})
+        return account
+
     async def _shortfall(self, connection: AsyncConnection, row: Any) -> Refusal | None:
         if row.state == JobState.WAITING:
             return await refusal_now(connection, row.account_id, row.quoted, self._plan_books)
@@ -210,6 +216,8 @@ async def _surroundings(connection: AsyncConnection, row: Any) -> Surroundings:
     }
     return Surroundings(*(await connection.execute(_SURROUNDINGS, values)).one())
 
+
+_ACCOUNT_OF = text("SELECT account_id FROM jobs WHERE job_id = :job")
 
 _JOB = text("""
     SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.quoted, j.book_id, j.plan, j.request, j.inputs,

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from worker.store.api_keys import KeyShown, Role, hash_of, within
-from worker.store.errors import UnknownAccount
+from worker.store.errors import UnknownAccount, UnknownJob
 from worker.web.problems import Problem
 from worker.web.services import Services, services_of
 
@@ -150,6 +151,16 @@ class Allowed:
         if caller.bound and self.needed in _OF_ALL_ACCOUNTS:
             raise Problem(403, "a key that is bound to some accounts may not do what touches all of them")
         request.state.caller = caller
+
+
+async def check_job(services: Services, caller: Caller, job_id: UUID) -> None:
+    """Raises `UnknownJob` for a job of others after the very look that tells of one that is not there: neither the
+    answer nor the time that it takes says which of them it is.
+    """
+    if caller.bound:
+        account = await services.reads.account_of(job_id)
+        if account is None or not caller.covers(account):
+            raise UnknownJob(job_id)
 
 
 async def still_open(services: Services, caller: Caller) -> None:

@@ -14,9 +14,9 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
-from worker.store.errors import LedgerUnavailable, UnknownJob
+from worker.store.errors import LedgerUnavailable
 from worker.store.reads_following import Story
-from worker.web.access import Caller, May, allowed
+from worker.web.access import Caller, May, allowed, check_job
 from worker.web.fields import JobId
 from worker.web.problems import responses
 from worker.web.services import Services, services_of
@@ -59,9 +59,8 @@ async def events(
     number. `progress` has none: it tells how far the run is, at most once a second. The stream ends with the job.
     """
     services = services_of(request)
+    await check_job(services, caller, job)
     story = await services.following.story(job)
-    if not caller.covers(story.account):
-        raise UnknownJob(job)
     seen = int(last) if last is not None else -1
     if story.ended and seen >= story.events[-1].id:
         return Response(status_code=204)

@@ -15,13 +15,13 @@ from worker.credits.lots import CREDITS_MAX
 from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
 from worker.credits.states import ENDED, JobState
 from worker.store.compensations import Compensated
-from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount, UnknownJob
+from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount
 from worker.store.reads_job_lists import JobsPage
 from worker.store.reads_jobs import JobShown
 from worker.store.reads_receipts import Receipt
 from worker.store.submits import Submitted
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
-from worker.web.access import Caller, May, allowed, still_open
+from worker.web.access import Caller, May, allowed, check_job, still_open
 from worker.web.answers import answer
 from worker.web.fields import (
     AccountId,
@@ -283,10 +283,8 @@ async def retry(request: Request, caller: Submitter, job: JobId, key: OwnKey = N
 @router.get("/{job}/receipt", response_model=Receipt, responses=responses(404))
 async def receipt(request: Request, caller: Looker, job: JobId) -> Response:
     """Why it cost what it did: which lots paid, by which rules, what was measured, why the rest came back."""
-    found = await services_of(request).reads.receipt(job, caller.key.account)
-    if not caller.covers(found.account):
-        raise UnknownJob(job)
-    return answer(found)
+    await check_job(services_of(request), caller, job)
+    return answer(await services_of(request).reads.receipt(job))
 
 
 @router.post(
@@ -318,10 +316,8 @@ async def _ended_or_waited(services: Services, caller: Caller, job_id: UUID, sec
 
 async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:
     """The job, if the caller may know of it. Raises `UnknownJob`, after the same look for whichever reason."""
-    found = await services_of(request).reads.job(job_id)
-    if not caller.covers(found.account):
-        raise UnknownJob(job_id)
-    return found
+    await check_job(services_of(request), caller, job_id)
+    return await services_of(request).reads.job(job_id)
 
 
 def _key_of(batch: str, place: int) -> str:
