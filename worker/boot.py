@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -72,7 +72,7 @@ from worker.store.reads_figures import FigureReads
 from worker.store.reads_following import FollowingReads
 from worker.store.rehearsals import Rehearsals
 from worker.store.retries import Retries
-from worker.store.submits import Submits
+from worker.store.submits import Submits, Submitted
 from worker.store.tiers import Tiers
 from worker.store.turns import Turns
 from worker.store.upkeep import Upkeep
@@ -124,6 +124,7 @@ class Store:
     books: Books
     operations: GroupCommit[Any]
     accounts: Accounts
+    transitions: Transitions
 
 
 @asynccontextmanager
@@ -131,7 +132,8 @@ async def opened_store(settings: Settings, name: str, *, runs_jobs: bool = False
     """A pool and what works on it, on the running loop. Connects on first use. `runs_jobs`: for a worker."""
     engine = make_engine(settings, name=name)
     price_books, plan_books = PriceBooks(), PlanBooks()
-    books = Books(engine, price_books, plan_books, Transitions(runs_jobs).tell)
+    transitions = Transitions(runs_jobs)
+    books = Books(engine, price_books, plan_books, transitions.tell)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
         batch_max=settings.batch_max,
@@ -139,7 +141,7 @@ async def opened_store(settings: Settings, name: str, *, runs_jobs: bool = False
         key=lambda operation: operation.job_id,
     )
     try:
-        yield Store(engine, price_books, plan_books, books, operations, Accounts(engine, books))
+        yield Store(engine, price_books, plan_books, books, operations, Accounts(engine, books), transitions)
     finally:
         await operations.close()
         await engine.dispose()
@@ -241,6 +243,8 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         keys, figures = ApiKeys(store.engine), FigureReads(store.engine)
         keyring, metrics, sign = Keyring(keys), Metrics("api"), sign_of_life(settings, "api", figures)
         metrics.watch_batches(store.operations)
+        store.transitions.counts = metrics.committed
+        client.counts = _submits_counted(client.kinds, metrics)
         metrics.watch_space(lambda: shutil.disk_usage(client.artifacts.work).free)
         watch = metrics.watch_books(figures)
         following = FollowingReads(store.engine)
@@ -285,6 +289,18 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         finally:
             await keyring.write_used()
             await limits.close()
+
+
+def _submits_counted(kinds: Mapping[str, Kind], metrics: Metrics) -> Callable[[object, Submitted | Exception], None]:
+    """What counts each submit by its kind and its answer, in the words that HTTP answers with."""
+    from worker.web.problems import said
+
+    def count(kind: object, answer: Submitted | Exception) -> None:
+        stored = "replayed" if isinstance(answer, Submitted) and answer.replayed else "stored"
+        word = said(answer).code if isinstance(answer, Exception) else stored
+        metrics.submitted(kind if isinstance(kind, str) and kind in kinds else "", word)
+
+    return count
 
 
 @asynccontextmanager
@@ -485,6 +501,7 @@ def served_metrics(settings: Settings, process: str, store: Store) -> Metrics | 
 
     metrics = Metrics(process)
     metrics.watch_batches(store.operations)
+    store.transitions.counts = metrics.committed
     serve(metrics, settings.metrics_host, settings.metrics_port)
     return metrics
 

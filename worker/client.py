@@ -88,7 +88,7 @@ class Quote:
     lines: tuple[Line, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Client:
     """The door to the queue in our own processes."""
 
@@ -101,6 +101,8 @@ class Client:
     retries: Retries
     artifacts: ArtifactStore
     settings: Settings
+    #: Told of each submit: the kind that was asked for, and its answer.
+    counts: Callable[[object, Submitted | Exception], None] = lambda kind, answer: None
 
     async def submit(self, asked: JobRequest, actor: str) -> Submitted:
         """Store the job, quoted and pinned; the same key and body give the first answer again.
@@ -108,6 +110,15 @@ class Client:
         Raises `RefusedRequest`, `Refused` (`NotInPlan` among them), `UnknownAccount` or `Conflict`: then nothing was
         stored.
         """
+        try:
+            answer = await self._submitted(asked, actor)
+        except Exception as error:
+            self.counts(asked.kind, error)
+            raise
+        self.counts(asked.kind, answer)
+        return answer
+
+    async def _submitted(self, asked: JobRequest, actor: str) -> Submitted:
         with tracing.span("submit", tracing.arrived()) as span:
             submission = self._submission(asked, actor, span.traceparent)
             span.say(account_id=submission.account_id, kind=submission.kind.name)

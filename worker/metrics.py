@@ -19,7 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from worker.credits.lots import Move
 from worker.credits.operations import Claimed, Dropped, Ended, Fenced, Parked, Requeued
+from worker.credits.page import Page
 from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Standing
@@ -51,8 +53,16 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         up = Gauge("fermata_up", "1 while the process runs", ["process"], registry=self.registry)
         up.labels(self.process).set(1)
+        self._declare_ends()
         if self.process == "worker":
             self._declare_jobs()
+        if self.process == "api":
+            self._made["fermata_submits"] = Counter(
+                "fermata_submits",
+                "Jobs asked for, by what was answered: stored, replayed, or the code of the refusal",
+                ["kind", "answer"],
+                registry=self.registry,
+            )
         if self.process == "scheduler":
             self._made["looks"] = Histogram(
                 "fermata_duty_seconds", "How long a duty took", ["duty"], buckets=_LAGS, registry=self.registry
@@ -61,15 +71,24 @@ class Metrics:
             "fermata_event_loop_lag_seconds", "How late the event loop is", buckets=_LAGS, registry=self.registry
         )
 
+    def _declare_ends(self) -> None:
+        for name, what, labels in (
+            ("fermata_jobs_ended", "Jobs whose end this process committed", ["kind", "state", "reason"]),
+            ("fermata_credits_committed", "Credits that ends charged", ["kind"]),
+            ("fermata_credits_refunded", "Credits that ends gave back", ["kind"]),
+        ):
+            self._made[name] = Counter(name, what, labels, registry=self.registry)
+        self._made["fermata_credits_expired"] = Counter(
+            "fermata_credits_expired", "Credits that expired, as this process wrote it down", registry=self.registry
+        )
+
     def _declare_jobs(self) -> None:
         for name, what, labels in (
             ("fermata_claims", "Answers to claims", ["kind", "answer"]),
-            ("fermata_jobs_ended", "Jobs that ended here", ["kind", "state", "reason"]),
+            ("fermata_attempts", "Attempts that ended here, by how they did", ["kind", "ending"]),
             ("fermata_attempts_retried", "Attempts after which a job was queued again", ["kind", "reason"]),
             ("fermata_settles_fenced", "Settles by a process that had lost its job", ["kind"]),
             ("fermata_credits_reserved", "Credits that claims held", ["kind"]),
-            ("fermata_credits_committed", "Credits that settles charged", ["kind"]),
-            ("fermata_credits_refunded", "Credits that settles gave back", ["kind"]),
         ):
             self._made[name] = Counter(name, what, labels, registry=self.registry)
         self._made["wait"] = Histogram(
@@ -89,8 +108,6 @@ class Metrics:
         """Count the answer to a claim."""
         if not isinstance(answer, Claimed):
             self._made["fermata_claims"].labels("", _word(answer)).inc()
-            if isinstance(answer, Ended):  # the claim knows no more of it than that
-                self._made["fermata_jobs_ended"].labels("", str(answer.state), str(answer.reason)).inc()
             return
         job = answer.job
         self._made["fermata_claims"].labels(job.kind, "claimed").inc()
@@ -105,13 +122,18 @@ class Metrics:
         self._made["run"].labels(kind).observe(seconds)
         match answer:
             case Ended():
-                self._made["fermata_jobs_ended"].labels(kind, str(answer.state), str(answer.reason)).inc()
-                self._made["fermata_credits_committed"].labels(kind).inc(answer.charged)
-                self._made["fermata_credits_refunded"].labels(kind).inc(claim.job.quoted - answer.charged)
+                self._made["fermata_attempts"].labels(kind, str(answer.reason)).inc()
             case Requeued():
+                self._made["fermata_attempts"].labels(kind, str(answer.reason)).inc()
                 self._made["fermata_attempts_retried"].labels(kind, str(answer.reason)).inc()
             case Fenced.FENCED | Standing.NOT_OURS:
                 self._made["fermata_settles_fenced"].labels(kind).inc()
+
+    # --- what an API tells
+
+    def submitted(self, kind: str, answer: str) -> None:
+        """Count the answer to a submit. `kind`: one that we have, else empty: nobody makes up labels."""
+        self._made["fermata_submits"].labels(kind, answer).inc()
 
     # --- what a scheduler tells
 
@@ -120,6 +142,18 @@ class Metrics:
         self._made["looks"].labels(name).observe(seconds)
 
     # --- what all tell
+
+    def committed(self, page: Page) -> None:
+        """Count what a transaction of this process has ended and written off."""
+        for change in page.writes.jobs:
+            if change.ended:
+                kind, charged = change.job.kind, change.charged or 0
+                self._made["fermata_jobs_ended"].labels(kind, str(change.state), str(change.reason)).inc()
+                if change.job.attempt:  # else nothing was ever held for it
+                    self._made["fermata_credits_committed"].labels(kind).inc(charged)
+                    self._made["fermata_credits_refunded"].labels(kind).inc(change.job.quoted - charged)
+        expired = sum(line.entry.amount for line in page.ledger.lines if line.entry.move is Move.EXPIRE)
+        self._made["fermata_credits_expired"].inc(expired)
 
     def watch_count(self, name: str, what: str, count: Callable[[], int]) -> None:
         """Show what something counts itself."""
@@ -217,6 +251,10 @@ class BooksWatch(Collector):
         yield _gauge("credits_held", "Credits that reservations hold", figures.held)
         yield _gauge("credits_expired_unwritten", "Credits that expired and are not journaled yet", figures.unwritten)
         yield _gauge("webhooks_waiting", "Events that wait for their endpoints", figures.deliveries)
+        yield _gauge("webhooks_dead", "Events that an endpoint never took", figures.dead_deliveries)
+        if figures.audit_seconds is not None and figures.audit_violations is not None:
+            yield _gauge("audit_age_seconds", "Since the last audit, whoever ran it", figures.audit_seconds)
+            yield _gauge("audit_violations", "What the last audit found: must be 0", figures.audit_violations)
         if figures.dispatch_seconds is not None:
             yield _gauge("dispatch_age_seconds", "Since a scheduler gave a sign", figures.dispatch_seconds)
         alive = GaugeMetricFamily("fermata_books_processes", "Processes seen within 30 s", labels=["process"])

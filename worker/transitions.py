@@ -6,6 +6,7 @@ did not start, the span is made here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +22,18 @@ log = structlog.get_logger(__name__)
 UNSUCCESSFUL = frozenset({JobState.FAILED, JobState.REFUSED})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transitions:
-    """Tells of the pages of one process. `runs_jobs`: whether it is a worker."""
+    """Tells of the pages of one process. `runs_jobs`: it is a worker. `counts`: its metrics, once it has some."""
 
     runs_jobs: bool = False
+    counts: Callable[[Page], None] = lambda page: None
 
     def tell(self, page: Page) -> None:
         """Every step that the page has taken. Raises nothing: what is told has been committed."""
         try:
             self._tell(page)
+            self.counts(page)
         except Exception:
             log.exception("steps of jobs were not told", account_id=page.account_id)
 

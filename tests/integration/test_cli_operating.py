@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
+from tests.integration.books import opened
 from tests.integration.cli_support import Fermata, run_command
 from worker.cli.migrating import url_of
 from worker.local.roles import APP_ROLE, ROLES, dsn
 from worker.local.system import LocalServers
 from worker.local.waiting import finished
+from worker.store.reads_account_lists import AccountListReads
+from worker.store.reads_figures import BooksFigures, FigureReads
 
 SONG = ("generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=20")
 
@@ -85,7 +91,18 @@ def test_an_audit_says_yes_or_names_what_is_wrong(fermata: Fermata) -> None:
     answer = fermata("audit", "--json")
     assert (1, False) == (answer.code, answer.document["ok"])
     assert {"rule", "what"} == answer.document["violations"][0].keys()
-    assert "violation(s): 1 lots" in fermata("audit").out
+    assert "violation(s): 1 lots" in fermata("audit", "--as", "kim").out
+    # The very same run is the last one for the dashboard and for metrics.
+    told, by = asyncio.run(_last_audit(fermata))
+    assert told.audit_violations
+    assert (told.audit_violations, "kim") == (by["count"], by["by"])
+
+
+async def _last_audit(fermata: Fermata) -> tuple[BooksFigures, Mapping[str, Any]]:
+    async with opened(fermata.database) as store:
+        noted = await AccountListReads(store.engine).noted("audit")
+        assert noted is not None
+        return await FigureReads(store.engine).figures(), noted.body
 
 
 async def _move_a_credit(fermata: Fermata) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from tests.integration.api_support import an_api
+from tests.integration.api_support import SONG, an_api
 from tests.integration.books import opened
 from tests.servers import Database, Servers
 from worker.readiness import readiness_of
@@ -46,6 +46,26 @@ async def test_http_says_why_it_is_not_ready_and_tells_metrics(database: Databas
         answer = await api.http.get("/readyz")
         assert 503 == answer.status_code
         assert "run `fermata migrate`" in answer.json()["why"]
+
+
+async def test_metrics_tell_what_was_asked_for_and_what_ended_here(database: Database, tmp_path: Path) -> None:
+    """Submits by kind and answer, refusals among them; ends by kind, state and reason, whoever brought them about."""
+    async with an_api(database, tmp_path) as api:
+        await api.account("ada", 100)
+        await api.account("poor")
+        job = await api.submit(idempotency="one")
+        await api.submit(idempotency="one")
+        for body in ({"account": "poor", "kind": "generation", "params": SONG}, {"account": "ada", "kind": "x" * 50}):
+            assert not (await api.ask("POST", "/v1/jobs", body)).is_success
+        await api.ok("POST", f"/v1/jobs/{job['id']}/cancel")
+        told = (await api.ask("GET", "/metrics", role="viewer")).text.splitlines()
+        assert {
+            'fermata_submits_total{answer="stored",kind="generation"} 1.0',
+            'fermata_submits_total{answer="replayed",kind="generation"} 1.0',
+            'fermata_submits_total{answer="insufficient_credits",kind="generation"} 1.0',
+            'fermata_submits_total{answer="validation",kind=""} 1.0',
+            'fermata_jobs_ended_total{kind="generation",reason="cancelled",state="cancelled"} 1.0',
+        } <= set(told)
 
 
 async def test_an_api_that_was_told_to_end_is_not_ready(database: Database, tmp_path: Path) -> None:

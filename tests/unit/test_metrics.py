@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.credits.test_operations import a_claim, a_job, a_page
 from worker.credits.operations import Claimed, Dropped, Ended, Fenced, Requeued
 from worker.credits.outcomes import Ending
+from worker.credits.page import JobChange, Page
 from worker.credits.states import JobState
 from worker.metrics import BooksWatch, Metrics
 from worker.store.reads_figures import BooksFigures, FigureReads
@@ -42,7 +45,7 @@ def told(metrics: Metrics) -> dict[str, float]:
 
 def a_watch() -> BooksWatch:
     watch = BooksWatch(_Reads())
-    watch._figures = BooksFigures((QUEUE,), 40, 0, 2, 3.0, {"worker": 1, "scheduler": 1, "api": 1})
+    watch._figures = BooksFigures((QUEUE,), 40, 0, 2, 3.0, {"worker": 1, "scheduler": 1, "api": 1}, 1, 60.0, 0)
     watch._imbalance, watch._answered = 0, True
     return watch
 
@@ -54,6 +57,9 @@ def every_metric() -> set[str]:
     worker.settled(_claimed(), Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 7), 1.0)
     worker.settled(_claimed(), Requeued(Ending.ENGINE_FAILURE, a_page().now), 1.0)
     worker.settled(_claimed(), Fenced.FENCED, 1.0)
+    worker.committed(_refused())
+    worker.committed(_sold())
+    api.submitted("generation", "stored")
     for name in ("fermata_leases_expired", "fermata_hinted_jobs", "fermata_batch_operations"):
         scheduler.watch_count(name, "what", lambda: 1)
     scheduler.watch_count("fermata_batch_transactions", "what", lambda: 1)
@@ -70,12 +76,30 @@ def _claimed() -> Claimed:
     return claimed
 
 
+def _refused() -> Page:
+    """A page whose claim could not be paid, and a lot that expired."""
+    job = UUID(int=1)
+    page = a_page(a_job(job_id=job, quoted=10**6))
+    assert isinstance(a_claim(job).decide(page), Ended)
+    return page
+
+
+def _sold() -> Page:
+    """A page on which a job of 10 credits was charged 7."""
+    job = a_job(job_id=UUID(int=1), attempt=1)
+    page = a_page(job)
+    page.writes.jobs.append(JobChange(job, JobState.SUCCEEDED, 0, ended=True, reason=Ending.SUCCEEDED, charged=7))
+    return page
+
+
 def test_a_worker_counts_what_became_of_its_jobs() -> None:
     """Credits, outcomes by kind and reason, refusals, retries and fenced settles."""
     metrics = Metrics("worker")
     metrics.claimed(_claimed())
     metrics.claimed(Dropped.PAUSED)
     metrics.claimed(Ended(JobState.REFUSED, Ending.INSUFFICIENT_CREDITS))
+    metrics.committed(_refused())
+    metrics.committed(_sold())
     metrics.settled(_claimed(), Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 7), 2.0)
     metrics.settled(_claimed(), Fenced.FENCED, 1.0)
     samples = told(metrics)
@@ -84,7 +108,8 @@ def test_a_worker_counts_what_became_of_its_jobs() -> None:
         "fermata_claims_total{answer=claimed,kind=generation}": 1,
         "fermata_claims_total{answer=paused,kind=}": 1,
         "fermata_claims_total{answer=refused,kind=}": 1,
-        "fermata_jobs_ended_total{kind=,reason=insufficient_credits,state=refused}": 1,
+        "fermata_jobs_ended_total{kind=generation,reason=insufficient_credits,state=refused}": 1,
+        "fermata_attempts_total{ending=succeeded,kind=generation}": 1,
         "fermata_jobs_ended_total{kind=generation,reason=succeeded,state=succeeded}": 1,
         "fermata_credits_reserved_total{kind=generation}": 10,
         "fermata_credits_committed_total{kind=generation}": 7,
@@ -130,6 +155,16 @@ def test_an_alert_asks_for_what_is_told_and_says_what_to_do(rule: dict[str, dict
     assert rule["labels"]["severity"] in ("page", "warn")
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["do"]
+
+
+def test_prometheus_itself_finds_nothing_wrong_with_the_rules() -> None:
+    """By its own tool, where it is installed: `.ci/run` does."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    found = subprocess.run([promtool, "check", "rules", DEPLOY / "alerts.yml"], capture_output=True, text=True)
+    assert 0 == found.returncode, found.stdout + found.stderr
+    assert f"{len(rules())} rules found" in found.stdout
 
 
 def test_a_dead_scheduler_and_a_wrong_ledger_page_somebody() -> None:

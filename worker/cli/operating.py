@@ -126,13 +126,17 @@ def drain(worker: str, /, *, json: Json = False, actor: Actor = None) -> int:
     return present({"worker": name, "drain_asked": True}, json, [f"worker {name} was asked to drain"])
 
 
-def audit(*, json: Json = False) -> int:
-    """Re-derive the promises from the database: 0 if every credit is where it should be, 1 if not."""
+def audit(*, json: Json = False, actor: Actor = None) -> int:
+    """Re-derive the promises from the database: 0 if every credit is where it should be, 1 if not.
+
+    The verdict is kept: the dashboard and /metrics tell when somebody looked last, and what was found.
+    """
+    who = values.actor_of(actor)
 
     async def work(books: Books) -> Audit:
-        from worker.store.audit import audit as audited
+        from worker.store.auditing import audited
 
-        return await audited(books.store.engine)
+        return await audited(books.store.engine, who)
 
     found = opening.with_books(work)
     return present(found, json, _audit(found), code=0 if found.ok else NO)

@@ -16,7 +16,11 @@ from worker.store.snapshots import snapshot
 
 @dataclass(frozen=True, slots=True)
 class BooksFigures:
-    """One look. `dispatch_seconds`: since a scheduler gave a sign; None: never. `processes`: those alive, by sort."""
+    """One look. `dispatch_seconds`: since a scheduler gave a sign; None: never. `processes`: those alive, by sort.
+
+    `dead_deliveries`: events that an endpoint never took. `audit_seconds`: since the last audit by anybody, which found
+    `audit_violations`; None: never.
+    """
 
     queues: tuple[QueueShown, ...]
     held: int
@@ -24,6 +28,9 @@ class BooksFigures:
     deliveries: int
     dispatch_seconds: float | None
     processes: Mapping[str, int]
+    dead_deliveries: int = 0
+    audit_seconds: float | None = None
+    audit_violations: int | None = None
 
 
 class FigureReads:
@@ -40,7 +47,17 @@ class FigureReads:
             alive = await connection.execute(_ALIVE, {"alive": ALIVE_SECONDS})
             processes = {row.process: int(row.alive) for row in alive}
         every = {name: processes.get(name, 0) for name in ("worker", "scheduler", "api")}
-        return BooksFigures(queues, sums.held, sums.unwritten, sums.deliveries, sums.dispatch_seconds, every)
+        return BooksFigures(
+            queues,
+            sums.held,
+            sums.unwritten,
+            sums.deliveries,
+            sums.dispatch_seconds,
+            every,
+            sums.dead_deliveries,
+            sums.audit_seconds,
+            sums.audit_violations,
+        )
 
     async def imbalance(self) -> int:
         """Credits that lots have as held, less those that reservations hold. Reads all reservations: once a minute."""
@@ -58,6 +75,13 @@ _SUMS = text("""
     SELECT CAST(COALESCE(sum(held), 0) AS bigint) AS held,
            CAST(COALESCE(sum(available) FILTER (WHERE expires_at <= fermata_now()), 0) AS bigint) AS unwritten,
            (SELECT count(*) FROM deliveries WHERE state = 'pending') AS deliveries,
+           (SELECT count(*) FROM deliveries WHERE state = 'dead') AS dead_deliveries,
+           (
+               SELECT CAST(EXTRACT(EPOCH FROM fermata_now() - ran_at) AS double precision)
+               FROM duty_runs
+               WHERE duty = 'audit'
+           ) AS audit_seconds,
+           (SELECT CAST(body ->> 'count' AS bigint) FROM duty_runs WHERE duty = 'audit') AS audit_violations,
            (
                SELECT CAST(EXTRACT(EPOCH FROM fermata_now() - max(ran_at)) AS double precision)
                FROM duty_runs

@@ -63,7 +63,8 @@ def test_after_a_long_silence_it_begins_anew() -> None:
 
 def test_a_series_has_every_step_and_sums_to_the_whole() -> None:
     """Steps run from the oldest to the one under way, per queue where one is asked for."""
-    history = read(History(), NOON, [ended(0, 2), ended(3, 1, "failed"), ended(3, 1, "cancelled", "stem_split")])
+    events = [ended(0, 2), ended(3, 1, "failed"), ended(3, 1, "cancelled", "stem_split")]
+    history = read(read(History(), NOON, events), NOON, events)
     series = history.series(NOON, HOUR, MINUTE)
     assert 60 == len(series)
     assert Sums(succeeded=2, charged=20, refunded=2) == series[-1]

@@ -91,7 +91,10 @@ def figures_of(look: Look) -> Figures:
 def _line(look: Look, queue: QueueShown) -> QueueFigures:
     times = next((times for times in look.slow.times if times.queue == queue.queue), None)
     recent = look.history.sums(look.now.now, _RATE_SPAN, queue.queue)
-    per_minute = (recent.succeeded + recent.failed) / (_RATE_SPAN / MINUTE)
+    # The first look of a process has read a few minutes only.
+    since = look.history.since or look.now.now
+    span = min(_RATE_SPAN, max(MINUTE, look.now.now - since))
+    per_minute = (recent.succeeded + recent.failed) / (span / MINUTE)
     left = queue.ready + queue.later + queue.blocked + queue.running
     drains = 60 * left / per_minute if left and per_minute else None
     return QueueFigures(queue, times, look.history.sums(look.now.now, HOUR, queue.queue), per_minute, drains)

@@ -18,6 +18,8 @@ DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 _AGAIN = 2 * MINUTE
 #: One window of the past.
 _WINDOW = 4 * MINUTE
+#: What the first look reads, which must read all else too: with a window it took 55 ms over a million jobs of a day.
+_FIRST = 2 * MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class History:
         last = min(self.until or this, this) - _AGAIN
         # After a long pause nobody knows what came between: begin anew rather than read hours at once.
         begun = self.since is None or this - last > 3 * _WINDOW
-        first = this - _WINDOW if begun else last
+        first = this - _FIRST if begun else last
         yield first, now + MINUTE
         earliest = first if begun or self.since is None else self.since
         if not begun and earliest > now - DAY:
