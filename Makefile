@@ -13,11 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test check up bench chaos lock clean
+.PHONY: help demo test check up bench fuzz audit chaos lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | chaos [PROFILE=smoke|full|soak] [SEED=n] | lock | clean"
+	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit | chaos [PROFILE=smoke|full|soak] [SEED=n] | lock | clean"
 
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo
@@ -40,6 +40,14 @@ bench: $(STAMP)
 	@$(BIN)/python -c 'import nostro, psycopg_pool' 2>/dev/null \
 	  || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
 	@$(BIN)/python -m benchmarks "ONLY=$(ONLY)"
+
+# New inputs from strangers, a hundred thousand of them: those of `make test` are always the same few.
+fuzz: $(STAMP)
+	@$(BIN)/pytest -q -n 2 --hypothesis-profile=fuzz tests/unit/test_fuzz.py
+
+# The versions that we pin, against the known vulnerabilities; recorded as not run where their list can't be reached.
+audit: $(STAMP)
+	@$(BIN)/python -m tests.dependencies
 
 # Real processes under load while an adversary does its worst; see docs/PROOF.md.
 chaos: $(STAMP)

@@ -27,6 +27,7 @@ SERVERLESS = ("tests/unit", "tests/torch", "tests/test_layers.py")
 
 # Properties are judged by their answers: a busy machine must not fail them.
 settings.register_profile("unhurried", deadline=None)
+settings.register_profile("fuzz", settings.get_profile("unhurried"))  # test_fuzz.py makes up new ones then
 settings.load_profile("unhurried")
 
 

@@ -96,6 +96,10 @@ def _read(document: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise EnginesError(f"not TOML: {error}") from None
+    except RecursionError:
+        raise EnginesError("not TOML: nested too deeply") from None
+    except ValueError:
+        raise EnginesError("not TOML: a number of too many digits") from None
 
 
 def _tables(where: str, found: object) -> Iterable[tuple[str, Mapping[str, Any]]]:

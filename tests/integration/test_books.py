@@ -32,6 +32,7 @@ from worker.credits.operations import (
 )
 from worker.credits.outcomes import Ending
 from worker.credits.states import JobState
+from worker.store.errors import UnknownAccount
 from worker.store.leases import Held
 
 
@@ -44,6 +45,30 @@ async def test_a_job_is_reserved_run_and_committed(database: Database) -> None:
         ended = await store.settle(account, claimed)
         assert Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 30) == ended
         assert {"available": 70, "held": 0, "spent": 30, "expired": 0, "revoked": 0} == await store.buckets(account)
+
+
+async def test_a_hint_for_a_job_that_is_not_queued_changes_nothing(database: Database) -> None:
+    """Whoever forged it or however late it comes: of no job, of another account's, of one that runs, waits or ended."""
+    async with opened(database) as store:
+        account, other = await store.account("ada", 100), await store.account("eve", 100)
+        running = await store.running(account, quoted=30)
+        done = await store.running(account, quoted=30)
+        await store.settle(account, done)
+        waiting = await store.queued(account, quoted=1_000, on_insufficient="wait")
+        assert isinstance(await store.claim(account, waiting), Parked)
+        before = (await store.buckets(account), await store.buckets(other))
+        for whose, job, why in (
+            (account, UUID(int=7), Dropped.UNKNOWN),
+            (other, running.job.job_id, Dropped.UNKNOWN),
+            (account, running.job.job_id, Dropped.RUNNING),
+            (account, done.job.job_id, Dropped.ENDED),
+            (account, waiting, Dropped.WAITING),
+        ):
+            assert why == await store.claim(whose, job), (whose, why)
+        with pytest.raises(UnknownAccount):  # the runner drops it
+            await store.claim("nobody", running.job.job_id)
+        assert before == (await store.buckets(account), await store.buckets(other))
+        assert isinstance(await store.settle(account, running), Ended)
 
 
 async def test_fifty_jobs_of_ten_against_a_hundred_and_five(database: Database) -> None:

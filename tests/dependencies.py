@@ -1,0 +1,112 @@
+"""`make audit`: the versions that we pin against the known vulnerabilities, by pip-audit in an environment of its own.
+
+Returns 1 for a known vulnerability. Where pip-audit or its list can't be reached it says that it was not run, and why,
+and returns 0: a missing network makes nothing red, and nothing green either.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+CONSTRAINTS = ROOT / "constraints.txt"
+AUDITOR = "pip-audit==2.10.1"
+#: Seconds that one answer of the list may take, and all of it.
+ANSWER_SECONDS, AUDIT_SECONDS = 10, 300
+
+
+class NotRun(Exception):
+    """There was no audit. Says why."""
+
+
+def pinned(constraints: Path = CONSTRAINTS) -> dict[str, str]:
+    """Each pinned package and its version. Raises `ValueError` for a line that is more than a name and a version."""
+    found: dict[str, str] = {}
+    for line in constraints.read_text().splitlines():
+        name, equals, version = line.partition("==")
+        if not equals or not version or any(sign in line for sign in "/@; "):
+            raise ValueError(f"constraints.txt: {line[:80]!r} is not name==version")
+        found[canonicalize_name(name)] = version
+    return found
+
+
+def needed(distribution: str, extras: frozenset[str]) -> set[str]:
+    """What a distribution of this environment needs with these extras, and what that needs in turn."""
+    found: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(canonicalize_name(distribution), extras)]
+    while waiting:
+        one = waiting.pop()
+        if one in found:
+            continue
+        found.add(one)
+        name, wanted = one
+        try:
+            requirements = [Requirement(text) for text in requires(name) or ()]
+        except PackageNotFoundError:
+            continue  # of an extra that is not installed here, or for another system
+        for requirement in requirements:
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
+                waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    return {name for name, _ in found}
+
+
+def vulnerabilities(requirements: Path) -> list[str]:
+    """Known ones of these pins, a line each. Raises `NotRun`."""
+    with tempfile.TemporaryDirectory(prefix="audit-") as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / "bin" / "python"
+        installed = _run([str(python), "-m", "pip", "install", "--quiet", AUDITOR])
+        if installed.returncode:
+            raise NotRun(f"{AUDITOR} can't be installed: {_last_line(installed.stderr)}")
+        asked = ["--requirement", str(requirements), "--no-deps", "--disable-pip", "--format", "json"]
+        done = _run([str(python), "-m", "pip_audit", *asked, "--timeout", str(ANSWER_SECONDS)])
+    try:
+        audited = json.loads(done.stdout)["dependencies"]
+    except (json.JSONDecodeError, KeyError):
+        raise NotRun(f"the list of vulnerabilities can't be reached: {_last_line(done.stderr)}") from None
+    skipped = [one["name"] for one in audited if "skip_reason" in one]
+    if len(skipped) == len(audited):
+        raise NotRun("the list of vulnerabilities knows none of our packages")
+    return [
+        f"{one['name']} {one['version']}: {known['id']}, mended in {', '.join(known['fix_versions']) or 'no version'}"
+        for one in audited
+        for known in one.get("vulns", ())
+    ]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=AUDIT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise NotRun(f"no answer within {AUDIT_SECONDS} s") from None
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[-1][:200]
+
+
+def main() -> int:
+    """Print what is known, or that nothing was asked."""
+    count = len(pinned())
+    try:
+        found = vulnerabilities(CONSTRAINTS)
+    except NotRun as reason:
+        sys.stdout.write(f"audit of {count} packages: NOT RUN: {reason}\n")
+        return 0
+    sys.stdout.write("".join(f"{line}\n" for line in found))
+    sys.stdout.write(f"audit of {count} packages: {len(found)} known vulnerabilities\n")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
