@@ -19,7 +19,7 @@ async def assert_books_exact(database: Database) -> None:
         found_by_audit = (await audit(engine)).violations
     finally:
         await engine.dispose()
-    assert () == found_by_audit
+    assert () == found_by_audit, found_by_audit
     async with database.connection() as connection:
         assert {} == await broken_rules(connection)
 

@@ -6,14 +6,11 @@ And after each step the auditor finds nothing. The clock jumps over days and end
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,22 +21,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.integration.books import ACTOR, Store, opened, set_clock
+from tests.integration.books import ACTOR, Store
 from tests.integration.credits_model import CREDITS, Account, No
-from tests.servers import Servers, fresh_database
+from tests.integration.stories import LONG, as_stories, violations
 from worker.credits.operations import Cancel, Claimed, Dropped, Ended, Expire
 from worker.credits.outcomes import Ending
 from worker.credits.subscribing import Turn
-from worker.store.audit import Violation, audit_on
 from worker.store.errors import Refused
 from worker.store.reads import Reads
-from worker.store.snapshots import snapshot
-
-#: Ten years: no job ends by itself in these stories.
-LONG = 10 * 365 * 86_400.0
-
-#: A few that are always the same; set STORIES for more, which are always others.
-EXAMPLES = int(os.environ.get("STORIES", "12"))
 
 #: A price that takes all there is: only so do jobs draw on what lies behind the plan's credits.
 ALL = -1
@@ -47,20 +36,6 @@ ALL = -1
 plans = st.sampled_from(sorted(CREDITS))
 endings = st.sampled_from(["whole", "part", "nothing", "ours", "theirs", "cancelled"])
 amounts = st.sampled_from([1, 20, 75, 150, 400, 1200])
-
-
-@pytest.fixture(scope="module")
-def told(servers: Servers) -> Iterator[tuple[asyncio.Runner, Store]]:
-    """A store on a database of its own, shared by all stories; each is of another account."""
-    with asyncio.Runner() as runner:
-        database = fresh_database(servers)
-        store = opened(runner.run(database.__aenter__()))
-        entered = runner.run(store.__aenter__())
-        # Just before a February, so that months end early.
-        runner.run(set_clock(entered, "2031-12-30T10:00:00Z"))
-        yield runner, entered
-        runner.run(store.__aexit__(None, None, None))
-        runner.run(database.__aexit__(None, None, None))
 
 
 class Story(RuleBasedStateMachine):
@@ -253,17 +228,12 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def the_auditor_finds_nothing(self) -> None:
         # No scheduler and no worker lives here: leases lapse, and nobody takes them back.
-        assert () == self.run(_violations(self.store))
+        assert () == self.run(violations(self.store))
 
     def teardown(self) -> None:
         for claimed in self.jobs.values():
             with suppress(Exception):
                 self.run(self.store.settle(self.account, claimed))
-
-
-async def _violations(store: Store) -> tuple[Violation, ...]:
-    async with snapshot(store.engine) as connection:
-        return (await audit_on(connection, LONG, LONG)).violations
 
 
 async def _awaited(step: Callable[[], Awaitable[Any]]) -> Any:
@@ -272,15 +242,4 @@ async def _awaited(step: Callable[[], Awaitable[Any]]) -> Any:
 
 def test_any_story_of_an_account_is_told_alike(told: tuple[asyncio.Runner, Store]) -> None:
     """Grants, top-ups, subscriptions in all their turns, chargebacks, jobs that end in every way, and time."""
-    run_state_machine_as_test(
-        lambda: Story(*told),  # type: ignore[arg-type]  # it takes any maker of one
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=20 if EXAMPLES > 100 else 15,
-            deadline=None,
-            # A story that fails is told as it is: to shorten it would take minutes.
-            phases=[Phase.generate, Phase.shrink] if EXAMPLES > 100 else [Phase.generate],
-            suppress_health_check=list(HealthCheck),
-            derandomize=EXAMPLES <= 100,
-        ),
-    )
+    run_state_machine_as_test(lambda: Story(*told), settings=as_stories(15, 20))  # type: ignore[arg-type]  # any maker
