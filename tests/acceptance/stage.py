@@ -68,9 +68,9 @@ class Zygote:
             stdout=subprocess.PIPE,
         )
 
-    def start(self, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-        """Fork a process; returns its id."""
-        return int(self._ask({"argv": list(argv), "env": dict(environment), "log": str(log)})["pid"])
+    def start(self, what: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+        """Fork a process, by an order of that sort; returns its id."""
+        return int(self._ask({what: list(argv), "env": dict(environment), "log": str(log)})["pid"])
 
     def reap(self, pid: int) -> int:
         """The exit code of a process that has ended."""
@@ -192,6 +192,10 @@ class Stage:
         """Start an API process, on a port that the test names."""
         return self._start(["api"], settings)
 
+    def step(self, name: str, subject: str, **settings: object) -> Process:
+        """Start a process that does one step of `crash_steps`."""
+        return self._start([name, subject], {"database_url": dsn(self.database.url), **settings}, "step")
+
     def script(self, *argv: str, **settings: object) -> Process:
         """Start the installed script itself."""
         return self._spawned([Path(sys.executable).with_name("fermata"), *argv], argv[0], settings)
@@ -217,9 +221,9 @@ class Stage:
         """Start a `fermata` verb with exactly these settings."""
         return self._start(argv, settings)
 
-    def _start(self, argv: Sequence[str], settings: Mapping[str, object]) -> Process:
+    def _start(self, argv: Sequence[str], settings: Mapping[str, object], what: str = "argv") -> Process:
         log = self._next_log(argv[0])
-        pid = self.zygote.start(argv, self._environment(settings), log)
+        pid = self.zygote.start(what, argv, self._environment(settings), log)
         return self._known(Process(pid, log, self.zygote.reap))
 
     def _as_worker(self, settings: Mapping[str, object]) -> Mapping[str, object]:

@@ -6,6 +6,7 @@ installed script would; only importing our modules (over a second of processor e
 Some tests start the script itself, so nothing rests on this alone. Orders:
 
     {"argv": […], "env": {…}, "log": path}   start; answers {"pid": number}
+    {"step": [name, subject], …}             the same, but one step of `crash_steps` instead of the command line
     {"reap": pid}                            wait for one that has ended; answers {"code": number}, negative: a signal
 """
 
@@ -29,6 +30,7 @@ import worker.local.processes
 import worker.logs
 import worker.processes
 import worker.queue.process
+from tests.acceptance import crash_steps
 
 for module in [*(f"worker.duties.{duty.name}" for duty in pkgutil.iter_modules(worker.duties.__path__)), *sys.argv[1:]]:
     importlib.import_module(module)
@@ -68,8 +70,11 @@ def _become(order: dict[str, Any], parent: int) -> NoReturn:
         os.dup2(log, 2)
         os.environ.clear()
         os.environ.update(order["env"])
-        sys.argv = ["fermata", *order["argv"]]
-        worker.cli.main()
+        if "step" in order:
+            crash_steps.play(*order["step"])
+        else:
+            sys.argv = ["fermata", *order["argv"]]
+            worker.cli.main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
