@@ -114,6 +114,34 @@ async def test_failed_jobs_are_tried_again_after_a_look(site: Site, browser: Bro
         await screen.says("jobs.retry_many")
 
 
+async def test_jobs_of_an_album_are_compensated_after_a_look(site: Site, browser: Browser) -> None:
+    """Narrowed by metadata and time; the preview says how much, the confirmation gives it, each job once."""
+    site.stage.worker("null")
+    albums = [await site.stage.submit("null", metadata={"album": album}) for album in ("blue", "blue", "red")]
+    await site.stage.all_ended(albums)
+    async with a_screen(browser, site.base) as screen:
+        await screen.sign_in(await site.key("ops"))
+        await screen.open("/jobs")
+        await screen.page.get_by_label("Account").fill("ada")
+        await screen.page.get_by_label("Submitted from (UTC)").fill("2020-01-01T00:00")
+        await screen.page.get_by_label("Metadata").fill("album=blue")
+        await screen.page.get_by_role("button", name="Search").click()
+        await expect(screen.page.locator("tbody tr")).to_have_count(2)
+        await screen.page.locator("select[name=verb]").select_option("compensate")
+        await screen.page.get_by_label("Percent of the charge").fill("50")
+        await screen.page.get_by_label("Reference of the act").fill("noise-of-monday")
+        await screen.page.get_by_role("button", name="Preview…").click()
+        await screen.says("They would be given 10 credits in all")
+        await screen.picture("many-compensate")
+        await screen.accessible()
+        await screen.fits()
+        before = (await site.stage.balance())["available"]
+        await screen.page.get_by_label("Reason").fill("noise in the mix")
+        await screen.page.get_by_role("button", name="Give credits for 2 jobs").click()
+        await screen.says("2 of 2 jobs compensated, 10 credits given.")
+        assert before + 10 == (await site.stage.balance())["available"]
+
+
 async def test_a_price_is_changed_and_applied(site: Site, browser: Browser) -> None:
     """Typed into the form of numbers, checked, applied: the next quote is dearer, and the old book can come back."""
     async with a_screen(browser, site.base) as screen:
