@@ -22,6 +22,13 @@ from worker.web.housekeeping import TOKEN_KEPT_SECONDS
 #: POSTs without an idempotency key, and why asking twice does no harm.
 MAKE_NOTHING: dict[str, str] = {
     "/v1/jobs/{job}/cancel": "an ended job stays as it is, and says so",
+    "/v1/jobs/cancel-many": "an ended job stays as it is",
+    "/v1/jobs/retry-many": "once a job: `retry:JOB` is the key of each",
+    "/v1/jobs/compensate-many": "once a job: its reference stands in the body",
+    "/v1/jobs/{job}/force-end": "an ended job stays as it is, and says so",
+    "/v1/kinds/{kind}/pause": "sets a switch",
+    "/v1/kinds/{kind}/resume": "sets a switch",
+    "/v1/workers/{worker}/drain": "asked twice it drains once",
     "/v1/quotes": "stores nothing",
     "/v1/accounts/{account}/chargebacks": "once a purchase: its reference stands in the body",
     "/v1/accounts/{account}/pause": "sets a switch",

@@ -126,6 +126,29 @@ def test_every_route_has_a_row() -> None:
     assert set(routes()) == set(WHO) | OPEN | SIGNED
 
 
+def test_the_document_says_which_routes_ask_for_a_key() -> None:
+    """Each that has a row, and no other."""
+    paths = make_app(load({}, environment="test")).openapi()["paths"]
+    secured = {
+        f"{method.upper()} {path}"
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if operation.get("security") == [{"key": []}]
+    }
+    assert set(WHO) == secured
+
+
+def test_the_document_describes_every_route_and_shows_a_body_for_each() -> None:
+    """What it does, and one way to ask."""
+    document = make_app(load({}, environment="test")).openapi()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation.get("description"), (method, path)
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            for ref in [one["$ref"] for one in (body, *body.get("anyOf", ())) if "$ref" in one]:
+                assert document["components"]["schemas"][ref.rpartition("/")[2]].get("examples"), (method, path)
+
+
 def path_of(route: str) -> tuple[str, str]:
     """Its method, and an address where nothing is that could be changed."""
     method, path = route.split(" ")

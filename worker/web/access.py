@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 from worker.store.api_keys import KeyShown, Role, hash_of, within
@@ -115,24 +114,18 @@ _NO_KEY = "a valid key is required: `Authorization: Bearer fmt_…`"
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
-class _Bearer(HTTPBearer):
-    async def __call__(self, request: Request) -> None:  # type: ignore[override]
-        return None
-
-
-_documented = _Bearer(scheme_name="key", description="A key of `fermata keys create`, or a customer's token.")
-#: Only for the OpenAPI document: `admit` reads the header itself.
-Documented = Annotated[None, Security(_documented)]
-
-
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """The dependency of a route that needs a permission. Raises `Problem` 401, 403 or 429."""
 
     needed: May
 
-    async def __call__(self, request: Request, _: Documented) -> Caller:
-        """Whom `admit` let in, before the body was read. Not awaiting anything: else it would cost a thread."""
+    async def __call__(self, request: Request) -> Caller:
+        """Whom `admit` let in, before the body was read. A coroutine that awaits nothing: else it would cost a thread.
+
+        That a key is needed stands in the OpenAPI document by `app`: FastAPI's own way of saying so would be one more
+        dependency to solve, request by request.
+        """
         caller: Caller = request.state.caller
         return caller
 

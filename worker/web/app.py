@@ -41,6 +41,13 @@ lost answer, it is done once. Amounts are whole credits; times are UTC. Keys of 
 """
 
 
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of `fermata keys create`, or a customer's token.",
+}
+
+
 def make_app(settings: Settings) -> FastAPI:
     """The application. Connects when it is started, not here."""
 
@@ -89,7 +96,9 @@ def _body_bytes_max(settings: Settings) -> dict[str, int]:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Put the problem document into the OpenAPI document, where every route refers to it."""
+    """Put the problem document into the OpenAPI document, where every route refers to it, and which routes ask for a
+    key: those that may answer 401.
+    """
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -99,6 +108,11 @@ def _describe_problems(app: FastAPI) -> None:
             schema = problems.ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas["ProblemDocument"] = schema
+            document["components"]["securitySchemes"] = {"key": _KEY}
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    if "401" in operation["responses"]:
+                        operation["security"] = [{"key": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -52,14 +52,20 @@ class SubscribeBody(Body):
 
 
 class ChangeBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"plan": "creator"}]})
+
     plan: str = Field(min_length=1, max_length=64)
 
 
 class CancelBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"at_once": False}]})
+
     at_once: bool = Field(False, description="By default it runs to the end of the month that is paid for.")
 
 
 class ResumeBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"plan": "starter"}]})
+
     plan: str | None = Field(None, min_length=1, max_length=64, description="Another one. Default: as it was.")
 
 
@@ -116,6 +122,8 @@ class CreditedAnswer(BaseModel):
 
 
 class ChargebackBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reference": "order-77"}]})
+
     reference: str = Field(min_length=1, max_length=255, description="The purchase: the key it was credited under.")
 
 
@@ -131,6 +139,8 @@ class ChargedBackAnswer(BaseModel):
 
 
 class TokenBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seconds": 900}]})
+
     seconds: int = Field(900, ge=60, le=86_400, description="For so long it opens.")
 
 

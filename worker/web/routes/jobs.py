@@ -145,12 +145,16 @@ class BatchAnswer(BaseModel):
 
 
 class CancelBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "changed my mind"}]})
+
     reason: str = Field(
         "cancelled by request", min_length=1, max_length=_REASON_MAX, description="For the customer and the books."
     )
 
 
 class CompensateBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"amount": 5, "reason": "a click in the second chorus"}]})
+
     amount: Credits
     reason: Line = Field(description="Why, for the customer and the books.")
 

@@ -57,11 +57,15 @@ class BookBody(Body):
 
 
 class DraftBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"document": "[generation]\nbase = 5\n…", "days": 30}]})
+
     document: str = Field(min_length=1, max_length=BOOK_BYTES_MAX)
     days: int = Field(30, ge=1, le=366, description="On the jobs that ended in so many days until now.")
 
 
 class NoteBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"note": "a slip in book 7"}]})
+
     note: Line = Field(description="Why, for the history.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.store.errors import Refused
 from worker.store.ops import RUNNING_MAX_MAX, Scope, Switched
@@ -37,10 +37,14 @@ class WorkersAnswer(BaseModel):
 
 
 class ReasonBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "GPU maintenance"}]})
+
     reason: Line = Field(description="Why; shown beside the queue and in the log.")
 
 
 class LimitBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"running_max": 8}]})
+
     running_max: int | None = Field(ge=1, le=RUNNING_MAX_MAX, description="null takes the limit away.")
 
 

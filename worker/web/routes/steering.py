@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.credits.states import JobState
 from worker.steering import JOBS_MAX, PERCENT_MAX, ForcedEnd, ManyDone, Wanted
@@ -67,14 +67,22 @@ class FilterBody(Body):
 
 
 class CancelManyBody(FilterBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"account": "ada", "reason": "bad batch"}]})
+
     reason: Reason
 
 
 class RetryManyBody(FilterBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"account": "ada", "state": "failed"}]})
+
     state: JobState | None = Field(JobState.FAILED, strict=False, description="null: cancelled and refused ones too.")
 
 
 class CompensateManyBody(FilterBody):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"account": "ada", "percent": 50, "reference": "noise", "reason": "noise"}]}
+    )
+
     percent: int = Field(ge=1, le=PERCENT_MAX, description="Of what each was charged; rounded up.")
     reference: str = Field(
         min_length=1, max_length=100, pattern=r"^\S+$", description="Yours: each job is compensated once under it."
@@ -83,6 +91,8 @@ class CompensateManyBody(FilterBody):
 
 
 class ForceEndBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"reason": "hangs since noon"}]})
+
     reason: Reason
 
 

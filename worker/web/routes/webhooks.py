@@ -39,6 +39,8 @@ class WebhookBody(Body):
 
 
 class RedeliverBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"event": 4711}]})
+
     event: int | None = Field(
         None, ge=1, le=2**63 - 1, description="This event, whatever became of it. Default: all that are dead."
     )
@@ -80,7 +82,7 @@ async def create(request: Request, caller: Teller, body: WebhookBody, key: Idemp
     return answer(made, 200 if made.replayed else 201, {"Location": f"/v1/webhooks/{made.webhook}"})
 
 
-@router.get("", response_model=WebhooksAnswer)
+@router.get("", response_model=WebhooksAnswer, responses=responses())
 async def webhooks(request: Request, caller: Teller) -> Response:
     """Every endpoint, the oldest first, and how much each is still to be told."""
     return answer({"webhooks": await services_of(request).webhooks.webhooks.all()})
