@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol, assert_never
 
 from worker.credits.states import JobState
+from worker.credits.values import value
 
 
 class Ending(StrEnum):
@@ -137,7 +138,7 @@ RULES: Mapping[Ending, Rule] = {
 # What happens with the job
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Retry:
     """Back to `queued`, the hold kept. `backoff_step` goes to `backoff_seconds`."""
 
@@ -145,7 +146,7 @@ class Retry:
     backoff_step: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class End:
     """The job ends in `state`, for good. `failures` counts this one if it was one."""
 
@@ -270,7 +271,7 @@ def charge_for(book: HasOutcomes, ending: Ending, started: bool) -> Charge:
     """What the book charges for an ending. A job that never started holds nothing and is never charged."""
     if not started:
         return NOTHING
-    return book.outcomes.get(ending, default_charge(ending))
+    return book.outcomes.get(ending) or default_charge(ending)
 
 
 def default_charge(ending: Ending) -> Charge:

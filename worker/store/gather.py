@@ -279,7 +279,9 @@ _KNOWN_ACCOUNTS = Statement("""
 
 _LOCK_LIVE = Statement("""
     SELECT l.account_id, l.job_id, l.token, l.lease_until, l.cancel_asked_at
-    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    FROM (
+        SELECT unnest(CAST(:accounts AS text[])) AS account_id, unnest(CAST(:jobs AS uuid[])) AS job_id
+    ) AS wanted
     JOIN live AS l ON l.account_id = ANY(ARRAY[wanted.account_id]) AND l.job_id = ANY(ARRAY[wanted.job_id])
     ORDER BY wanted.account_id, wanted.job_id
     FOR UPDATE OF l SKIP LOCKED
@@ -306,7 +308,9 @@ _READ_JOBS_TO_CLAIM = Statement("""
            j.on_insufficient, j.ends_by, j.attempt, j.failures, j.failures_max, j.started_at, d.not_before,
            r.amount, r.state, r.charged, r.draw_lots, r.draw_amounts,
            CAST(j.request AS text), CAST(j.inputs AS text), j.plan, a.engine_state, j.traceparent
-    FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS wanted (account_id, job_id)
+    FROM (
+        SELECT unnest(CAST(:accounts AS text[])) AS account_id, unnest(CAST(:jobs AS uuid[])) AS job_id
+    ) AS wanted
     CROSS JOIN LATERAL (
         SELECT kind, queue, state, priority, quoted, book_id, on_insufficient, ends_by, attempt, failures,
                failures_max, started_at, request, inputs, plan, traceparent
