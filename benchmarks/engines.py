@@ -20,7 +20,15 @@ from tasks.validation import parse
 
 SECONDS = 240
 #: CPU seconds a second of audio that were measured of each method, and the factor that the product may take of them.
-MEASURED = {"song": 0.006, "voice": 0.19, "voice_studio": 0.35, "stems_vocals": 0.043, "stems_four": 0.104}
+MEASURED = {
+    "song": 0.006,
+    "song_draft": 0.006,
+    "song_studio": 0.006,
+    "voice": 0.19,
+    "voice_studio": 0.35,
+    "stems_vocals": 0.043,
+    "stems_four": 0.104,
+}
 FACTOR = 1.3
 #: Megabytes that a run may have resident at its peak.
 MEMORY_MB = 1024
@@ -69,6 +77,8 @@ async def _measured(rounds: int) -> list[Figure]:
         stems: dict[str, Any] = {"stems": ["vocals"]}
         runs: dict[str, tuple[str, dict[str, Any], dict[str, InputFile]]] = {
             "song": ("generation", {"prompt": "warm piano", "seconds": SECONDS}, {}),
+            "song_draft": ("generation", {"prompt": "warm piano", "seconds": SECONDS, "model": "draft"}, {}),
+            "song_studio": ("generation", {"prompt": "warm piano", "seconds": SECONDS, "model": "studio"}, {}),
             "voice": ("vocal_conversion", {"semitones": 3}, {"voice": song}),
             "voice_studio": ("vocal_conversion", {"semitones": 3, "model": "studio"}, {"voice": song}),
             "stems_vocals": ("stem_split", stems, {"mix": song}),

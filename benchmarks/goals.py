@@ -39,7 +39,7 @@ GOALS: Mapping[str, float] = MappingProxyType(
         # four minutes of music through each embedded engine
         **{
             f"engine_{engine}_{part}": 1.0
-            for engine in ("song", "voice", "voice_studio", "stems_vocals", "stems_four")
+            for engine in ("song", "song_draft", "song_studio", "voice", "voice_studio", "stems_vocals", "stems_four")
             for part in ("cpu", "rss")
         },
     }

@@ -74,6 +74,8 @@ class Provider:
         #: Outputs that are not given.
         self.withheld = 0
         self.made = 0
+        #: Nobody is answered.
+        self.dead = False
         self.at_once = self.most_at_once = 0
         self.closed = threading.Event()
         self.lock = threading.RLock()
@@ -103,6 +105,12 @@ class Provider:
         soundfile.write(file, np.stack([tone, tone], axis=1), RATE, format="FLAC")
         return file.getvalue()
 
+    def die(self) -> None:
+        """As a service that was killed: nobody is answered, and all that it knew is gone."""
+        with self.lock:
+            self.dead = True
+            self.jobs.clear()
+
     def _fault(self, line: str) -> Fault | None:
         for fault in self.faults:
             if line.startswith(fault.at):
@@ -118,6 +126,9 @@ class Provider:
                 parts = urlsplit(self.path)
                 line = f"{self.command} {parts.path}"
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if provider.dead:
+                    self.close_connection = True
+                    return
                 with provider.lock:
                     provider.heard.append(Heard(line, dict(self.headers.items()), json.loads(body) if body else None))
                     provider.at_once += 1

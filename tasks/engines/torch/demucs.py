@@ -36,6 +36,8 @@ class Demucs:
     deterministic: ClassVar[bool] = False  # on one machine it is; between GPUs it is not
 
     def __init__(self, name: str, options: DemucsOptions) -> None:
+        if options.dtype != "float32":
+            raise ValueError("dtype: Demucs runs in float32 only")
         self.name = name
         self.options = options
 

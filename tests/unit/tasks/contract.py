@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tasks.kind import EngineCrashed, EngineFailure, InputFile, Kind, OutOfMemory, Output, RunLimits
+from tasks.kind import EngineCrashed, EngineFailure, EngineUnavailable, InputFile, Kind, OutOfMemory, Output, RunLimits
 from tasks.tiers import Tiered
 from tasks.validation import parse
 from tests.unit.tasks.contexts import Recorder
@@ -34,8 +34,11 @@ class Case:
     inputs: Mapping[str, InputFile]
     long_params: Mapping[str, Any]
     long_inputs: Mapping[str, InputFile]
-    #: Makes sure that the long job is really under way, and lasts.
+    #: Makes sure that the long job is really under way, and lasts; and that jobs end again.
     endless: Callable[[], object] = field(default=lambda: None)
+    mend: Callable[[], object] = field(default=lambda: None)
+    #: Ends what makes the sound, as a crash does.
+    crash: Callable[[], object] = field(default=lambda: kill_children())  # noqa: PLW0108 - it stands below
     limits: RunLimits = LIMITS
 
     @property
@@ -97,6 +100,7 @@ async def stops_when_it_is_cancelled(case: Case, context: Recorder) -> None:
         await working
     assert time.monotonic() - began < 2
     handed_over = list(context.outputs)
+    case.mend()
     await case.make(later := anew(context))
     assert handed_over == context.outputs
     assert later.outputs
@@ -111,17 +115,28 @@ async def stops_at_its_deadline(case: Case, context: Recorder) -> None:
     assert time.monotonic() - began < 3
 
 
-async def survives_a_crash_of_its_process(case: Case, context: Recorder) -> None:
-    """The attempt ends as crashed, and the next one works."""
+async def survives_a_crash_before_any_output(case: Case, context: Recorder) -> None:
+    """The attempt ends so that another may help, nothing is handed over, and the next one works."""
     working = asyncio.ensure_future(case.long(context))
     await asyncio.to_thread(wait_until, lambda: context.told or working.done(), "it is under way")
-    [process] = children()
-    os.kill(process, signal.SIGKILL)
-    with pytest.raises(EngineCrashed):
+    await asyncio.to_thread(case.crash)
+    with pytest.raises(EngineFailure) as ended:
         await working
-    assert ends(process, 5)
+    assert ended.value.retryable
+    assert isinstance(ended.value, EngineCrashed | EngineUnavailable)
+    assert [] == context.outputs
+    case.mend()
     await case.make(later := anew(context))
     assert later.outputs
+
+
+def kill_children() -> None:
+    """Kill what engines of this machine run in, once it is there."""
+    wait_until(children, "its process runs")
+    killed = children()
+    for process in killed:
+        os.kill(process, signal.SIGKILL)
+    assert all(ends(process, 5) for process in killed)
 
 
 async def keeps_what_was_finished(case: Case, context: Recorder) -> None:
@@ -145,8 +160,52 @@ async def ends_for_want_of_memory(case: Case, context: Recorder) -> None:
     """As that, not as a crash; with enough of it the next run works."""
     with pytest.raises(OutOfMemory):
         await case.make(context, RunLimits(memory_bytes=80 * 1024**2))
+    case.mend()
     await case.make(later := anew(context))
     assert later.outputs
+
+
+#: All of it. Every engine goes through each, or stands in `EXCEPT`.
+PROPERTIES = {
+    check.__name__: check
+    for check in (
+        makes_what_was_quoted,  # its progress never goes back
+        makes_the_same_again,
+        stops_when_it_is_cancelled,
+        stops_at_its_deadline,
+        survives_a_crash_before_any_output,
+        keeps_what_was_finished,
+        ends_for_want_of_memory,
+    )
+}
+EMBEDDED, SERVICES, OWN, MODELS = (
+    ("composer", "vocoder", "splitter"),
+    ("cog", "ace_step_server"),
+    ("whistle",),
+    (
+        "ace_step",
+        "demucs",
+    ),
+)
+_NO_PROMISE = "a service promises nothing of the kind"
+#: What an engine need not do, and why.
+EXCEPT = {
+    ("vocoder", "keeps_what_was_finished"): "it makes one output, the last",
+    ("cog", "makes_the_same_again"): _NO_PROMISE,
+    ("ace_step_server", "makes_the_same_again"): _NO_PROMISE,
+}
+
+
+async def goes_through(engine: str, name: str, case: Case, context: Recorder) -> None:
+    """One property of one engine. Skipped with its reason where it is excepted, which must be true."""
+    if reason := EXCEPT.get((engine, name)):
+        if reason == _NO_PROMISE:
+            assert not case.deterministic
+        else:
+            request = parse(case.kind, case.params)
+            assert 1 == len(case.kind.usage(request, {name: file.info for name, file in case.inputs.items()}))
+        pytest.skip(f"{engine}: {reason}")
+    await PROPERTIES[name](case, context)
 
 
 def _sha256(path: Path) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 
+from tasks.engines.offer import TYPES
 from tasks.kind import AudioInfo, InputFile, Kind
-from tasks.registry import close_engines, registry
+from tasks.registry import SHIPPED, close_engines, registry
+from tasks.tiers import Tiered
 from tests.providers import AceStepProvider, CogProvider, running
 from tests.unit.tasks import contract
 from tests.unit.tasks.contexts import Recorder
@@ -20,9 +22,6 @@ from tests.unit.tasks.contract import Case
 from tests.unit.tasks.material import pitch_curve, sung
 
 RATE = 22_050
-EMBEDDED = ("composer", "vocoder", "splitter")
-REMOTE = ("cog", "ace_step_server")
-OWN = ("whistle",)
 
 
 @pytest.fixture(scope="module")
@@ -71,65 +70,42 @@ async def case_of(
         if engine == "whistle":
             own = 'type = "tests.unit.tasks.whistle:Whistle"'
             kind = kind_of("generation", f'[engines.tin]\n{own}\n[tiers.generation]\nstudio = "tin"\n')
-            return Case(kind, far, {}, far, {})
+            return Case(kind, far, {}, hours, {})
         provider = CogProvider() if engine == "cog" else AceStepProvider()
         stack.enter_context(running(provider))
         document = (
             f'[engines.far]\ntype = "{engine}"\nurl = "{provider.url}"\nprivate = true\npoll_seconds = 0.01\n'
+            "patience_seconds = 0.5\n"
             '[tiers.generation]\nstudio = "far"\n'
         )
 
         def endless() -> None:
             provider.looks_needed = None
 
-        made = Case(kind_of("generation", document), far, {}, far, {}, endless)
-        provider.looks_needed = 1
-        return made
+        def mend() -> None:
+            provider.looks_needed, provider.dead = 1, False
+
+        mend()
+        return Case(kind_of("generation", document), far, {}, far, {}, endless, mend, provider.die)
 
     yield case
     for kind in opened:
         await close_engines({kind.name: kind})
 
 
-@pytest.mark.parametrize("engine", [*EMBEDDED, *REMOTE, *OWN])
-async def test_it_makes_what_was_quoted(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """In order, whole, measured, within the quote, its progress never going back."""
-    await contract.makes_what_was_quoted(case_of(engine), context)
+@pytest.mark.parametrize("name", contract.PROPERTIES)
+@pytest.mark.parametrize("engine", [*contract.EMBEDDED, *contract.SERVICES, *contract.OWN])
+async def test_every_engine_keeps_the_contract(
+    case_of: Callable[[str], Case], context: Recorder, engine: str, name: str
+) -> None:
+    """Each property of each engine that needs nothing but this machine."""
+    await contract.goes_through(engine, name, case_of(engine), context)
 
 
-@pytest.mark.parametrize("engine", [*EMBEDDED, *OWN])
-async def test_it_makes_the_same_again(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """Those that promise it; services promise nothing of the kind."""
-    case = case_of(engine)
-    assert case.deterministic
-    await contract.makes_the_same_again(case, context)
-
-
-@pytest.mark.parametrize("engine", EMBEDDED)
-async def test_it_stops_when_it_is_cancelled(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """Within two seconds; the next run works. (For services: test_remote.py.)"""
-    await contract.stops_when_it_is_cancelled(case_of(engine), context)
-
-
-@pytest.mark.parametrize("engine", [*EMBEDDED, *REMOTE])
-async def test_it_stops_at_its_deadline(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """Whatever it is at."""
-    await contract.stops_at_its_deadline(case_of(engine), context)
-
-
-@pytest.mark.parametrize("engine", EMBEDDED)
-async def test_it_survives_a_crash(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """Of the process that its sound is made in."""
-    await contract.survives_a_crash_of_its_process(case_of(engine), context)
-
-
-@pytest.mark.parametrize("engine", ["composer", "splitter", *REMOTE, *OWN])
-async def test_it_keeps_what_was_finished(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """Of two outputs the first, when the engine dies before the second."""
-    await contract.keeps_what_was_finished(case_of(engine), context)
-
-
-@pytest.mark.parametrize("engine", [*EMBEDDED, *REMOTE, *OWN])
-async def test_it_ends_for_want_of_memory(case_of: Callable[[str], Case], context: Recorder, engine: str) -> None:
-    """Each writes its sound in a child that has a limit."""
-    await contract.ends_for_want_of_memory(case_of(engine), context)
+def test_no_engine_is_left_out() -> None:
+    """Whatever a document can name, and whatever makes a tier without one, has its row; no exception is for nobody."""
+    assert set(TYPES) == {*contract.SERVICES, *contract.MODELS}
+    shipped = {type(engine).__name__.lower() for kind in SHIPPED for engine in cast("Tiered", kind).engines.values()}
+    assert shipped == set(contract.EMBEDDED)
+    engines = {*contract.EMBEDDED, *contract.SERVICES, *contract.OWN, *contract.MODELS}
+    assert all(engine in engines and name in contract.PROPERTIES for engine, name in contract.EXCEPT)

@@ -74,3 +74,11 @@ def test_a_model_that_can_t_be_is_refused(tmp_path: Path, option: str, problem: 
     with pytest.raises(RegistryError) as refused:
         registry(engines=document)
     assert problem in str(refused.value)
+
+
+def test_demucs_has_one_dtype(tmp_path: Path) -> None:
+    """What it would not heed is refused."""
+    document = tmp_path / "engines.toml"
+    document.write_text('[engines.stems]\ntype = "demucs"\nfolder = "x"\ndtype = "float16"\n')
+    with pytest.raises(RegistryError, match=r"engines\.stems: dtype: Demucs runs in float32 only$"):
+        registry(engines=document)

@@ -61,6 +61,7 @@ class Whistle:
 
 def whistle(report: Report, names: list[str], seconds: list[float], hertz: int, finish: Finish) -> None:
     """Runs in the child."""
+    report.progress(0.0, "breathing in")
     for number, (name, length) in enumerate(zip(names, seconds, strict=True)):
         tone = np.sin(np.arange(round(length * RATE)) * (2 * np.pi * hertz / RATE))
         with OutputFile(report, name, finish, RATE, 1) as file:
