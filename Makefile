@@ -41,7 +41,7 @@ bench: $(STAMP)
 	  || $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
 	@$(BIN)/python -m benchmarks "ONLY=$(ONLY)"
 
-# New inputs from strangers, a hundred thousand of them: those of `make test` are always the same few.
+# New inputs from strangers, for a minute or two: those of `make test` are always the same few.
 fuzz: $(STAMP)
 	@$(BIN)/pytest -q -n 2 --hypothesis-profile=fuzz tests/unit/test_fuzz.py
 

@@ -41,9 +41,9 @@ LONG = settings.get_current_profile_name() == "fuzz"
 
 
 def fuzzed(examples: int) -> settings:
-    """That many examples, always the same; in a long run a hundred times as many, and new ones."""
+    """That many examples, always the same; in a long run fifteen times as many, and new ones."""
     return settings(
-        max_examples=examples * (30 if LONG else 1),
+        max_examples=examples * (15 if LONG else 1),
         derandomize=not LONG,
         deadline=None,
         database=None,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config.settings import PREFIX, Settings, load
+from config.settings import PREFIX, SECRET_FILES, Settings, load
 from worker.cli.entry import app
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_every_alert_has_its_section() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_setting_that_a_page_names_is_one(page: str) -> None:
     """A misspelt one would stop a process."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | SECRET_FILES.keys()
     others = {"FERMATA_ACTOR", "FERMATA_URL", "FERMATA_KEY"}  # the command's, and the client's examples
     assert set(re.findall(r"FERMATA_[A-Z_]*[A-Z]", (ROOT / page).read_text())) <= known | others
 
