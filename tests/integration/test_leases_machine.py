@@ -112,9 +112,11 @@ class Shift(RuleBasedStateMachine):
     def do(self, operation: Any) -> Any:
         return self.run(self.store.operations.do(operation))
 
-    @initialize(amount=st.sampled_from([10, 25, 60]))
-    def begins(self, amount: int) -> None:
+    @initialize(target=tickets, amount=st.sampled_from([10, 25, 60]))
+    def begins(self, amount: int) -> Any:
+        """With a job that runs."""
         self.grant(amount, None)
+        return self.claim(self.submit(5))
 
     @rule(amount=st.sampled_from([5, 20]), days=st.none() | st.integers(1, 3))
     def grant(self, amount: int, days: int | None) -> None:
@@ -186,6 +188,26 @@ class Shift(RuleBasedStateMachine):
             assert Fenced.FENCED is answer
         else:
             self.ends(ticket, Ending.LOST_WORKER, 0, answer)
+
+    @rule(target=tickets, ticket=tickets, lost=st.booleans(), ending=st.sampled_from(sorted(ENDINGS)))
+    def somebody_takes_over(self, ticket: Ticket, lost: bool, ending: Ending) -> Any:
+        """And the one before comes back: chance alone would seldom have it so."""
+        if not ticket.holds or ticket.job.cancel_asked:
+            return multiple()
+        if lost:
+            self.time_passes(2 * LEASE)
+            self.reap(ticket)
+        else:
+            self.settle(ticket, Ending.HANDED_BACK, less=False)
+        if ticket.job.ended:
+            return multiple()
+        taken = self.claim(ticket.job)
+        assert isinstance(taken, Ticket)
+        assert taken.holds
+        self.reap(ticket)
+        self.renew([ticket, taken])
+        self.settle(ticket, ending, less=False)
+        return taken
 
     def ends(self, ticket: Ticket, ending: Ending, charge: int, answer: Any) -> None:
         """What the end of an attempt must have come to."""
