@@ -96,6 +96,14 @@ def overview(rounds: int) -> list[Figure]:
         return measured(servers, rounds)
 
 
+def growth(rounds: int) -> list[Figure]:
+    """Ten million entries and a million jobs, beside a hundredth: one round, for making them is long."""
+    from benchmarks.growth import measured
+
+    del rounds
+    return measured()
+
+
 SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "ledger": ledger,
     "peers": peers,
@@ -106,6 +114,7 @@ SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "credits": credits,
     "api": api,
     "overview": overview,
+    "growth": growth,
 }
 
 

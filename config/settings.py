@@ -143,6 +143,16 @@ class Settings(BaseSettings):
     #: Signs the links: the same for API and workers. Another one makes all links worthless that are out.
     link_secret: SecretStr | None = Field(None, min_length=32)
 
+    # How long what is over is kept, in days. Less than the least given here, the database itself refuses.
+    jobs_kept_days: int = Field(180, ge=30, le=36_500)  # after their end, with outputs, attempts and keys
+    inputs_kept_days: int = Field(180, ge=1, le=36_500)  # that no kept job names
+    events_kept_days: int = Field(180, ge=30, le=36_500)  # that are no end of a job
+    deliveries_kept_days: int = Field(30, ge=1, le=36_500)  # of webhooks, after their end
+    rehearsals_kept_days: int = Field(365, ge=7, le=36_500)
+    audit_log_kept_days: int = Field(730, ge=365, le=36_500)
+    #: Then a month of the journal is detached, if no kept job was settled in it; its checkpoints stand for it.
+    journal_kept_days: int = Field(400, ge=60, le=36_500)
+
     # PostgreSQL sessions
     pool_size: int = Field(6, ge=2, le=100)
     lock_timeout_seconds: float = Field(3, ge=0.05, le=60)

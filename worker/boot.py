@@ -40,6 +40,7 @@ from worker.links import links_of
 from worker.outside import Outside
 from worker.price_desk import PriceDesk
 from worker.pricing import quoted_usage_of
+from worker.pruning import Pruner
 from worker.runner import Runner
 from worker.scheduler import Scheduler
 from worker.sign_of_life import SignOfLife
@@ -52,7 +53,7 @@ from worker.store.book_shelf import plan_shelf, price_shelf
 from worker.store.books import Books
 from worker.store.compensations import Compensations
 from worker.store.creations import Creations
-from worker.store.database import make_engine
+from worker.store.database import make_engine, patient
 from worker.store.dispatching import Dispatching
 from worker.store.errors import StoreError
 from worker.store.group_commit import GroupCommit
@@ -66,6 +67,7 @@ from worker.store.past_jobs import PastJobs
 from worker.store.plan_books import PlanBooks
 from worker.store.price_report import PriceReports
 from worker.store.prices import PriceBooks
+from worker.store.pruning import PATIENCE_SECONDS, Pruning
 from worker.store.reads import Reads
 from worker.store.reads_artifacts import ArtifactReads
 from worker.store.reads_figures import FigureReads
@@ -436,6 +438,13 @@ async def _say_gone(workers: Workers, worker_id: str) -> None:
 
 
 @asynccontextmanager
+async def opened_pruner(engine: AsyncEngine, artifacts: ArtifactStore, settings: Settings) -> AsyncIterator[Pruner]:
+    """A pruner with connections of its own, whose statements may take long."""
+    async with patient(engine, "fermata prune", PATIENCE_SECONDS) as own:
+        yield Pruner(Pruning(own, settings), artifacts)
+
+
+@asynccontextmanager
 async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     """A scheduler with all its duties, listening for wake-ups."""
     from worker.duties.alive import Alive
@@ -447,6 +456,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
     async with (
         opened_artifacts(settings) as artifacts,
         opened_store(settings, f"fermata-scheduler:{os.getpid()}") as store,
+        opened_pruner(store.engine, artifacts, settings) as pruner,
     ):
         await refuse_other_clocks(store, settings)
         sender = HintSender(settings.redis_url.get_secret_value(), settings.namespace)
@@ -472,7 +482,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
                 Wake(upkeep, dispatching, store.operations, settings),
                 Sweep(artifacts, Artifacts(store.engine), settings, artifacts.leftovers),
                 Notify(Notices(store.engine), store.operations, settings),
-                Prune(upkeep, Workers(store.engine), Turns(store.engine), Webhooks(store.engine), settings),
+                Prune(upkeep, Workers(store.engine), Turns(store.engine), Webhooks(store.engine), pruner, settings),
                 deliver,
                 Alive(upkeep, dispatch, sign_of_life(settings, "scheduler", figures), settings),
             ],

@@ -84,6 +84,16 @@ TRANSACTIONS = frozenset(
         "forget_turns",
         "forget_told",
         "forget_deliveries",
+        # what is kept no longer, and what somebody wants to be gone
+        "prune_jobs",
+        "prune_inputs",
+        "forget_old",
+        "close_month",
+        "detach_month",
+        "drop_empty_months",
+        "erase_account",
+        "erase_jobs",
+        "erase_artifacts",
         # people and pipelines
         "create_account",
         "set_limits",

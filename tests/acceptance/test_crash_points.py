@@ -7,12 +7,11 @@ complete by construction: a point in `worker.failpoints.POINTS` at which no test
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import redis
@@ -22,6 +21,7 @@ from tests.acceptance.crash_steps import ACTOR, PEOPLE, Prepare
 from tests.acceptance.exactness import assert_books_exact
 from tests.acceptance.stage import Process, Stage
 from tests.endpoints import an_endpoint, answer
+from tests.integration import test_erasing, test_pruning
 from worker.credits.operations import Claim
 from worker.failpoints import MOMENTS, POINTS
 from worker.queue.hints import HintSender
@@ -34,14 +34,19 @@ from worker.webhooks.message import secret_of
 GAPS = "turns"
 
 
-def points_of(steps: Mapping[str, Any]) -> set[str]:
+#: These have months of a past to work on, and their own tests.
+FORGETTING = (*test_pruning.STEPS, *test_erasing.STEPS)
+
+
+def points_of(steps: Iterable[str]) -> set[str]:
     """Both points of these steps."""
     return {f"{step}.{moment}" for step in steps for moment in MOMENTS}
 
 
 def test_a_process_dies_at_every_point() -> None:
     """A new step without a test that kills somebody in it fails here."""
-    assert POINTS == set(test_crash_kills.TABLE) | points_of(PEOPLE) | points_of(SCHEDULER) | points_of(WORKER)
+    here = points_of(PEOPLE) | points_of(SCHEDULER) | points_of(WORKER)
+    assert POINTS == set(test_crash_kills.TABLE) | here | points_of(FORGETTING)
 
 
 async def dies(process: Process, point: str) -> None:

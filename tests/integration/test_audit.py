@@ -96,6 +96,8 @@ async def built(servers: Servers) -> AsyncIterator[Database]:
     async with fresh_database(servers) as database:
         async with opened(database) as store:
             await build(store)
+        async with database.connection() as connection:  # its worker is alive, however long the tests take
+            await connection.execute("UPDATE live SET lease_until = lease_until + interval '1 hour'")
         yield database
 
 
@@ -154,6 +156,11 @@ FAILED = "(SELECT job_id FROM jobs WHERE state = 'failed' AND quoted = 15)"
 RUNNING = "(SELECT job_id FROM live)"
 CYCLE_LOT = "(SELECT lot_id FROM lots WHERE source = 'subscription' AND account_id = 'ada')"
 MADE_GOOD = "(SELECT DISTINCT job_id FROM lots WHERE reason = 'make_good')"
+
+THIS_MONTH = (
+    "SELECT date_trunc('month', fermata_now(), 'UTC'), "
+    "(date_trunc('month', fermata_now() AT TIME ZONE 'UTC') + interval '1 month') AT TIME ZONE 'UTC', fermata_now()"
+)
 
 #: (rule, what is done to the healthy world)
 TAMPERINGS = [
@@ -401,6 +408,18 @@ TAMPERINGS = [
     ("debt_is_explained", "UPDATE debts SET lot_id = NULL"),
     ("debt_is_explained", "UPDATE journal SET reason = 'kindness' WHERE reason = 'debt'"),
     ("debt_below_zero", "DELETE FROM debts WHERE amount > 0"),
+    ("checkpoint_is_fold", f"INSERT INTO journal_months (starts_at, ends_at, closed_at) {THIS_MONTH}"),
+    (
+        "months_are_in_line",
+        f"INSERT INTO journal_months (starts_at, ends_at, closed_at) {THIS_MONTH}; "
+        "UPDATE journal_months SET entries = 1",
+    ),
+    (
+        "months_are_in_line",
+        f"INSERT INTO journal_months (starts_at, ends_at, closed_at) {THIS_MONTH}; "
+        "INSERT INTO journal_months (starts_at, ends_at) "
+        "SELECT starts_at - interval '2 months', ends_at - interval '2 months' FROM journal_months",
+    ),
     ("own_account", f"UPDATE attempts SET account_id = 'bob' WHERE job_id = {SUCCEEDED}"),
     ("own_account", f"UPDATE events SET account_id = 'bob' WHERE job_id = {SUCCEEDED}"),
     ("own_account", f"UPDATE artifacts SET account_id = 'bob' WHERE job_id = {SUCCEEDED}"),

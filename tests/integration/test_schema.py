@@ -130,6 +130,7 @@ async def test_the_schema_knows_the_words_of_the_code(database: Database) -> Non
 #: These say nothing of an account.
 MACHINERY = {
     "processes",
+    "journal_months",
     *("queue_turns", "workers", "controls", "duty_runs", "price_books", "plan_books", "rehearsals"),
     *("api_keys", "sessions", "creations", "audit_log", "webhooks", "webhook_secrets", "voices"),
 }
@@ -204,6 +205,7 @@ LEGAL: dict[str, dict[str, Any]] = {
         table: {"document": "", "digest": "", "effective_at": NOW, "author": "t", "note": "n", "created_at": NOW}
         for table in ("price_books", "plan_books")
     },
+    "journal_months": {"starts_at": NOW, "ends_at": NOW},
     "accounts": {"account_id": "bob", "created_at": NOW, "actor": "t"},
     "subscriptions": {"account_id": "ada", "anchor": NOW, "updated_at": NOW},
     "cycles": {
@@ -484,6 +486,7 @@ ILLEGAL: list[tuple[str, dict[str, Any]]] = [
     ("deliveries_ended", {"ended_at": NOW}),
     ("deliveries_ended", {"state": "dead"}),
     ("deliveries_attempts", {"attempts": -1}),
+    ("journal_months_closed_before_detached", {"detached_at": NOW}),
     *(("voices_rights", {name: ""}) for name in ("licence", "consent")),
     ("workers_slots", {"slots": 0}),
     ("processes_process", {"process": "worker"}),

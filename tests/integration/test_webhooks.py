@@ -23,6 +23,7 @@ from tests.servers import Database
 from worker.credits.outcomes import Ending
 from worker.duties.deliver import Deliver
 from worker.scheduler import Scheduler
+from worker.store.pruning import Pruning
 from worker.store.webhooks import Webhooks, WebhookTarget
 from worker.webhooks.message import Message, secret_of
 from worker.webhooks.sender import Answer, Sender
@@ -393,10 +394,11 @@ async def test_what_ended_long_ago_is_forgotten(database: Database) -> None:
         await happened(store, "bob", "x")
         first, _ = sorted(await webhooks.claim(8, 8, [], lease_seconds=30), key=lambda one: one.seq)
         await webhooks.delivered(first, 200)
-        await webhooks.forget(3600)
+        pruning = Pruning(store.engine, load({}, deliveries_kept_days=1))
+        assert 0 == await pruning.deliveries()
         assert 2 == await store.value("SELECT count(*) FROM deliveries")
-        await database.advance(timedelta(hours=2))
-        await webhooks.forget(3600)
+        await database.advance(timedelta(days=2))
+        assert 1 == await pruning.deliveries()
         assert 1 == await store.value("SELECT count(*) FROM deliveries")
         await webhooks.delete(hook, "test")
         assert 0 == await store.value("SELECT count(*) FROM deliveries")

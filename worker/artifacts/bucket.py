@@ -11,6 +11,7 @@ import base64
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from math import ceil
 from pathlib import Path
@@ -25,6 +26,7 @@ from worker.artifacts.store import (
     ArtifactStore,
     DamagedArtifact,
     Draft,
+    KeptInput,
     Leftover,
     StoreUnavailable,
     checked_key,
@@ -153,6 +155,27 @@ class BucketStore(ArtifactStore):
         async with self._wire.asking(writing=True) as client:
             await client.delete_object(**self._at(key))
 
+    async def has(self, key: str) -> bool:
+        # A HEAD's refusal names no reason: a listing says the same of what is there and of what is not.
+        page = await self._page(self._named(checked_key(key)), "", most=1)
+        return any(listed["Key"] == self._named(key) for listed in page.get("Contents", []))
+
+    async def inputs(self) -> AsyncIterator[KeptInput]:
+        after, more = "", True
+        while more:
+            page = await self._page(self._named("inputs/"), after)
+            now = _server_time(page)
+            for listed in page.get("Contents", []):
+                after = listed["Key"]
+                key = after.removeprefix(self._named(""))
+                try:
+                    artifact_id = UUID(key.rpartition("/")[2])
+                except ValueError:
+                    continue  # not ours
+                age = (now - listed["LastModified"]).total_seconds()
+                yield KeptInput(artifact_id, key, int(listed["Size"]), age)
+            more = page["IsTruncated"]
+
     async def leftovers(self) -> AsyncIterator[Leftover]:
         async for one in self.work_leftovers():
             yield one
@@ -171,7 +194,7 @@ class BucketStore(ArtifactStore):
 
     def _attempts_of(self, page: Any) -> list[Leftover]:
         """The attempts whose outputs are on this page, each with the age of its newest. Both times are the server's."""
-        now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+        now = _server_time(page)
         found: dict[str, Leftover] = {}
         for listed in page.get("Contents", []):
             parts = listed["Key"].removeprefix(self._named("")).split("/")
@@ -194,17 +217,19 @@ class BucketStore(ArtifactStore):
             for listed in page.get("Contents", []):
                 await client.delete_object(Bucket=self.place.bucket, Key=listed["Key"])
 
-    async def _page(self, prefix: str, after: str) -> Any:
+    async def _page(self, prefix: str, after: str, most: int = _PAGE) -> Any:
         async with self._wire.asking() as client:
-            return await client.list_objects_v2(
-                Bucket=self.place.bucket, Prefix=prefix, StartAfter=after, MaxKeys=_PAGE
-            )
+            return await client.list_objects_v2(Bucket=self.place.bucket, Prefix=prefix, StartAfter=after, MaxKeys=most)
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.place.bucket, "Key": self._named(checked_key(key))}
 
     def _named(self, key: str) -> str:
         return f"{self.place.prefix}/{key}" if self.place.prefix else key
+
+
+def _server_time(page: Any) -> datetime:
+    return parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 async def _blocks(body: Any) -> AsyncIterator[bytes]:

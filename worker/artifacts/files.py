@@ -19,6 +19,7 @@ from worker.artifacts.store import (
     ArtifactError,
     DamagedArtifact,
     Draft,
+    KeptInput,
     Leftover,
     StoreUnwritable,
     UnreadableSource,
@@ -62,6 +63,19 @@ def leftover_at(path: Path, job: str | None, now: float) -> Iterator[Leftover]:
         yield Leftover(UUID(path.name), job_id, str(path), now - path.stat().st_mtime)
     except (ValueError, OSError):
         return  # not ours, or gone meanwhile
+
+
+def inputs_in(account: Path) -> list[KeptInput]:
+    """The inputs in one account's folder."""
+    now, found = time(), []
+    for path in account.glob("*"):
+        try:
+            facts = path.lstat()
+            key = f"inputs/{account.name}/{path.name}"
+            found.append(KeptInput(UUID(path.name), key, facts.st_size, now - facts.st_mtime))
+        except (ValueError, OSError):
+            continue  # not ours, or gone meanwhile
+    return found
 
 
 def age_of(path: Path, now: float) -> float:

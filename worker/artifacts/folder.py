@@ -20,7 +20,9 @@ from worker.artifacts.store import (
     ArtifactStore,
     DamagedArtifact,
     Draft,
+    KeptInput,
     Leftover,
+    StoreUnavailable,
     UnreadableSource,
     checked_key,
     input_key,
@@ -97,6 +99,18 @@ class FolderStore(ArtifactStore):
     def path(self, key: str) -> Path:
         """The file of a storage key. Raises `ArtifactError` for anything that leads out of the store."""
         return self.root / checked_key(key)
+
+    async def has(self, key: str) -> bool:
+        try:
+            return await asyncio.to_thread(_is_plain, self.path(key))
+        except OSError as error:
+            raise StoreUnavailable(f"{self.described}: {error.strerror}") from error
+
+    async def inputs(self) -> AsyncIterator[KeptInput]:
+        accounts = await asyncio.to_thread(lambda: sorted(self.root.glob("inputs/*")))
+        for account in accounts:
+            for one in await asyncio.to_thread(files.inputs_in, account):
+                yield one
 
     async def leftovers(self) -> AsyncIterator[Leftover]:
         async for one in self.work_leftovers():

@@ -57,6 +57,16 @@ class Leftover:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptInput:
+    """A file that a customer put in, whether its row is there or not."""
+
+    artifact_id: UUID
+    key: str
+    bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A private copy of a file on its way in: what is measured is what will be kept."""
 
@@ -121,6 +131,14 @@ class ArtifactStore(ABC):
     @abstractmethod
     async def remove(self, key: str) -> None:
         """Delete one file; no error if it is gone."""
+
+    @abstractmethod
+    async def has(self, key: str) -> bool:
+        """Whether the file is there. Raises `StoreUnavailable`."""
+
+    @abstractmethod
+    def inputs(self) -> AsyncIterator[KeptInput]:
+        """Every input that lies here, in no order that counts."""
 
     @abstractmethod
     def leftovers(self) -> AsyncIterator[Leftover]:

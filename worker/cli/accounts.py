@@ -16,7 +16,8 @@ from worker.cli.output import facts, present, say, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from worker.cli.opening import Books
+    from worker.cli.opening import Books, Desk
+    from worker.erasing import Erased
     from worker.store.limits import AccountLimits, AsPlanned
     from worker.store.purchases import ChargedBack, Credited
     from worker.store.reads_accounts import JournalPage
@@ -188,6 +189,34 @@ def grant(
         lambda books: books.store.accounts.grant(account, given, step, who, expires_at=until, note=why)
     )
     return present(_document(done), json, _credited(done))
+
+
+@app.command
+def erase(
+    account: str,
+    /,
+    *,
+    reason: Annotated[str, Parameter(help="Why, for the log of changes.")],
+    confirm: Annotated[str | None, Parameter(help="The account's id once more: nothing of it comes back.")] = None,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
+    """Take out what people wrote and made: prompts, words, metadata, all sound. What was paid stays in the books.
+
+    Refused while the account has unfinished jobs. Safe to do again, and to be done again if it was interrupted.
+    """
+    account, who, why = values.account_id(account), values.actor_of(actor), values.line("reason", reason)
+    if confirm != account:
+        raise values.Misused("confirm", f"nothing of it comes back; if that is meant: --confirm {account}")
+
+    async def work(desk: Desk) -> Erased:
+        from worker.erasing import erase as erased
+        from worker.store.erasing import Erasing
+
+        return await erased(Erasing(desk.store.engine), desk.client.artifacts, desk.client.kinds, account, why, who)
+
+    done = opening.with_desk(work)
+    return present(done, json, [f"account {account} is erased: {done.artifacts:,} artifact(s) went with their files"])
 
 
 @app.command

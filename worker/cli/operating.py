@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from worker.cli import opening, queues_shown, values
 from worker.cli.failures import AWAY, BAD, NO
 from worker.cli.options import Actor, Json
-from worker.cli.output import present, table
+from worker.cli.output import facts, present, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +28,7 @@ Account = Annotated[str | None, Parameter(name="--account", help="All jobs of th
 
 def add_to(app: cyclopts.App) -> None:
     """Make these verbs of `app`."""
-    for verb in (queues, pause, resume, limit, drain, audit, doctor, migrate):
+    for verb in (queues, pause, resume, limit, drain, audit, prune, doctor, migrate):
         app.command(verb)
 
 
@@ -126,7 +126,15 @@ def drain(worker: str, /, *, json: Json = False, actor: Actor = None) -> int:
     return present({"worker": name, "drain_asked": True}, json, [f"worker {name} was asked to drain"])
 
 
-def audit(*, json: Json = False, actor: Actor = None) -> int:
+def audit(
+    *,
+    since_checkpoints: Annotated[
+        bool,
+        Parameter(negative="", help="Take the word of closed months' checkpoints: reads a month's entries at most."),
+    ] = False,
+    json: Json = False,
+    actor: Actor = None,
+) -> int:
     """Re-derive the promises from the database: 0 if every credit is where it should be, 1 if not.
 
     The verdict is kept: the dashboard and /metrics tell when somebody looked last, and what was found.
@@ -136,10 +144,43 @@ def audit(*, json: Json = False, actor: Actor = None) -> int:
     async def work(books: Books) -> Audit:
         from worker.store.auditing import audited
 
-        return await audited(books.store.engine, who)
+        return await audited(books.store.engine, who, since_checkpoints=since_checkpoints)
 
     found = opening.with_books(work)
     return present(found, json, _audit(found), code=0 if found.ok else NO)
+
+
+def prune(
+    *,
+    dry_run: Annotated[bool, Parameter(negative="", help="Only say what would go, and how much.")] = False,
+    check_files: Annotated[
+        bool, Parameter(negative="", help="Also ask the store for the file of every artifact: 1 if any is gone.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Forget what the settings FERMATA_…_KEPT_DAYS no longer keep. The scheduler does so by itself every hour.
+
+    Jobs with all that is theirs but the journal, inputs that no job names, files without a row, events, deliveries,
+    rehearsals, customers' tokens, the log of changes; months of the journal get checkpoints and are detached.
+    """
+
+    async def work(desk: Desk) -> tuple[dict[str, object], list[str]]:
+        from dataclasses import asdict
+
+        from worker.boot import opened_pruner
+
+        async with opened_pruner(desk.store.engine, desk.client.artifacts, desk.settings) as pruner:
+            if dry_run:
+                old, orphans = await pruner.old()
+                bytes_ = old.bytes + sum(one.bytes for one in orphans)
+                found: dict[str, object] = {**asdict(old), "orphans": len(orphans), "bytes": bytes_}
+            else:
+                found = asdict(await pruner.run())
+            return found, [key async for key in pruner.without_files()] if check_files else []
+
+    found, gone = opening.with_desk(work)
+    document = {"dry_run": dry_run, **found, **({"without_files": gone} if check_files else {})}
+    return present(document, json, _pruned(document, gone), code=NO if gone else 0)
 
 
 def doctor(*, json: Json = False) -> int:
@@ -212,7 +253,19 @@ def _audit(found: Audit) -> Iterator[RenderableType]:
     if found.violations:
         yield table(["rule", "what"], [(violation.rule, violation.what) for violation in found.violations])
     verdict = "the books are exact" if found.ok else f"{len(found.violations):,} violation(s)"
-    yield f"{verdict}: {found.lots:,} lots, {found.entries:,} journal entries"
+    since = "" if found.since is None else f"; of those before {found.since:%Y-%m-%d} their checkpoints"
+    yield f"{verdict}: {found.lots:,} lots, {found.entries:,} journal entries{since}"
+
+
+def _pruned(document: dict[str, object], gone: list[str]) -> Iterator[RenderableType]:
+    counted = {name: what for name, what in document.items() if name not in {"dry_run", "without_files"}}
+    yield "would go:" if document["dry_run"] else "gone:"
+    yield facts(
+        (name.replace("_", " "), (", ".join(map(str, what)) or "none") if isinstance(what, list) else what)
+        for name, what in counted.items()
+    )
+    if gone:
+        yield table(["artifact whose file is gone"], [(key,) for key in gone])
 
 
 def _diagnosis(found: Diagnosis) -> Iterator[RenderableType]:

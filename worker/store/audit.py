@@ -1,23 +1,27 @@
 """Re-derives the promises from a live database: every rule, over everything, in one snapshot.
 
 Takes no lock and writes nothing. Rules are named for what should hold; a violation says where it doesn't.
+
+Months of the journal that are over have checkpoints, lot by lot. Where a month is detached they stand for its entries;
+an audit `since_checkpoints` takes the word of all of them, and reads only the entries since, a month's at most. A full
+one holds each checkpoint against the entries that are still here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.outcomes import RULES as ENDINGS
 from worker.credits.outcomes import charge_for
 from worker.credits.prices import WIDEST_BOUNDS, PriceBookError, parse_price_book
 from worker.store import audit_credits, audit_jobs, audit_ledger
+from worker.store.database import patient
 from worker.store.snapshots import snapshot
 
 #: Every rule and what it holds us to. Names are stable: alarms and runbooks use them.
@@ -31,6 +35,8 @@ RULES: Mapping[str, str] = {
     "entries_without_lot": "every entry moves credits of a lot of its own account",
     "held_is_draws": "what a lot holds is the sum of the draws of held reservations",
     "append_only_is_guarded": "the database refuses to change the journal and the debts",
+    "checkpoint_is_fold": "each month's checkpoints are the fold of its entries",
+    "months_are_in_line": "months are closed and detached one after the other, none is left out",
     "journal_order": "an account's entries are numbered in the order in which they happened",
     "reserved_after_expiry": "expired credits are not spent",
     "expired_before_expiry": "credits expire no sooner than was said",
@@ -86,6 +92,8 @@ _CHECKS: Sequence[TextClause] = (
     audit_ledger.DRAWS,
     audit_ledger.DRAW_ORDER,
     audit_ledger.JOURNAL_ORDER,
+    audit_ledger.CHECKPOINTS,
+    audit_ledger.MONTHS,
     audit_ledger.SOURCES,
     audit_ledger.GIVEN,
     audit_credits.CYCLES,
@@ -109,37 +117,54 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found, and over how many lots and journal entries."""
+    """What was found, and over how many lots and journal entries.
+
+    Of the entries before `since` their checkpoints were taken; None: there are none that are not here.
+    """
 
     ok: bool
     violations: tuple[Violation, ...]
     lots: int
     entries: int
+    since: datetime | None = None
 
 
-async def audit(engine: AsyncEngine, *, lease_grace_seconds: float = 45, hold_grace_seconds: float = 45) -> Audit:
+async def audit(
+    engine: AsyncEngine,
+    *,
+    since_checkpoints: bool = False,
+    lease_grace_seconds: float = 45,
+    hold_grace_seconds: float = 45,
+) -> Audit:
     """Check every rule over everything. Works on a connection of its own, beside whatever runs.
 
-    The graces are how long after its end a lease, and after its job's `ends_by` a hold, may still be there.
-    Raises `LedgerUnavailable`.
+    `since_checkpoints`: reads no entry of a month that is closed. The graces are how long after its end a lease, and
+    after its job's `ends_by` a hold, may still be there. Raises `LedgerUnavailable`.
     """
-    patient = _patient(engine)
-    try:
-        async with snapshot(patient) as connection:
-            return await audit_on(connection, lease_grace_seconds, hold_grace_seconds)
-    finally:
-        await patient.dispose()
+    async with patient(engine, "fermata audit", STATEMENT_SECONDS) as own, snapshot(own) as connection:
+        return await audit_on(connection, lease_grace_seconds, hold_grace_seconds, since_checkpoints=since_checkpoints)
 
 
 async def audit_on(
-    connection: AsyncConnection, lease_grace_seconds: float = 45, hold_grace_seconds: float = 45
+    connection: AsyncConnection,
+    lease_grace_seconds: float = 45,
+    hold_grace_seconds: float = 45,
+    *,
+    since_checkpoints: bool = False,
 ) -> Audit:
     """The same inside a transaction of the caller's, which should be a snapshot."""
-    counted = (await connection.execute(_COUNTS)).one()
+    months = (await connection.execute(_MONTHS)).one()
+    since, month_before = months.detached_until, months.detached_month
+    if since_checkpoints:
+        since, month_before = months.closed_until, months.closed_month
+    counted = (await connection.execute(_COUNTS, {"since": since or _EVER})).one()
     found, outcomes = await _outcomes(connection)
     values = {
         **outcomes,
         "limit": VIOLATIONS_MAX,
+        "since": since or _EVER,
+        "month_before": month_before or _EVER,
+        "closed_until": months.closed_until or _EVER,
         "lease_ends_after": counted.now - timedelta(seconds=lease_grace_seconds),
         "job_ends_after": counted.now - timedelta(seconds=hold_grace_seconds),
     }
@@ -147,29 +172,7 @@ async def audit_on(
         wanted = {name: values[name] for name in check.compile().params}
         found += [Violation(row.rule, row.what) for row in await connection.execute(check, wanted)]
     found.sort(key=lambda violation: (violation.rule, violation.what))
-    return Audit(not found, tuple(found), counted.lots, counted.entries)
-
-
-def _patient(engine: AsyncEngine) -> AsyncEngine:
-    """A connection to the same database whose statements may take their time, and may sort in memory."""
-    milliseconds = str(STATEMENT_SECONDS * 1000)
-    return create_async_engine(
-        engine.url,
-        poolclass=NullPool,
-        hide_parameters=True,
-        connect_args={
-            "timeout": 10,
-            "command_timeout": STATEMENT_SECONDS + 2,
-            "server_settings": {
-                "application_name": "fermata audit",
-                "timezone": "UTC",
-                "jit": "off",
-                "work_mem": "64MB",
-                "statement_timeout": milliseconds,
-                "idle_in_transaction_session_timeout": "60000",
-            },
-        },
-    )
+    return Audit(not found, tuple(found), counted.lots, counted.entries, since)
 
 
 async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[str, list[Any]]]:
@@ -189,8 +192,21 @@ async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[
     return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
+#: Before the first entry.
+_EVER = datetime(2000, 1, 1, tzinfo=UTC)
+
+_MONTHS = text("""
+    SELECT max(ends_at) FILTER (WHERE closed_at IS NOT NULL) AS closed_until,
+           max(starts_at) FILTER (WHERE closed_at IS NOT NULL) AS closed_month,
+           max(ends_at) FILTER (WHERE detached_at IS NOT NULL) AS detached_until,
+           max(starts_at) FILTER (WHERE detached_at IS NOT NULL) AS detached_month
+    FROM journal_months
+""")
+
 _COUNTS = text("""
-    SELECT fermata_now() AS now, (SELECT count(*) FROM lots) AS lots, (SELECT count(*) FROM journal) AS entries
+    SELECT fermata_now() AS now, (SELECT count(*) FROM lots) AS lots,
+           CAST((SELECT count(*) FROM journal WHERE at >= :since)
+                + (SELECT COALESCE(sum(entries), 0) FROM checkpoints WHERE month < :since) AS bigint) AS entries
 """)
 
 _BOOKS = text("""

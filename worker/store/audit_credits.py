@@ -35,9 +35,18 @@ DEBTS = text("""
         GROUP BY account_id, lot_id
     ), taken AS (
         SELECT account_id, lot_id, sum(amount) AS paid
-        FROM journal
-        WHERE move = 'revoke'
-          AND reason = 'debt'
+        FROM (
+            SELECT account_id, lot_id, amount
+            FROM journal
+            WHERE move = 'revoke'
+              AND reason = 'debt'
+              AND at >= :since
+            UNION ALL
+            SELECT account_id, lot_id, debt_paid
+            FROM checkpoints
+            WHERE month < :since
+              AND debt_paid > 0
+        ) AS entries
         GROUP BY account_id, lot_id
     ), compared AS (
         SELECT account_id, lot_id, COALESCE(t.owed, 0) AS owed, COALESCE(t.paid, 0) AS paid,
@@ -89,6 +98,7 @@ FROZEN = text("""
           AND l.source = 'topup'
           AND e.move = 'reserve'
           AND e.at >= COALESCE(a.active_until, '-infinity')
+          AND e.at >= :since
     )
     SELECT 'frozen_is_not_spent' AS rule, what
     FROM broken

@@ -111,7 +111,8 @@ ENDS = text("""
 #: exist. Compared as text: whatever was written in there, the audit goes on.
 OUTPUTS = text("""
     WITH listed AS (
-        SELECT j.account_id, j.job_id, o.item ->> 'artifact' AS artifact, o.item ->> 'name' AS name, a.token
+        SELECT j.account_id, j.job_id, o.item ->> 'artifact' AS artifact, o.item ->> 'name' AS name, a.token,
+               j.ended_at
         FROM jobs AS j
         LEFT JOIN attempts AS a ON a.account_id = j.account_id AND a.job_id = j.job_id AND a.attempt = j.attempt
         CROSS JOIN LATERAL jsonb_array_elements(
@@ -119,7 +120,7 @@ OUTPUTS = text("""
         ) AS o (item)
         WHERE j.outputs IS NOT NULL
     ), kept AS (
-        SELECT a.account_id, a.job_id, CAST(a.artifact_id AS text) AS artifact, a.name, a.token
+        SELECT a.account_id, a.job_id, CAST(a.artifact_id AS text) AS artifact, a.name, a.token, a.created_at
         FROM artifacts AS a
         WHERE a.job_id IS NOT NULL
     ), broken AS MATERIALIZED (
@@ -130,6 +131,12 @@ OUTPUTS = text("""
         FULL JOIN kept AS k USING (account_id, job_id, artifact)
         WHERE (l.token IS DISTINCT FROM k.token OR l.name IS DISTINCT FROM k.name)
           AND (l.job_id IS NOT NULL OR EXISTS (SELECT FROM jobs AS j WHERE j.job_id = k.job_id))
+          -- What was made for an account that is erased goes, lists and artifacts one after the other.
+          AND NOT EXISTS (
+              SELECT FROM erasures AS e
+              WHERE e.account_id = COALESCE(l.account_id, k.account_id)
+                AND e.at > COALESCE(l.ended_at, k.created_at)
+          )
     )
     SELECT rule, what
     FROM broken

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-#: Each lot against its own entries and the holds on it.
+#: Each lot against its own entries, or what stands for those before `since`: checkpoints; and the holds on it.
 LOTS = text("""
-    WITH folded AS (
+    WITH entries AS (
         SELECT account_id, lot_id,
                COALESCE(sum(amount) FILTER (WHERE move = 'grant'), 0) AS came,
                COALESCE(sum(amount) FILTER (WHERE move = 'reserve'), 0) AS reserved,
@@ -22,6 +22,18 @@ LOTS = text("""
                max(at) FILTER (WHERE move = 'reserve') AS reserved_last,
                min(at) FILTER (WHERE move = 'expire') AS expired_first
         FROM journal
+        WHERE at >= :since
+        GROUP BY account_id, lot_id
+        UNION ALL
+        SELECT account_id, lot_id, granted, reserved, committed, refunded, expired, revoked, reserved_last,
+               expired_first
+        FROM checkpoints
+        WHERE month < :since
+    ), folded AS (
+        SELECT account_id, lot_id, sum(came) AS came, sum(reserved) AS reserved, sum(committed) AS committed,
+               sum(refunded) AS refunded, sum(gone) AS gone, sum(taken) AS taken,
+               max(reserved_last) AS reserved_last, min(expired_first) AS expired_first
+        FROM entries
         GROUP BY account_id, lot_id
     ), drawn AS (
         SELECT r.account_id, d.lot_id, sum(d.amount) AS holds
@@ -73,7 +85,8 @@ LOTS = text("""
 """)
 
 #: Each draw against the entries of its job on its lot. Charges are spent in draw order. The entries of a job that
-#: was pruned, with its reservation, must have ended what they began.
+#: was pruned, with its reservation, must have ended what they began. What was settled before `since` was looked at when
+#: it was newer; what was unsettled then stands in `carried_draws`.
 DRAWS = text("""
     WITH moved AS (
         SELECT account_id, job_id, lot_id,
@@ -81,20 +94,30 @@ DRAWS = text("""
                COALESCE(sum(amount) FILTER (WHERE move = 'commit'), 0) AS committed,
                COALESCE(sum(amount) FILTER (WHERE move = 'refund'), 0) AS refunded,
                count(*) FILTER (WHERE move = 'reserve') AS reserves
-        FROM journal
-        WHERE move IN ('reserve', 'commit', 'refund')
+        FROM (
+            SELECT account_id, job_id, lot_id, move, amount
+            FROM journal
+            WHERE move IN ('reserve', 'commit', 'refund')
+              AND at >= :since
+            UNION ALL
+            SELECT account_id, job_id, lot_id, 'reserve', amount
+            FROM carried_draws
+            WHERE month = :month_before
+        ) AS entries
         GROUP BY account_id, job_id, lot_id
     ), placed AS (
         -- Most reservations draw on one lot: only the others need their draws in order.
         SELECT account_id, job_id, draw_lots[1] AS lot_id, draw_amounts[1] AS amount, state, charged, 0 AS before
         FROM reservations
         WHERE cardinality(draw_lots) = 1
+          AND (state = 'held' OR settled_at >= :since)
         UNION ALL
         SELECT r.account_id, r.job_id, d.lot_id, d.amount, r.state, r.charged,
                sum(d.amount) OVER (PARTITION BY r.account_id, r.job_id ORDER BY d.position) - d.amount
         FROM reservations AS r
         CROSS JOIN LATERAL unnest(r.draw_lots, r.draw_amounts) WITH ORDINALITY AS d (lot_id, amount, position)
         WHERE cardinality(r.draw_lots) > 1
+          AND (r.state = 'held' OR r.settled_at >= :since)
     ), drawn AS (
         SELECT account_id, job_id, lot_id, amount, state, LEAST(amount, GREATEST(0, charged - before)) AS charged
         FROM placed
@@ -156,6 +179,7 @@ JOURNAL_ORDER = text("""
     WITH placed AS (
         SELECT account_id, seq, at, lag(at) OVER (PARTITION BY account_id ORDER BY seq) AS before
         FROM journal
+        WHERE at >= :since
     ), broken AS MATERIALIZED (
         SELECT 'journal_order' AS rule,
                format('entry %s of %s is of %s, after one of %s', seq, account_id, at, before) AS what
@@ -164,6 +188,73 @@ JOURNAL_ORDER = text("""
     )
     SELECT rule, what
     FROM broken
+    LIMIT :limit
+""")
+
+#: Each month that was closed and still lies here: its checkpoints must say what its entries say.
+CHECKPOINTS = text("""
+    WITH folded AS (
+        SELECT account_id, lot_id, date_trunc('month', at, 'UTC') AS month, count(*) AS entries,
+               COALESCE(sum(amount) FILTER (WHERE move = 'grant'), 0) AS granted,
+               COALESCE(sum(amount) FILTER (WHERE move = 'reserve'), 0) AS reserved,
+               COALESCE(sum(amount) FILTER (WHERE move = 'commit'), 0) AS committed,
+               COALESCE(sum(amount) FILTER (WHERE move = 'refund'), 0) AS refunded,
+               COALESCE(sum(amount) FILTER (WHERE move = 'expire'), 0) AS expired,
+               COALESCE(sum(amount) FILTER (WHERE move = 'revoke'), 0) AS revoked,
+               COALESCE(sum(amount) FILTER (WHERE move = 'revoke' AND reason = 'debt'), 0) AS debt_paid,
+               max(at) FILTER (WHERE move = 'reserve') AS reserved_last,
+               min(at) FILTER (WHERE move = 'expire') AS expired_first
+        FROM journal
+        WHERE at >= :since
+          AND at < :closed_until
+        GROUP BY account_id, lot_id, month
+    ), kept AS (
+        SELECT *
+        FROM checkpoints
+        WHERE month >= :since
+          AND month < :closed_until
+    ), broken AS MATERIALIZED (
+        SELECT format('lot %s of %s in %s: the checkpoint says %s, its entries %s',
+                      lot_id, account_id, month,
+                      (k.entries, k.granted, k.reserved, k.committed, k.refunded, k.expired, k.revoked),
+                      (f.entries, f.granted, f.reserved, f.committed, f.refunded, f.expired, f.revoked)) AS what
+        FROM folded AS f
+        FULL JOIN kept AS k USING (account_id, lot_id, month)
+        WHERE (f.entries, f.granted, f.reserved, f.committed, f.refunded, f.expired, f.revoked, f.debt_paid,
+               f.reserved_last, f.expired_first)
+              IS DISTINCT FROM
+              (k.entries, k.granted, k.reserved, k.committed, k.refunded, k.expired, k.revoked, k.debt_paid,
+               k.reserved_last, k.expired_first)
+    )
+    SELECT 'checkpoint_is_fold' AS rule, what
+    FROM broken
+    LIMIT :limit
+""")
+
+#: Months follow each other from the first one on, are closed and detached in that order, and count their checkpoints.
+MONTHS = text("""
+    WITH counted AS (
+        SELECT month, sum(entries) AS entries
+        FROM checkpoints
+        GROUP BY month
+    ), lined AS (
+        SELECT starts_at, m.ends_at, m.closed_at, m.detached_at, m.entries, COALESCE(c.entries, 0) AS counted,
+               lag(m.ends_at, 1, m.starts_at) OVER line AS before,
+               lag(m.detached_at IS NULL, 1, false) OVER line AS kept_before,
+               lag(m.closed_at IS NULL, 1, false) OVER line AS open_before
+        FROM journal_months AS m
+        LEFT JOIN counted AS c ON c.month = m.starts_at
+        WINDOW line AS (ORDER BY m.starts_at)
+    )
+    SELECT 'months_are_in_line' AS rule,
+           format('the month from %s to %s follows one that ended %s; closed %s, detached %s; it counts %s entries, '
+                  'its checkpoints %s', starts_at, ends_at, before, closed_at, detached_at, entries, counted) AS what
+    FROM lined
+    WHERE before <> starts_at
+       OR ends_at <> starts_at AT TIME ZONE 'UTC' + INTERVAL '1 month'
+       OR (detached_at IS NOT NULL AND kept_before)
+       OR open_before
+       OR entries <> counted
     LIMIT :limit
 """)
 
@@ -251,6 +342,15 @@ GUARDS = text("""
         SELECT i.inhrelid
         FROM pg_inherits AS i
         WHERE i.inhparent = CAST('journal' AS regclass)
+        UNION ALL
+        SELECT CAST(name AS regclass)
+        FROM unnest(ARRAY['checkpoints', 'carried_draws']) AS name
+        UNION ALL
+        -- What is detached and not yet archived is still ours to keep.
+        SELECT to_regclass('journal_' || to_char(m.starts_at AT TIME ZONE 'UTC', 'YYYY_MM'))
+        FROM journal_months AS m
+        WHERE m.detached_at IS NOT NULL
+          AND to_regclass('journal_' || to_char(m.starts_at AT TIME ZONE 'UTC', 'YYYY_MM')) IS NOT NULL
     ), refusing AS (
         SELECT t.tgrelid AS relation, bit_or(t.tgtype) & 56 AS refused
         FROM pg_trigger AS t

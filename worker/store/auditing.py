@@ -13,12 +13,12 @@ from worker.store.upkeep import Upkeep
 _KEPT_MAX = 50
 
 
-async def audited(engine: AsyncEngine, actor: str) -> Audit:
+async def audited(engine: AsyncEngine, actor: str, *, since_checkpoints: bool = False) -> Audit:
     """Re-derive every promise from the database and note what was found, and by whom.
 
     Raises `StoreError` also where only the note could not be written: then nobody else heard of the verdict.
     """
-    found = await audit(engine)
+    found = await audit(engine, since_checkpoints=since_checkpoints)
     verdict = {
         "ok": found.ok,
         "lots": found.lots,

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import asyncpg
 from sqlalchemy import exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from config.settings import Settings
 from worker.failpoints import any_armed, reached
@@ -82,6 +83,32 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
             },
         },
     )
+
+
+@asynccontextmanager
+async def patient(engine: AsyncEngine, name: str, statement_seconds: float) -> AsyncIterator[AsyncEngine]:
+    """Connections to the same database whose statements may take their time, and may sort in memory."""
+    own = create_async_engine(
+        engine.url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={
+            "timeout": 10,
+            "command_timeout": statement_seconds + 2,
+            "server_settings": {
+                "application_name": name,
+                "timezone": "UTC",
+                "jit": "off",
+                "work_mem": "64MB",
+                "statement_timeout": str(round(statement_seconds * 1000)),
+                "idle_in_transaction_session_timeout": "60000",
+            },
+        },
+    )
+    try:
+        yield own
+    finally:
+        await own.dispose()
 
 
 def transaction(engine: AsyncEngine, step: str) -> AbstractAsyncContextManager[AsyncConnection]:

@@ -280,6 +280,52 @@ journal = Table(
     postgresql_partition_by="RANGE (at)",
 )
 
+#: Months of the journal that are over: closed once each lot has its checkpoint, later maybe detached.
+journal_months = Table(
+    "journal_months",
+    metadata,
+    _time("starts_at"),
+    _time("ends_at"),
+    Column(
+        "closed_to",
+        Text,
+        nullable=False,
+        server_default=text("''"),
+        comment="the last account whose checkpoints of this month are written",
+    ),
+    Column("entries", BigInteger, nullable=False, server_default=text("0"), comment="that its checkpoints stand for"),
+    Column("closed_at", DateTime(timezone=True), comment="since when its checkpoints are whole"),
+    _time("detached_at", null=True),
+    PrimaryKeyConstraint("starts_at"),
+    CheckConstraint("detached_at IS NULL OR closed_at IS NOT NULL", name="closed_before_detached"),
+)
+
+#: What the entries of one lot in one month sum up to. Append-only, as they are.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _account(),
+    Column("lot_id", BigInteger, nullable=False),
+    Column("month", DateTime(timezone=True), nullable=False, comment="when it began, by UTC"),
+    *(_credits(name) for name in ("entries", "granted", "reserved", "committed", "refunded", "expired", "revoked")),
+    Column("debt_paid", BigInteger, nullable=False, comment="of what was revoked"),
+    _time("reserved_last", null=True),
+    _time("expired_first", null=True),
+    PrimaryKeyConstraint("account_id", "lot_id", "month"),
+)
+
+carried_draws = Table(
+    "carried_draws",
+    metadata,
+    _account(),
+    _job(),
+    Column("lot_id", BigInteger, nullable=False),
+    _time("month"),
+    Column("amount", BigInteger, nullable=False, comment="reserved by then and not yet settled when the month ended"),
+    PrimaryKeyConstraint("account_id", "job_id", "lot_id", "month"),
+)
+Index("carried_draws_month", carried_draws.c.month)
+
 purchases = Table(
     "purchases",
     metadata,
@@ -634,6 +680,22 @@ webhooks = Table(
         comment="when its owner answered 410: it wants nothing any more",
     ),
     PrimaryKeyConstraint("webhook_id"),
+)
+
+#: Accounts whose words and sounds were taken out of all that is kept.
+erasures = Table(
+    "erasures",
+    metadata,
+    _account(),
+    Column(
+        "at",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="of the last one: what ended before it says nothing of anybody any more",
+    ),
+    _text("actor"),
+    _text("reason"),
+    PrimaryKeyConstraint("account_id"),
 )
 
 #: Apart, so that whoever shows or logs an endpoint can't show this.

@@ -186,10 +186,9 @@ class Webhooks:
         async with transaction(self._engine, "close_webhook") as connection:
             await connection.execute(_CLOSE, {"id": webhook_id})
 
-    async def forget(self, kept_seconds: float) -> None:
-        """Delete ended deliveries that are older, and those whose endpoint is gone."""
+    async def forget_orphans(self) -> None:
+        """Delete deliveries that wait for an endpoint that is gone."""
         async with transaction(self._engine, "forget_deliveries") as connection:
-            await connection.execute(_FORGET, {"kept": kept_seconds})
             await connection.execute(_FORGET_ORPHANS)
 
     async def _end(self, sending: Sending, state: str, status: int | None, error: str | None) -> None:
@@ -351,12 +350,6 @@ _AGAIN = text("""
 """)
 
 _CLOSE = text("UPDATE webhooks SET closed_at = fermata_now() WHERE webhook_id = :id AND closed_at IS NULL")
-
-_FORGET = text("""
-    DELETE FROM deliveries
-    WHERE state <> 'pending'
-      AND ended_at < fermata_now() - make_interval(secs => :kept)
-""")
 
 _FORGET_ORPHANS = text("""
     DELETE FROM deliveries AS d
