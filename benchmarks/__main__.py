@@ -104,6 +104,16 @@ def growth(rounds: int) -> list[Figure]:
     return measured()
 
 
+def scale(rounds: int) -> list[Figure]:
+    """What one job leaves behind: the same every time, so one round."""
+    from benchmarks.scale import measured
+    from benchmarks.server import measured_servers
+
+    del rounds
+    with measured_servers() as servers:
+        return measured(servers)
+
+
 SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "ledger": ledger,
     "peers": peers,
@@ -115,6 +125,7 @@ SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "api": api,
     "overview": overview,
     "growth": growth,
+    "scale": scale,
 }
 
 

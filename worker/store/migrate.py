@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from importlib import resources
 from pathlib import Path
+from time import monotonic
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
+log = structlog.get_logger(__name__)
+
 #: One migrator at a time, any number started. Taken before Alembic looks at the version.
 MIGRATION_LOCK = 4_607_182_418
+
+#: The longest that a migration waits for a table, and so the longest that it makes others wait there.
+LOCK_MILLISECONDS = 200
+#: How long it is tried again, and how long it leaves others alone in between.
+PATIENCE_SECONDS = 120.0
+_AGAIN_SECONDS = 0.5
+_STATEMENT_SECONDS = 1800
+_LOCK_NOT_AVAILABLE = "55P03"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -28,17 +42,23 @@ _GRANTS = {
 async def migrate(owner_url: str) -> str:
     """Migrate the database at `owner_url` (postgresql+asyncpg://…); returns the revision it is at now.
 
-    Safe to run by several at once and again. Loads config/prices.toml and config/plans.toml as book 1 into
-    empty tables only.
+    Safe to run by several at once and again, and beside whatever works there: each migration is a transaction of its
+    own, no statement of one waits longer than `LOCK_MILLISECONDS` for a table that others use, with everybody else
+    behind it, and one that waited in vain is tried again until `PATIENCE_SECONDS` are over. Loads config/prices.toml
+    and config/plans.toml as book 1 into empty tables only.
     """
-    engine = create_async_engine(owner_url, poolclass=NullPool, connect_args={"command_timeout": 120})
+    engine = create_async_engine(owner_url, poolclass=NullPool, connect_args={"command_timeout": _STATEMENT_SECONDS})
     try:
-        async with engine.begin() as connection:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
-            await connection.run_sync(_upgrade)
+        async with engine.connect() as connection:
+            await _alone(connection)
+            await connection.execute(_LOCK_TIMEOUT, {"milliseconds": str(LOCK_MILLISECONDS)})
+            await connection.commit()
+            await _upgraded(connection)
             await _grant(connection)
             await _load_books(connection)
-            return str(await connection.scalar(text("SELECT version_num FROM alembic_version")))
+            revision = str(await connection.scalar(text("SELECT version_num FROM alembic_version")))
+            await connection.commit()
+            return revision
     finally:
         await engine.dispose()
 
@@ -48,6 +68,27 @@ def alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
     return config
+
+
+async def _alone(connection: AsyncConnection) -> None:
+    """Become the only migrator. Asked again and again: who waits in PostgreSQL holds up an index that is being made."""
+    while not await connection.scalar(_TRY_LOCK, {"lock": MIGRATION_LOCK}):
+        await connection.rollback()
+        await asyncio.sleep(0.1)
+
+
+async def _upgraded(connection: AsyncConnection) -> None:
+    deadline = monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            await connection.run_sync(_upgrade)
+            return await connection.commit()
+        except DBAPIError as error:
+            await connection.rollback()
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or monotonic() > deadline:
+                raise
+            log.info("migration waits: a table is in use")
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 def _upgrade(connection: Connection) -> None:
@@ -75,6 +116,8 @@ async def _load_books(connection: AsyncConnection) -> None:
             await connection.execute(statement, {"document": document, "digest": digest})
 
 
+_TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock)")
+_LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :milliseconds, false)")
 _COUNT_PRICE_BOOKS = text("SELECT count(*) FROM price_books")
 _COUNT_PLAN_BOOKS = text("SELECT count(*) FROM plan_books")
 _INSERT_PRICE_BOOK = text("""
