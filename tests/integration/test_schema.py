@@ -135,7 +135,7 @@ MACHINERY = {
     *("api_keys", "sessions", "creations", "audit_log", "webhooks", "webhook_secrets", "voices"),
 }
 
-#: Asked for by their job, never by their account alone; jobs' ids grow with age (decision 0017).
+#: Asked for by their job, never by their account alone; jobs' ids grow with age (decision 0018).
 BY_JOB = {"reservations", "attempts"}
 
 
