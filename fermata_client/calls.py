@@ -245,7 +245,11 @@ def _looked(job_id: UUID | str, wait_seconds: int) -> Steps[Job]:
 
 
 def _asked(send: Send) -> Steps[Reply]:
-    """Send it until an answer says yes or no. Every call of ours may be sent again."""
+    """Send it until an answer says yes or no. Every call of ours may be sent again.
+
+    "Nothing was done" is said of the last try only: after one in doubt it is no answer to the call.
+    """
+    in_doubt = False
     for tried in range(1, TRIES + 1):
         try:
             reply = yield send
@@ -254,6 +258,9 @@ def _asked(send: Send) -> Steps[Reply]:
                 return reply
             raise problem_of(reply.status, _problem_in(reply), _retry_after(reply))
         except (Unreachable, Unavailable, TooManyRequests) as error:
+            in_doubt = in_doubt or isinstance(error, Unreachable)
+            if tried == TRIES and in_doubt and not isinstance(error, Unreachable):
+                raise Unreachable(f"an earlier try had no answer; the last one: {error}") from error
             if tried == TRIES:
                 raise
             yield Pause(_pause_after(tried, error))

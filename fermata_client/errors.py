@@ -2,6 +2,7 @@
 
 FermataError
 ├── Unreachable          no answer: whether it was done is not known; the same key asks again
+│   └── InDoubt              an answer that says just that
 ├── Refused              it can't be done as asked; nothing was stored
 │   ├── Invalid              a field is not as it must be: `field`, `problems`
 │   ├── InsufficientCredits  the account can't pay: `needed`, `available`, `shortfall`, `smallest_pack`
@@ -113,6 +114,10 @@ class TooManyRequests(Problem):
     """Slower, please."""
 
 
+class InDoubt(Unreachable, Problem):
+    """They can't say whether it was done. Asked again with the same key it is done once."""
+
+
 class Unavailable(Problem):
     """A part of it is away: nothing was done."""
 
@@ -129,13 +134,16 @@ _BY_STATUS: Mapping[int, type[Problem]] = {
     409: Conflict,
     410: NotFound,
     429: TooManyRequests,
-    502: Unavailable,
+    # of whoever stands between us, and did not hear them out
+    502: InDoubt,
     503: Unavailable,
-    504: Unavailable,
+    504: InDoubt,
 }
 
 
 def problem_of(status: int, document: Mapping[str, Any], retry_after: float | None = None) -> Problem:
     """The error that an answer tells of."""
     otherwise = Broken if status >= 500 else Invalid
+    if document.get("code") == "outcome_unknown":
+        return InDoubt(status, document, retry_after)
     return _BY_STATUS.get(status, otherwise)(status, document, retry_after)

@@ -197,6 +197,32 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_key() -> None:
         assert 2 == len({one.headers["idempotency-key"] for one in endpoint.told})
 
 
+UNAVAILABLE = problem(503, "unavailable", "Retry-After: 0")
+UNKNOWN = problem(503, "outcome_unknown", "Retry-After: 0")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("replies", "kind"),
+    [
+        ([UNAVAILABLE], errors.Unavailable),
+        ([UNKNOWN], errors.InDoubt),
+        ([answer(504)], errors.InDoubt),
+        ([None, *(7 * [UNAVAILABLE])], errors.Unreachable),
+        ([UNKNOWN, *(7 * [UNAVAILABLE])], errors.Unreachable),
+    ],
+)
+async def test_nothing_was_done_is_said_only_where_it_is_certain(
+    replies: list[bytes | None], kind: type[errors.FermataError]
+) -> None:
+    """A try without an answer may have been done: no later one takes that back."""
+    async with an_endpoint(lambda number: replies[number % len(replies)]) as endpoint:
+        both = await in_both_ways(endpoint, lambda client: client.submit(JobRequest(account="ada", request=SONG)))
+        assert [kind] * 2 == [type(one) for one in both]
+        assert isinstance(both[0], errors.Unreachable) == (kind is not errors.Unavailable)
+        assert 16 == len(endpoint.told)
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_server_that_never_answers_is_an_error_of_the_tree() -> None:
     """After eight tries: no exception of the library below ever leaks."""
