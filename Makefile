@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit | chaos [PROFILE=smoke|full|soak] [SEED=n] | lock | clean"
+	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit | chaos [PROFILE=smoke|full|soak|mutants|control] [SEED=n] | lock | clean"
 
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo

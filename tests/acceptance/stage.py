@@ -278,7 +278,7 @@ class Stage:
             for statement in (
                 "UPDATE lots SET expires_at = $2 WHERE account_id = $1 AND source = 'subscription' AND expires_at > $2",
                 "UPDATE cycles SET ends_at = $2 WHERE account_id = $1 AND ends_at > $2",
-                "UPDATE accounts SET cycle_ends_at = $2 WHERE account_id = $1 AND cycle_ends_at > $2",
+                "UPDATE accounts SET cycle_ends_at = $2, look_at = $2 WHERE account_id = $1 AND cycle_ends_at > $2",
             ):
                 await owner.execute(statement, account_id, now)
 

@@ -1,37 +1,59 @@
-"""`python -m tests.chaos --profile smoke|full|soak [--seed N] [--until K]`: see docs/PROOF.md."""
+"""`python -m tests.chaos --profile smoke|full|soak|mutants|control [--seed N] [--until K]`: see docs/PROOF.md."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import structlog
+
 from tests.chaos.adversary import PROFILES, plan, steps_of
+from tests.chaos.control import control
+from tests.chaos.mutants import MUTANTS, hunt
 from tests.chaos.performance import perform
-from tests.chaos.report import as_text, written
+from tests.chaos.report import as_text, beside, hunted, written
 from tests.chaos.theatre import tell
+
+#: Asked for one after the other while the plan of a short run is played.
+CONTROL_JOBS = 400
 
 
 def main() -> int:
     """Exit code 0: every promise held; 1: one did not."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--profile", choices=sorted(PROFILES), default="smoke")
+    parser.add_argument("--profile", choices=[*PROFILES, "mutants", "control"], default="smoke")
     parser.add_argument("--seed", type=int, default=None, help="a number; by default one that is drawn and told")
     parser.add_argument("--until", type=int, default=None, help="stop after so many acts of the plan")
     parser.add_argument("--only", default="", help="of the plan only these acts: names of faults or steps, by commas")
     parser.add_argument("--logs", type=Path, default=None, help="a folder for what processes and clients said")
     parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/")
     asked = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    if asked.profile == "mutants":
+        found = hunt(tuple(mutant for mutant in MUTANTS if not asked.only or mutant.name in asked.only.split(",")))
+        tell(hunted(found))
+        if asked.write:
+            written("mutants", {"mutants": [asdict(one) for one in found]})
+        return 0 if all(one.killed for one in found[1:]) else 1
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
     tell(f"chaos: profile {asked.profile}, seed {seed}")
+    if asked.profile == "control":
+        losses = control(seed, plan(seed, PROFILES["smoke"], ()), CONTROL_JOBS)
+        tell(beside(losses))
+        if asked.write:
+            written(f"control {seed}", asdict(losses))
+        return 0
     profile = PROFILES[asked.profile]
     only = set(filter(None, asked.only.split(",")))
     acts = [act for act in plan(seed, profile, steps_of(profile), asked.until) if not only or act.what in only]
     outcome = perform(seed, profile, acts, asked.logs)
     tell(as_text(outcome))
     if asked.write:
-        written(outcome)
+        written(f"{outcome.profile} {outcome.seed}", asdict(outcome))
     return 1 if outcome.failures else 0
 
 

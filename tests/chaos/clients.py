@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -164,7 +164,7 @@ def _of_http(error: errors.FermataError) -> Answer:
     match error:
         case errors.Refused():
             return Told.REFUSED, {"code": error.code}
-        case errors.Unavailable() | errors.TooManyRequests() if error.code != "outcome_unknown":
+        case errors.Unavailable() | errors.TooManyRequests():
             return Told.AWAY, {"code": error.code}
         case errors.Broken():
             raise error
@@ -214,6 +214,10 @@ class Client:
     wishes: Wishes
     #: Seconds between two calls, on average.
     pace_seconds: float
+    #: Whether so much is unfinished that nobody asks for more: the load is the machine's measure, not ours.
+    crowded: Callable[[], bool] = lambda: False
+    #: It cancels half the time, rather than seldom.
+    fickle: bool = False
     wrong: list[str] = field(default_factory=list)
     _keys: list[Call] = field(default_factory=list)
     _jobs: list[tuple[str, str]] = field(default_factory=list)
@@ -243,8 +247,8 @@ class Client:
 
     async def _something(self) -> None:
         dice = self.wishes.dice
-        chance = dice.random()
-        if chance < 0.62 or not self._keys:
+        chance = 0.8 if self.fickle and dice.random() < 0.5 else dice.random()
+        if (chance < 0.62 and not self.crowded()) or not self._keys:
             self._number += 1
             await self._submit(self.wishes.account(), f"{self.name}-{self._number}", self.wishes.job())
         elif chance < 0.74:

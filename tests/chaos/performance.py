@@ -28,9 +28,11 @@ from worker.store.api_keys import ApiKeys, NewKey, Role
 from worker.store.webhooks import Webhooks
 from worker.webhooks.message import secret_of
 
+#: Beyond it clients ask for no further jobs.
+UNFINISHED_MAX = 40
 CREDITED = ("hot", "ada", "bob", "cyd")
 #: Seconds that a step gets to be passed by one of those who are armed for it, and after which an API is armed too.
-STEP_SECONDS, STEP_BY_API_SECONDS = 15.0, 2.0
+STEP_SECONDS, STEP_BY_API_SECONDS = 30.0, 2.0
 
 
 @dataclass(slots=True)
@@ -65,7 +67,7 @@ async def _perform(seed: int, profile: Profile, acts: Sequence[Act], local: Loca
             looking = asyncio.create_task(theatre.look_for_violations())
             asking = [asyncio.create_task(client.run()) for client in clients]
             try:
-                await _act(theatre, acts, random.Random(f"acts {seed}"))
+                await _act(theatre, clients, acts, random.Random(f"acts {seed}"))
             except Exception as error:
                 chronicle.violated(f"the run itself: {error!r}")
             for task in asking:
@@ -116,14 +118,17 @@ async def _clients(theatre: Theatre, seed: int, folder: Path) -> AsyncIterator[l
                 headers = {"Authorization": f"Bearer {key}"}
                 http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, headers=headers))
                 door = HttpDoor(fermata, http)
-            clients.append(Client(name, door, Journal(folder / f"{name}.jsonl"), wishes, pace_seconds=0.25))
+            journal = Journal(folder / f"{name}.jsonl")
+            clients.append(
+                Client(name, door, journal, wishes, 0.25, crowded=lambda: theatre.unfinished > UNFINISHED_MAX)
+            )
         yield clients
 
 
 # --- the plan
 
 
-async def _act(theatre: Theatre, acts: Sequence[Act], dice: random.Random) -> None:
+async def _act(theatre: Theatre, clients: Sequence[Client], acts: Sequence[Act], dice: random.Random) -> None:
     """Do one after the other; at random they may overlap. A violation ends it early."""
     under_way: set[asyncio.Task[None]] = set()
     for act in acts:
@@ -132,6 +137,8 @@ async def _act(theatre: Theatre, acts: Sequence[Act], dice: random.Random) -> No
         fault = FAULTS[act.what][0] if act.what in FAULTS else LONG_FAULTS.get(act.what)
         match act.kind:
             case "crash":
+                for client in clients:
+                    client.fickle = act.what.startswith("cancel")
                 await _crash_at(theatre, act.what, dice)
             case "alone":
                 assert fault is not None

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.control import Losses
+from tests.chaos.mutants import Found
 from tests.chaos.performance import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -62,8 +64,26 @@ def machine() -> dict[str, Any]:
     }
 
 
-def written(outcome: Outcome) -> None:
-    """Put this run in place of the last one of its profile and seed."""
+def hunted(found: Sequence[Found]) -> str:
+    """Each mutant with who killed it."""
+    lines = [
+        f"{one.mutant:<5} {'killed' if one.killed else 'ALIVE':<7} {one.seconds:6.1f} s  {one.what}\n{'':<23}{one.by}"
+        for one in found[1:]
+    ]
+    killed = [one.seconds for one in found[1:] if one.killed]
+    median = f", median {quantile(killed, 0.5):.1f} s" if killed else ""
+    return "\n".join(
+        [*lines, f"killed {len(killed)}/{len(found) - 1}{median}; unharmed: {found[0].seconds:.0f} s, all pass"]
+    )
+
+
+def beside(losses: Losses) -> str:
+    """What the control lost."""
+    return "\n".join(f"{name:<46} {value}" for name, value in asdict(losses).items())
+
+
+def written(name: str, figures: dict[str, Any]) -> None:
+    """Put these figures in place of the last ones of that name."""
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    kept[f"{outcome.profile} {outcome.seed}"] = {**machine(), **asdict(outcome)}
+    kept[name] = {**machine(), **figures}
     FIGURES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")

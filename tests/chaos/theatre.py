@@ -93,6 +93,8 @@ class Theatre:
     #: Whom the adversary has killed, or told to go: that they end is no finding.
     doomed: set[int] = field(default_factory=set)
     leaving: set[int] = field(default_factory=set)
+    #: Jobs that had not ended at the last look.
+    unfinished: int = 0
     #: One fault at a time for each server.
     postgres_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     redis_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -209,6 +211,7 @@ class Theatre:
             try:
                 async with self.pool.acquire(timeout=3) as connection:
                     found = await broken_rules(connection)
+                    self.unfinished = await connection.fetchval("SELECT count(*) FROM jobs WHERE ended_at IS NULL")
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 continue
             self.chronicle.looks += 1

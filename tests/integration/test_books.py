@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 
 from tests.integration.books import Store, an_output, opened
+from tests.integration.test_group_commit import until
 from tests.servers import Database
 from worker.credits.operations import (
     AlreadyEnded,
@@ -80,6 +81,20 @@ async def test_fifty_jobs_of_ten_against_a_hundred_and_five(database: Database) 
         answers = await asyncio.gather(*(stores[n % 2].claim(account, job) for n, job in enumerate(jobs)))
         assert Counter({Claimed: 10, Ended: 40}) == Counter(type(answer) for answer in answers)
         assert {"available": 5, "held": 100, "spent": 0, "expired": 0, "revoked": 0} == await one.buckets(account)
+
+
+async def test_credits_that_went_while_a_claim_waited_are_gone(database: Database) -> None:
+    """Given a claim that waits for its account, when whoever holds it takes the credits away, then it is refused."""
+    async with opened(database) as one, opened(database) as other:
+        account = await one.account("ada", 100)
+        job = await one.queued(account, quoted=10)
+        async with other.books.page(account) as (_, page):
+            claiming = asyncio.create_task(one.claim_patiently(account, job))
+            waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1"
+            await until(lambda: one.value(waits, database.name), "the claim waits")
+            page.ledger.revoke(next(iter(page.ledger.lots)), 95, "taken back", "test")
+        assert isinstance(await claiming, Ended)
+        assert (5, 0) == await available_and_held(one, account)
 
 
 # --- one race a money function: exactly one winner ---------------------------------------------------------------

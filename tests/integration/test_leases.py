@@ -58,6 +58,19 @@ async def test_a_lapsed_lease_is_revived_while_its_token_matches(database: Datab
         assert Fenced.FENCED is await store.operations.do(reaping)
 
 
+async def test_a_reaping_that_comes_too_late_is_none(database: Database) -> None:
+    """What a reaper saw may be long ago: the job was reaped by another and runs again, under another token."""
+    async with opened(database) as store:
+        (held,) = await running(store)
+        await database.advance(timedelta(hours=1))
+        (seen,) = await store.leases.lapsed(10, 3600)
+        reaping = Settle("ada", seen.job_id, seen.token, Ending.LOST_WORKER, reap_grace_seconds=3600)
+        assert isinstance(await store.operations.do(reaping), Requeued)
+        again = held_of("ada", await store.claim("ada", held.job_id))
+        assert Fenced.FENCED is await store.operations.do(reaping)
+        assert Standing.RUNNING is await store.leases.standing(again)
+
+
 async def test_a_token_that_is_not_the_jobs_any_more_is_reported_lost(database: Database) -> None:
     """Its neighbours are renewed; the new holder is not disturbed."""
     async with opened(database) as store:

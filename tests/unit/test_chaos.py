@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.chaos.adversary import PROFILES, plan, steps_of
 from tests.chaos.faults import FAULTS, LONG_FAULTS
 from tests.chaos.journal import Books, Call, JobInBooks, Told, disagreements
+from tests.chaos.mutants import MUTANTS, ROOT, Mutant, Patch, Stale
 from tests.chaos.report import quantile
 from worker.failpoints import POINTS
 
@@ -103,6 +105,24 @@ def test_a_plan_is_its_seeds() -> None:
 def test_every_step_of_a_profile_is_one_that_the_code_names(name: str) -> None:
     """A step that was renamed is no longer died at: it fails here."""
     assert set(steps_of(PROFILES[name])) <= POINTS
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_still_fits_the_code(mutant: Mutant) -> None:
+    """Its places are there, once each, what it makes of them is Python, and the tests that must find it are there."""
+    for patch in mutant.patches:
+        text = patch.put_on(ROOT)
+        if patch.file.endswith(".py"):
+            ast.parse(text)
+    for killer in mutant.killers:
+        file, _, name = killer.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text()
+
+
+def test_a_stale_mutant_is_told() -> None:
+    """A place that is gone is no mutant that lives."""
+    with pytest.raises(Stale):
+        Patch("worker/runner.py", "this stands nowhere", "").put_on(ROOT)
 
 
 def test_quantiles_are_values_that_were_measured() -> None:
