@@ -86,7 +86,7 @@ def test_what_nobody_knows_is_not_switched(fermata: Fermata, arguments: tuple[st
 def test_an_audit_says_yes_or_names_what_is_wrong(fermata: Fermata) -> None:
     """0 while every credit is where it should be, 1 after one was moved behind the books' back."""
     fermata.account("ada", 100)
-    assert fermata.ok("audit") == {"ok": True, "violations": [], "lots": 1, "entries": 1}
+    assert fermata.ok("audit") == {"ok": True, "violations": [], "lots": 1, "entries": 1, "since": None}
     finished(_move_a_credit(fermata))
     answer = fermata("audit", "--json")
     assert (1, False) == (answer.code, answer.document["ok"])
