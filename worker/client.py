@@ -434,8 +434,9 @@ def _check_options(asked: JobRequest) -> None:
         _check_job_id("retry_of", asked.retry_of)
     labels = _size_of("metadata", asked.metadata)
     if labels > METADATA_BYTES_MAX or len(asked.metadata) > METADATA_NAMES_MAX:
-        most = f"at most {METADATA_NAMES_MAX} names and {METADATA_BYTES_MAX:,} bytes of JSON are taken"
-        raise RefusedRequest("metadata", f"has {len(asked.metadata):,} names and {labels:,} bytes; {most}")
+        given = f"{len(asked.metadata):,} name{'' if len(asked.metadata) == 1 else 's'} and {labels:,} bytes"
+        most = f"at most {METADATA_NAMES_MAX} and {METADATA_BYTES_MAX:,} are taken, as JSON"
+        raise RefusedRequest("metadata", f"has {given}; {most}: keep the rest under the job's id on your side")
     size = labels + _size_of("params", asked.params) + _size_of("inputs", asked.inputs)
     if size > BODY_BYTES_MAX:
         raise RefusedRequest("params", f"the request has {size:,} bytes; at most {BODY_BYTES_MAX:,} are taken")

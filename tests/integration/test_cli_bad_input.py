@@ -96,7 +96,12 @@ TYPED = [
     ((*PAID, "--param", "prompt=a\x00b"), "prompt: must not contain NUL characters"),
     ((*PAID, "--param", "prompt= "), "prompt: "),
     ((*ASKED, "--metadata", r'note="a\u0000b"'), "metadata: must not contain NUL characters"),
-    ((*ASKED, "--metadata", f"note={'x' * 70_000}"), "params: the request has 70,"),
+    ((*ASKED, "--metadata", f"note={'x' * 70_000}"), "metadata: has 1 name and 70,011 bytes; at most 100 and 8,192"),
+    (
+        (*ASKED, *(word for number in range(101) for word in ("--metadata", f"{number}=x"))),
+        "metadata: has 101 names and 901 bytes; at most 100 and 8,192",
+    ),
+    ((*ASKED, "--input", f"{'x' * 70_000}={NO_JOB}"), "params: the request has 70,"),
     ((*ASKED, "--metadata", "note=\udcff"), "metadata: must be JSON"),
     ((*ASKED, "--on-insufficient", "pray"), "on_insufficient: must be refuse or wait"),
     ((*ASKED, "--run-at", "2199-01-01T00:00:00"), "run_at: must carry a time zone"),
