@@ -127,6 +127,8 @@ SUITES: dict[str, Callable[[int], Iterable[Figure]]] = {
     "growth": growth,
     "scale": scale,
 }
+#: What these make takes so long, or is so much the same, that they have one round.
+ONCE = frozenset(["growth", "scale"])
 
 
 def main(arguments: list[str]) -> int:
@@ -151,6 +153,7 @@ def main(arguments: list[str]) -> int:
 
 def _measured(name: str, rounds: int) -> bool:
     """Run one suite and keep what it measured. Returns whether all its goals are met."""
+    rounds = 1 if name in ONCE else rounds
     load, started = round(os.getloadavg()[0], 1), monotonic()
     try:
         figures = list(SUITES[name](rounds))
@@ -162,7 +165,7 @@ def _measured(name: str, rounds: int) -> bool:
     keep(figures, run)
     PAGE.write_text(page(kept_in(), SUITES))
     what = f"{run.took_seconds:.0f} s, load {load:g} before, {run.machine}, {run.date}, {run.commit}"
-    show(figures, f"{name}: medians of {rounds} rounds, {what}")
+    show(figures, f"{name}: medians of {rounds} round{'s' * (rounds > 1)}, {what}")
     return not missed(figures)
 
 
