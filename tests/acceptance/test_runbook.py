@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from tests.acceptance.up import System, sessions_of
+import pytest
+
+from tests.acceptance.up import System, forking, running_system, sessions_of
 from tests.waiting import wait_until
 from worker.local.postgres import SUPERUSER
 
@@ -18,6 +21,13 @@ PREPARED = (
 )
 SONG = "fermata jobs submit generation --account ada --json --param prompt=lofi"
 OPS = {"FERMATA_ACTOR": "kim"}
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """Given a system that is up, and a shell in which a command costs no second."""
+    with running_system() as running, forking(running) as typing:
+        yield typing
 
 
 def document(system: System, line: str) -> Any:

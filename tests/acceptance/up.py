@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -39,6 +39,8 @@ class System:
     child: subprocess.Popen[bytes]
     output: Path
     api: str
+    #: Where `fermata` is found first: the installed script, or one that forks (`forking`).
+    scripts: Path = Path(sys.executable).parent
 
     @property
     def data(self) -> Path:
@@ -55,10 +57,10 @@ class System:
     def typed(self, line: str, **variables: str) -> str:
         """What a line says on stdout, typed into a shell that has read the system's settings. It must end well."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("FERMATA_")}
-        path = f"{Path(sys.executable).parent}:{find_postgres().path('psql').parent}:{os.environ['PATH']}"
+        folders = [self.scripts, Path(sys.executable).parent, find_postgres().path("psql").parent, os.environ["PATH"]]
         done = subprocess.run(
             ["bash", "-uc", f". {shlex.quote(str(self.data / 'env'))} && {line}"],
-            env={**mine, "PATH": path, **variables},
+            env={**mine, "PATH": ":".join(map(str, folders)), **variables},
             cwd=self.data,
             capture_output=True,
             text=True,
@@ -98,3 +100,22 @@ def running_system() -> Iterator[System]:
             yield system
         finally:
             stop(child, [(signal.SIGTERM, 40)])
+
+
+@contextmanager
+def forking(system: System) -> Iterator[System]:
+    """The same system, for many lines: their `fermata` is forked from a process that has imported us (`typist`)."""
+    (scripts := system.data / "scripts").mkdir()
+    child = spawn(
+        [sys.executable, "-m", "tests.acceptance.typist", scripts],
+        on_parent_death=signal.SIGKILL,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout is not None
+        assert b"ready\n" == child.stdout.readline()
+        yield replace(system, scripts=scripts)
+    finally:
+        stop(child, [(signal.SIGTERM, 5)])

@@ -18,6 +18,7 @@ import os
 import pkgutil
 import signal
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 # Everything that the processes under trial import. None of it acts at import.
@@ -32,7 +33,8 @@ import worker.processes
 import worker.queue.process
 from tests.acceptance import crash_steps
 
-for module in [*(f"worker.duties.{duty.name}" for duty in pkgutil.iter_modules(worker.duties.__path__)), *sys.argv[1:]]:
+_more = sys.argv[1:] if __name__ == "__main__" else []
+for module in [*(f"worker.duties.{duty.name}" for duty in pkgutil.iter_modules(worker.duties.__path__)), *_more]:
     importlib.import_module(module)
 
 
@@ -57,32 +59,54 @@ def _start(order: dict[str, Any]) -> int:
 
 
 def _become(order: dict[str, Any], parent: int) -> NoReturn:
-    code = 70
-    try:
+    def act() -> None:
         os.setsid()
-        worker.local.processes._libc.prctl(worker.local.processes.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(127)
+        end_with(parent)
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.environ.clear()
-        os.environ.update(order["env"])
+        take_over([nothing, log, log], order["env"])
         if "step" in order:
             crash_steps.play(*order["step"])
         else:
-            sys.argv = ["fermata", *order["argv"]]
-            worker.cli.main()
-        code = 0
+            be_fermata(order["argv"])
+
+    os._exit(code_of(act))
+
+
+def end_with(parent: int) -> None:
+    """End when the parent does."""
+    worker.local.processes._libc.prctl(worker.local.processes.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(127)
+
+
+def take_over(streams: Sequence[int], environment: Mapping[str, str]) -> None:
+    """Go on with these for stdin, stdout and stderr, and in this environment."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def be_fermata(arguments: Sequence[str]) -> None:
+    """What the installed script does."""
+    sys.argv = ["fermata", *arguments]
+    worker.cli.main()
+
+
+def code_of(act: Callable[[], None]) -> int:
+    """What a process that does this ends with."""
+    try:
+        act()
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        return 70
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+    return 0
 
 
 if __name__ == "__main__":
