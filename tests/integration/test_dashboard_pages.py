@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from urllib.parse import quote
 from uuid import UUID
 
 import pytest
+import uuid_utils.compat as uuids
 
 from tests.integration.api_support import Api, an_api
+from tests.integration.books import an_output
 from tests.integration.dashboard_support import Visit, board_in, visiting
 from tests.servers import Database
+from worker.credits.operations import Claim, Claimed, Settle
+from worker.credits.outcomes import Ending
 from worker.store.ops import Scope
 
 NASTY = '<script>alert("x")</script>&\'"'
@@ -287,6 +292,39 @@ async def test_many_jobs_are_narrowed_and_compensated_on_the_page(api: Api, visi
         "reference: must be given"
         in (await visit.send("/do/jobs/preview", verb="compensate", percent="50", **fields)).text
     )
+
+
+async def test_a_confirmation_reaches_no_job_that_the_look_could_not_show(api: Api, visit: Visit) -> None:
+    """Whoever confirms has seen all that it can touch: what is submitted meanwhile is left alone."""
+    await api.submit()
+    looked = (await visit.send("/do/jobs/preview", verb="cancel", account="ada", limit="10")).text
+    later = await api.submit()
+    fields: dict[str, Any] = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', looked))
+    done = await visit.send("/do/jobs/many", **fields, reason="wrong")
+    assert "1 of 1 jobs" in done.text
+    assert [UUID(later["id"])] == [job.id for job in (await api.services.reads.jobs(state="queued")).jobs]
+    # A time of another zone would mean other jobs than it says.
+    zoned = await visit.send("/do/jobs/preview", verb="cancel", until="2199-01-01T00:00+05:00", limit="10")
+    assert "until: must be a time like 2026-12-01T00:00, in UTC and without a zone" in zoned.text
+
+
+@pytest.mark.parametrize(("role", "offered"), [("ops", True), ("viewer", False)])
+async def test_one_job_is_compensated_by_whom_many_are(api: Api, role: str, offered: bool) -> None:
+    """The page of a job goes by the same permission as the form for many and the API."""
+    job = await api.submit()
+    operations, job_id, token = api.services.client.operations, UUID(job["id"]), uuids.uuid7()
+    claimed = await operations.do(Claim("ada", job_id, token, "w1", 30))
+    assert isinstance(claimed, Claimed)
+    await operations.do(
+        Settle("ada", job_id, token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
+    )
+    before = (await api.services.reads.balance("ada")).spendable
+    async with visiting(api, role) as visit:
+        assert offered == (f"/do/jobs/compensate/{job['id']}" in await visit.page(f"/jobs/{job['id']}"))
+        fields: dict[str, Any] = {"credits": "2", "reason": "noise", "reference": "r-1", "back": f"/jobs/{job['id']}"}
+        said = [(await visit.send(f"/do/jobs/compensate/{job['id']}", **fields)).text for _ in range(2)]
+    assert [offered] * 2 == ["2 credits given." in said[0], "2 credits given, as before." in said[1]]
+    assert before + 2 * offered == (await api.services.reads.balance("ada")).spendable
 
 
 async def test_what_does_not_run_is_not_ended_by_force(api: Api, visit: Visit) -> None:

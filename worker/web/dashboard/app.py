@@ -102,7 +102,7 @@ def _actions() -> Iterator[Route]:
         ("/do/jobs/many", jobs.many, May.COMPENSATE),
         ("/do/jobs/force-end/{job}", job.force_end, May.STEER),
         ("/do/workers/drain/{worker:path}", workers.drain, May.STEER),
-        ("/do/jobs/compensate/{job}", job.compensate, May.CREDIT),
+        ("/do/jobs/compensate/{job}", job.compensate, May.COMPENSATE),
         ("/do/accounts/topup/{account:path}", accounts.topup, May.CREDIT),
         ("/do/accounts/grant/{account:path}", accounts.grant, May.CREDIT),
         ("/do/accounts/pause/{account:path}", accounts.pause, May.STEER),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -55,17 +56,23 @@ async def jobs(request: Request, visitor: Visitor) -> Response:
 
 
 async def preview(request: Request, visitor: Visitor, form: Form) -> Response:
-    """What would happen to which jobs. Nothing does yet."""
-    return await _done(request, visitor, form, dry_run=True)
+    """What would happen to which jobs. Nothing does yet; the confirmation is for no job submitted after this look."""
+    live = board_of(request).live
+    live.outdated()
+    return await _done(request, visitor, form, await live.now())
 
 
 async def many(request: Request, visitor: Visitor, form: Form) -> Response:
     """Do it, once it was looked at."""
-    return await _done(request, visitor, form, dry_run=False)
+    return await _done(request, visitor, form)
 
 
-async def _done(request: Request, visitor: Visitor, form: Form, *, dry_run: bool) -> Response:
+async def _done(request: Request, visitor: Visitor, form: Form, looked_at: datetime | None = None) -> Response:
+    """`looked_at`: it is only looked, at this time."""
     verb, wanted, steering, by = form.text("verb"), _wanted(form), board_of(request).services.steering, visitor.actor
+    dry_run = looked_at is not None
+    if looked_at is not None and (wanted.created_before is None or looked_at < wanted.created_before):
+        wanted = replace(wanted, created_before=looked_at)
     reason = "preview" if dry_run or verb == "retry" else form.line("reason")
     match verb:
         case "cancel" if visitor.may(May.STEER):
@@ -78,6 +85,8 @@ async def _done(request: Request, visitor: Visitor, form: Form, *, dry_run: bool
         case _:
             raise Refused("verb", "must be cancel, retry or compensate, as your role may do it")
     fields = {name: form.text(name) for name in (*FILTERS, "ended_for", "limit", "percent", "reference")}
+    if wanted.created_before is not None:
+        fields["until"] = wanted.created_before.replace(tzinfo=None).isoformat()
     values = {"verb": verb, "wanted": wanted, "fields": fields, "found": found, "shown": found.jobs[:_PREVIEW]}
     return frame.page(request, visitor, "many.html", values)
 
@@ -116,6 +125,9 @@ def filter_of(wanted: Mapping[str, str]) -> dict[str, Any]:
 
 def _time(field: str, typed: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(typed).replace(tzinfo=UTC) if typed else None
+        found = datetime.fromisoformat(typed) if typed else None
     except ValueError:
-        raise Refused(field, "must be a time like 2026-12-01T00:00, in UTC") from None
+        found = None
+    if typed and (found is None or found.tzinfo is not None):  # of another zone it would mean other jobs
+        raise Refused(field, "must be a time like 2026-12-01T00:00, in UTC and without a zone")
+    return None if found is None else found.replace(tzinfo=UTC)
