@@ -19,7 +19,7 @@ from worker.credits.operations import AlreadyEnded, CancelAsked, Ended, ForceEnd
 from worker.credits.states import ENDED, JobState
 from worker.store.audit_log import AuditLog
 from worker.store.compensations import Compensations
-from worker.store.errors import Refused, StoreError
+from worker.store.errors import Refused, RefusedByDatabase, StoreError, UnknownAccount
 from worker.store.reads_accounts import PAGE_MAX
 from worker.store.reads_job_lists import JobLine
 from worker.store.references import check_reference
@@ -159,7 +159,8 @@ class Steering:
         """Give credits for all ended jobs that match and were charged: `percent` of each charge, rounded up.
 
         Each once under `reference`, in total at most what it was charged; with `dry_run` only say what. The jobs of
-        one account are done in one transaction, which the journal tells of. Raises `Refused`.
+        one account are done in one transaction, which the journal tells of; an account that can't be given harms no
+        other. Raises `Refused`.
         """
         _check_words(reason, actor)
         check_reference(f"{reference}:{UUID(int=0)}")  # as it stands at each job
@@ -170,12 +171,15 @@ class Steering:
         for job in found:
             if job.charged:
                 by_account[job.account][job.id] = -(-job.charged * percent // 100)
-        given: dict[UUID, int] = {}
+        given, why_not = dict[UUID, int](), dict[UUID, str]()
         for account, amounts in by_account.items():
-            if dry_run:
-                given |= await self.compensations.due_each(account, amounts, reference)
-            else:
-                given |= await self.compensations.compensate_each(account, amounts, reference, reason, actor)
+            try:
+                if dry_run:
+                    given |= await self.compensations.due_each(account, amounts, reference)
+                else:
+                    given |= await self.compensations.compensate_each(account, amounts, reference, reason, actor)
+            except (Refused, RefusedByDatabase, UnknownAccount) as error:
+                why_not |= dict.fromkeys(amounts, f"{_TURNED_DOWN}: {error}")
         if not dry_run:
             told = {"matched": len(found), "credits": sum(given.values()), "filter": _told(wanted)}
             told |= {"reference": reference, "reason": reason}
@@ -186,11 +190,14 @@ class Steering:
             dry_run=dry_run,
             matched=len(found),
             changed=0 if dry_run else len(given),
-            turned_down=0,
+            turned_down=len(why_not),
             quoted=sum(job.quoted for job in found),
             more=more,
             jobs=tuple(
-                replace(_done(job, word if job.id in given else "nothing left to give"), credits=given.get(job.id, 0))
+                replace(
+                    _done(job, word if job.id in given else why_not.get(job.id, "nothing left to give")),
+                    credits=given.get(job.id, 0),
+                )
                 for job in found
             ),
             credits=sum(given.values()),
@@ -224,7 +231,7 @@ class Steering:
             done = list(await asyncio.gather(*(_or_why(do, job) for job in jobs)))
             told = {"matched": len(jobs), "filter": _told(wanted)}
             await self.log.tell(actor, f"jobs.{act}_many", wanted.account or "all accounts", None, told)
-        turned_down = sum(one.outcome.startswith("turned down") for one in done)
+        turned_down = sum(one.outcome.startswith(_TURNED_DOWN) for one in done)
         return ManyDone(
             act=act,
             dry_run=dry_run,
@@ -263,6 +270,8 @@ class Steering:
         return found[: wanted.limit], len(found) > wanted.limit
 
 
+#: How the outcome of a job begins that could not be done.
+_TURNED_DOWN = "turned down"
 _CHANGED = frozenset({"retried", "cancel asked", *map(str, ENDED)})
 
 
@@ -271,7 +280,7 @@ async def _or_why(do: Callable[[JobLine], Awaitable[JobDone]], job: JobLine) -> 
     try:
         return await do(job)
     except (StoreError, RefusedRequest) as error:
-        return _done(job, f"turned down: {error}")
+        return _done(job, f"{_TURNED_DOWN}: {error}")
 
 
 def _done(job: JobLine, outcome: str) -> JobDone:

@@ -181,10 +181,13 @@ def _told(collector: Endpoint, job: UUID, process: str) -> list[Told]:
     ]
 
 
-async def test_a_collector_that_is_away_holds_up_nothing(stage: Stage) -> None:
-    """Given nobody who takes spans, jobs run, and their processes end in time."""
+@pytest.mark.parametrize("answers", ["nobody listens", "takes all and says nothing"])
+async def test_a_collector_that_is_away_holds_up_nothing(stage: Stage, answers: str) -> None:
+    """Given nobody who takes spans, or somebody who never answers, jobs run, and their processes end in time."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        if answers == "takes all and says nothing":
+            taken.listen()
         told = {"otlp_url": f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"}
         stage.scheduler(**told)
         worker = stage.worker(**told)
@@ -192,3 +195,4 @@ async def test_a_collector_that_is_away_holds_up_nothing(stage: Stage) -> None:
         assert ["succeeded"] * 3 == [job.state for job in await stage.all_ended(jobs)]
         worker.send(signal.SIGTERM)
         assert 0 == await worker.ended(tracing.CLOSE_SECONDS + 20)
+        assert "Traceback" not in worker.said

@@ -22,6 +22,7 @@ from worker.credits.operations import Cancel, Claim, Claimed, Fenced, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.states import JobState
 from worker.steering import Steering, Wanted
+from worker.store.accounts import Accounts
 from worker.store.audit import audit
 from worker.store.audit_log import AuditLog
 from worker.store.books import Books
@@ -49,6 +50,18 @@ async def running(client: Client) -> Claimed:
     claimed = await client.operations.do(Claim("ada", job, uuids.uuid7(), "w1", 30))
     assert isinstance(claimed, Claimed)
     return claimed
+
+
+async def sold(client: Client, account: str = "ada") -> UUID:
+    """A job that was charged 5 credits."""
+    (job,) = await submitted(client, account_id=account)
+    claimed = await client.operations.do(Claim(account, job, uuids.uuid7(), "w1", 30))
+    assert isinstance(claimed, Claimed)
+    outputs = [an_output()]
+    await client.operations.do(
+        Settle(account, job, claimed.token, Ending.SUCCEEDED, measured=5, outputs=outputs, claimed=claimed)
+    )
+    return job
 
 
 async def logged(steering: Steering) -> list[tuple[str, str]]:
@@ -153,12 +166,8 @@ async def test_many_are_retried_each_once(database: Database, tmp_path: Path) ->
 async def test_many_are_compensated_each_once_and_never_above_its_charge(database: Database, tmp_path: Path) -> None:
     """A part of each charge, rounded up; under one reference once; a second act gives at most the rest."""
     async with steered(database, tmp_path) as (steering, client):
-        for job in await submitted(client, 2):
-            claimed = await client.operations.do(Claim("ada", job, uuids.uuid7(), "w1", 30))
-            sold = Settle(
-                "ada", job, claimed.token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed
-            )
-            await client.operations.do(sold)
+        for _ in range(2):
+            await sold(client)
         (free,) = await submitted(client)
         await client.cancel("ada", free, "unwanted")
 
@@ -171,16 +180,37 @@ async def test_many_are_compensated_each_once_and_never_above_its_charge(databas
         before = (await client.reads.balance("ada")).spendable
         assert (3, 0, 6) == await given(50, "monday", dry_run=True)
         assert before == (await client.reads.balance("ada")).spendable
-        assert [(3, 2, 6), (3, 0, 0), (3, 2, 4)] == [
-            await given(50, "monday"),
-            await given(50, "monday"),
-            await given(100, "tuesday"),
-        ]
+        at_once = await asyncio.gather(*(given(50, "monday") for _ in range(4)))
+        assert [(3, 0, 0), (3, 0, 0), (3, 0, 0), (3, 2, 6)] == sorted(at_once)
+        assert [(3, 0, 0), (3, 2, 4)] == [await given(50, "monday"), await given(100, "tuesday")]
         assert before + 10 == (await client.reads.balance("ada")).spendable
-        assert [("jobs.compensate_many", "olga")] * 3 == (await logged(steering))[:3]
+        assert [("jobs.compensate_many", "olga")] * 6 == (await logged(steering))[:6]
         for percent, reference in ((0, "x"), (101, "x"), (1, "x" * 255), (1, "x\ny")):
             with pytest.raises(Refused, match=r"percent|reference"):
                 await given(percent, reference)
+
+
+async def test_an_account_that_can_not_be_given_harms_no_other(database: Database, tmp_path: Path) -> None:
+    """It says why, the others have theirs, the log tells what was given; again, once it can be, gives the rest."""
+    async with steered(database, tmp_path) as (steering, client):
+        accounts = Accounts(client.views._engine, Books(client.views._engine, PriceBooks()))
+        for account in ("bob", "eve"):
+            await accounts.create(account, "test")
+            await accounts.grant(account, 100, f"start-{account}", "test")
+        jobs = {account: await sold(client, account) for account in ("ada", "bob", "eve")}
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("ALTER TABLE lots ADD CONSTRAINT no_bob CHECK (account_id <> 'bob') NOT VALID")
+        act = (Wanted(kind="generation"), 100, "monday", "noise", "olga")
+        done = await steering.compensate_many(*act, dry_run=False)
+        assert (3, 2, 1, 10) == (done.matched, done.changed, done.turned_down, done.credits)
+        outcomes = {job.id: job.outcome.partition(":")[0] for job in done.jobs}
+        assert dict(zip(jobs.values(), ("compensated", "turned down", "compensated"), strict=True)) == outcomes
+        assert ("jobs.compensate_many", "olga") == (await logged(steering))[0]
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("ALTER TABLE lots DROP CONSTRAINT no_bob")
+        again = await steering.compensate_many(*act, dry_run=False)
+        assert (1, 0, 5) == (again.changed, again.turned_down, again.credits)
+        assert (await audit(client.views._engine)).ok
 
 
 async def test_many_are_narrowed_by_time_and_metadata(database: Database, tmp_path: Path) -> None:
