@@ -1,4 +1,4 @@
-"""The server of an API process: uvicorn, less patient with whoever sends a request's head slowly or without end."""
+"""The server of an API process: uvicorn, less patient with whoever sends or takes too slowly, or without end."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.settings import Settings
 
-#: A request's head must be complete so many seconds after its first byte, or after the connection was opened.
+#: A request's head must be complete so many seconds after its first byte, after the connection was opened, or after
+#: the answer before it: what is left of a body that was answered early has no longer than that.
 HEAD_SECONDS = 10.0
+#: Whoever takes nothing of an answer for so many seconds gets no more of it.
+TAKE_SECONDS = 60.0
 #: Bytes of a head; `worker.web.guard` looks closer once it is here.
 HEAD_BYTES_MAX = 65_536
 
 
-class HeadLimits(HttpToolsProtocol):
-    """Closes connections whose request head does not come to its end."""
+class Impatient(HttpToolsProtocol):
+    """Closes connections whose request head does not come to its end, or whose answer nobody takes.
+
+    uvicorn's own wait for the next request ends with the first byte that comes, whatever it belongs to.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
+    _in_head = True
     _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -30,26 +38,51 @@ class HeadLimits(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
+        self._forget_taking()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._timer is not None:  # the head has not come to its end with this
+        if self._timer is not None and self._in_head:  # the head has not come to its end with this
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
                 self.send_400_response("The request's head is too large.")
+        if self.transport.is_closing():
+            self._expect_taken()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
         self._expect_head()
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._forget_head()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_taken()
+        elif self.cycle.response_complete:  # no further request has begun
+            self._expect_head()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect_taken()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_taken()
+
+    def resume_writing(self) -> None:
+        self._forget_taking()
+        super().resume_writing()
+        if self.transport.is_closing():
+            self._expect_taken()
+
     def _expect_head(self) -> None:
         if self._timer is None:
-            self._head_bytes = 0
             self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def _forget_head(self) -> None:
@@ -59,8 +92,18 @@ class HeadLimits(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
-        if not self.transport.is_closing():
-            self.transport.close()
+        self.transport.close()
+        self._expect_taken()
+
+    def _expect_taken(self) -> None:
+        """What is written must be taken: closing would wait for it for ever."""
+        if self._taking is None and self.transport.get_write_buffer_size():
+            self._taking = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+    def _forget_taking(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
 
 class Server(uvicorn.Server):
@@ -103,7 +146,7 @@ def server_of(app: FastAPI, settings: Settings) -> Server:
             app,
             host=settings.api_host,
             port=settings.api_port,
-            http=HeadLimits,
+            http=Impatient,
             ws="none",
             log_config=None,
             access_log=False,
