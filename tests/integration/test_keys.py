@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -155,6 +155,22 @@ async def test_a_token_ends_with_the_key_that_minted_it(database: Database) -> N
         await keys.revoke(minters[0].shown.id, ACTOR)
         assert [None, tokens[1].shown] == [await keys.opening(token.key) for token in tokens]
         assert None is await Sessions(store.engine).opening(session)
+
+
+async def test_a_token_does_not_outlive_a_key_that_ends(database: Database) -> None:
+    """Whatever time was asked for; the answer says how long it opens."""
+    async with opened(database) as store:
+        await store.account("ada")
+        keys = ApiKeys(store.engine)
+        ends = datetime.now(UTC) + timedelta(hours=1)
+        minter = await keys.create(NewKey(Role.PIPELINE, "until then", expires_at=ends), ACTOR)
+        token = await keys.token("ada", 86_400, ACTOR, minted_by=minter.shown.id)
+        short = await keys.token("ada", 60, ACTOR, minted_by=minter.shown.id)
+        assert ends == token.shown.expires_at
+        assert short.shown.expires_at is not None
+        assert ends > short.shown.expires_at
+        await database.advance(timedelta(hours=1))
+        assert None is await keys.opening(token.key)
 
 
 # --- the log ---------------------------------------------------------------------------------------------------

@@ -121,7 +121,8 @@ class ApiKeys:
     ) -> KeyMade:
         """A token with which one customer looks at one account for so long, once a request.
 
-        It closes with the key that minted it. Raises `UnknownAccount`, `Refused`, `Conflict`.
+        It closes with the key that minted it, and is never made to outlive it. Raises `UnknownAccount`, `Refused`,
+        `Conflict`.
         """
         check_account_id(account_id)
         check_actor(actor)
@@ -305,9 +306,11 @@ _INSERT = text("""
                           expires_at, replaces, minted_by)
     SELECT :key, :prefix, :hash, :role, :label, :account_prefix, :account, clock.now, :actor,
            COALESCE(CAST(:expires_at AS timestamptz),
-                    clock.now + make_interval(secs => CAST(:seconds AS double precision))), :replaces,
+                    LEAST(clock.now + make_interval(secs => CAST(:seconds AS double precision)),
+                          minter.expires_at)), :replaces,
            :minted_by
     FROM clock
+    LEFT JOIN api_keys AS minter ON minter.key_id = :minted_by
     WHERE CAST(:expires_at AS timestamptz) IS NULL
        OR :expires_at > clock.now
     RETURNING key_id, prefix, role, label, account_prefix, account_id, created_at, actor, expires_at, revoked_at,

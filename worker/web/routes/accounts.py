@@ -300,7 +300,7 @@ async def mint(
 ) -> Response:
     """A short-lived token with which this customer's own page looks at this account, and changes nothing.
 
-    It closes early if the key that minted it is revoked.
+    It closes early if the key that minted it is revoked, and is never made to outlive that key.
     """
     caller.check(account)
     wanted = body or TokenBody()
