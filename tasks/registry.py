@@ -61,9 +61,9 @@ def prepared(
     """The kinds with every engine of the `wanted` ones prepared, and the tiers where that failed.
 
     `links`: what providers can be given here. A job of such a tier that comes here all the same is left to another
-    worker. Raises `RegistryError` where no tier of a wanted kind is left.
+    worker, as are those of a kind that no tier is left of. Raises `RegistryError` where nothing wanted is left.
     """
-    started, problems = dict(kinds), []
+    started, problems, empty = dict(kinds), list[NotStarted](), dict[str, str]()
     verdicts: dict[int, str | None] = {}
     for name in wanted:
         kind: object = kinds[name]
@@ -76,9 +76,10 @@ def prepared(
             if problem is not None:
                 problems.append(NotStarted(name, tier, problem))
         if all(isinstance(engine, NotHere) for engine in engines.values()):
-            why = "; ".join(dict.fromkeys(one.problem for one in problems if one.kind == name)) or "all are off"
-            raise RegistryError(f"no tier of {name} can be started here: {why}")
+            empty[name] = "; ".join(dict.fromkeys(one.problem for one in problems if one.kind == name)) or "all are off"
         started[name] = cast("Kind", kind.with_engines(engines))
+    if empty and empty.keys() >= set(wanted):
+        raise RegistryError("; ".join(f"no tier of {name} can be started here: {why}" for name, why in empty.items()))
     return MappingProxyType(started), tuple(problems)
 
 

@@ -389,8 +389,7 @@ async def opened_worker(
     ):
         await refuse_other_clocks(store, settings)
         leases, workers = Leases(store.engine), Workers(store.engine)
-        # Without a document every worker makes what we ship, so their jobs need no look before they are claimed.
-        lacks = lacking(kinds, queues) if settings.engines is not None else frozenset[str]()
+        lacks = lacking(kinds, queues)
         host, pid = socket.gethostname(), os.getpid()
         card = WorkerCard(worker_id, host, pid, our_version(), queues, slots.count, sorted(lacks))
         keeper = Keeper(leases, workers, card, settings, lambda: slots.closed)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from tasks.registry import registry
 from tests.acceptance.stage import Stage
 from tests.providers import CogProvider, running
 from worker.doctor import Status, examine
@@ -63,3 +67,36 @@ async def test_many_jobs_find_the_one_worker_that_makes_their_tier(
     for seen in await stage.all_ended(jobs):
         assert (["succeeded"], 15) == (list(seen.endings), seen.charged)
     assert 6 == len(cog.jobs)
+
+
+async def test_a_job_that_nobody_can_make_ends_at_its_end(stage: Stage, tmp_path: Path) -> None:
+    """Given no worker that ever makes its tier, then it is over at `ends_by`, never claimed, and nothing is charged."""
+    (tmp_path / "lacking.toml").write_text(LACKING)
+    stage.scheduler()
+    stage.worker("generation", engines=tmp_path / "lacking.toml")
+    ends_by = datetime.now(UTC) + timedelta(seconds=3)
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio", ends_by=ends_by)
+    seen = await stage.becomes(job_id, "refused")
+    assert ("past_ends_by", 0, 0, []) == (seen.reason, seen.charged, seen.attempt, list(seen.endings))
+    assert {"available": 1000, "held": 0, "spent": 0, "expired": 0} == await stage.balance()
+
+
+async def test_a_worker_without_the_document_leaves_what_no_engine_of_ours_makes(
+    stage: Stage, cog: CogProvider, tmp_path: Path
+) -> None:
+    """Given that it alone is there, then the job waits unclaimed for one who has the document."""
+    able = tmp_path / "able.toml"
+    able.write_text(
+        f'[engines.far]\ntype = "cog"\nurl = "{cog.url}"\nprivate = true\npoll_seconds = 0.02\n'
+        '[tiers.stem_split]\nstudio = "far"\n'
+    )
+    stage.scheduler()
+    bare = stage.worker("stem_split")
+    soundfile.write(tmp_path / "mix.wav", 0.3 * np.sin(np.arange(44_100) / 9), 44_100)
+    stage.client.kinds = registry(engines=able)
+    mix = await stage.client.put("ada", tmp_path / "mix.wav", "test", "mix.wav")
+    job_id = await stage.submit("stem_split", inputs={"mix": str(mix.artifact_id)}, stems=["vocals"], model="studio")
+    await stage.until(lambda: "no living worker makes this tier" in bare.said, "the worker saw its hint")
+    stage.worker("stem_split", engines=able)
+    seen = await stage.becomes(job_id, "succeeded", seconds=60)
+    assert (["succeeded"], ["vocals"]) == (list(seen.endings), seen.outputs)

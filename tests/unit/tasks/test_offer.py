@@ -130,12 +130,16 @@ def test_a_relative_path_lies_beside_the_document(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_can_start_nothing_of_a_kind_says_so(tmp_path: Path) -> None:
-    """Rather than take jobs that it can only leave lying."""
+    """Rather than take jobs that it can only leave lying. What else it is there for runs, and those are left."""
     tiers = "\n".join(f'{tier} = "tin"' for tier in ("draft", "standard", "studio"))
     kinds = kinds_of(tmp_path, f'[engines.tin]\n{OWN}\nbreath = "gone"\n[tiers.generation]\n{tiers}\n')
     with pytest.raises(RegistryError, match=r"^no tier of generation can be started here: tin has no breath: gone is"):
         prepared(kinds, ["generation"])
     assert prepared(kinds, ["stem_split"])[1] == ()
+    both, problems = prepared(kinds, ["generation", "stem_split"])
+    assert {"draft", "standard", "studio"} == {one.tier for one in problems}
+    assert {f"generation/{one}" for one in ("", "draft", "standard", "studio")} == lacking(both, ["generation"])
+    assert not lacking(both, ["stem_split"]) - {"stem_split/studio"}
 
 
 async def test_every_engine_is_closed_once(tmp_path: Path) -> None:
@@ -158,3 +162,4 @@ def test_what_no_engine_makes_is_lacking(tmp_path: Path) -> None:
         kinds, ["generation", "stem_split"]
     )
     assert set() == lacking(registry(), ["generation", "vocal_conversion"])
+    assert {"stem_split/studio"} == lacking(registry(), ["stem_split"])  # no engine of ours: a document names one
