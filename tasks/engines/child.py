@@ -27,9 +27,11 @@ from typing import IO, Any
 
 import structlog
 
+from tasks.engines.answers import is_sound, out_of_memory, returned
 from tasks.engines.inside import HEADER, STOP
 from tasks.engines.report import output_from_json
-from tasks.kind import EngineCrashed, EngineError, EngineFailure, Listener, OutOfMemory, Output, RunLimits
+from tasks.engines.weighing import Family
+from tasks.kind import EngineCrashed, EngineFailure, Listener, Output, RunLimits
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +50,6 @@ IDLE_SECONDS = 120.0
 RUNS_MAX = 200
 #: Bytes of one message from a child. Ours stay below 10 kB.
 MESSAGE_MAX = 1024 * 1024
-#: Characters of an error's words that are passed on to a customer.
-MESSAGE_SHOWN_MAX = 500
 #: Bytes of a dead child's stderr that go to the log.
 LAST_WORDS_MAX = 2000
 #: Seconds between two looks at what a child holds in memory: some hundred megabytes may come in between.
@@ -73,7 +73,8 @@ class Restraints:
     stop_seconds: float = 0.0
     #: Threads of each numeric library.
     threads: int = 1
-    #: Only runs with the same restraints, name and all, come to the same process.
+    #: Only runs with the same restraints, name and all, come to the same process. One with a name is the only one of
+    #: that name: a run with other restraints ends it.
     name: str = ""
 
 
@@ -93,7 +94,8 @@ async def run_in_child(
 
     Cancelling kills the child and its descendants at once; `limits.seconds` is the caller's to enforce so.
     `limits.memory_bytes` binds its address space. Where that says nothing of what it uses (a GPU's driver maps
-    terabytes), `resident_bytes` binds what it holds in memory: looked at often, so it may be passed for a moment.
+    terabytes), `resident_bytes` binds what it and the programs that it starts hold in memory: looked at often, so it
+    may be passed for a moment. A process that holds more from runs that were allowed more is replaced by a fresh one.
     Raises what the function raised if that is an `EngineError`, `OutOfMemory` past either limit,
     `EngineCrashed` if the process died, `EngineFailure` for any other exception (its traceback goes to the log).
     """
@@ -104,7 +106,12 @@ async def run_in_child(
         "workdir": str(context.workdir),
         "processor_seconds": restraints.processor_seconds,
     }
+    for other in _taken_namesakes(restraints):
+        await other.end()
     child = _idle_child(limits.memory_bytes, restraints) or _Child.started(limits.memory_bytes, restraints)
+    if resident_bytes and child.runs and child.family.held_bytes() > resident_bytes:
+        await child.end()
+        child = _Child.started(limits.memory_bytes, restraints)
     try:
         started = await child.start(job)
         if not started and child.runs:  # it left, or was killed, while it was idle
@@ -124,8 +131,8 @@ async def run_in_child(
         if answer is None:
             await child.end()
             raise child.crash()
-        child.release(sound=_is_sound(answer))
-        return _returned(answer, name, resident_bytes or limits.memory_bytes)
+        child.release(sound=is_sound(answer))
+        return returned(answer, name, resident_bytes or limits.memory_bytes)
     finally:
         await child.end_unless_released()
 
@@ -134,37 +141,6 @@ async def close_children() -> None:
     """End every idle child of this thread's event loop. For the end of a worker, and of a test."""
     while child := _idle_child():
         await child.end()
-
-
-def _returned(answer: Mapping[str, Any], function: str, memory_bytes: int) -> Any:
-    """What the function returned. Raises what it raised."""
-    if "returned" in answer:
-        return answer["returned"]
-    if "failed" in answer:
-        raise _engine_error(answer["failed"])(str(answer["text"])[:MESSAGE_SHOWN_MAX])
-    if "out_of_memory" in answer:
-        raise _out_of_memory(memory_bytes)
-    log.error("engine_failed", function=function, traceback=answer.get("traceback"))
-    raise EngineFailure(f"the engine failed unexpectedly ({str(answer.get('unexpected'))[:80]})")
-
-
-def _is_sound(answer: Mapping[str, Any]) -> bool:
-    """Whether a child that answered so can take the next run: not in an unknown state, or out of memory."""
-    return "returned" in answer or ("failed" in answer and not issubclass(_engine_error(answer["failed"]), OutOfMemory))
-
-
-def _engine_error(names: list[str]) -> type[EngineError]:
-    """The nearest class that we know in a raised exception's line of ancestors. Imports nothing a child names."""
-    known, unseen = {}, [EngineError]
-    while unseen:
-        error = unseen.pop()
-        known[f"{error.__module__}:{error.__qualname__}"] = error
-        unseen += error.__subclasses__()
-    return next((known[name] for name in names if name in known), EngineFailure)
-
-
-def _out_of_memory(memory_bytes: int) -> OutOfMemory:
-    return OutOfMemory(f"the engine needed more than its {memory_bytes // 1024**2} MiB of memory")
 
 
 def _name_of(function: str | Callable[..., Any]) -> str:
@@ -187,6 +163,7 @@ class _Child:
     complaints: IO[bytes]  # its stderr, a file without a name
     memory_bytes: int
     restraints: Restraints
+    family: Family
     thread: int = field(default_factory=threading.get_ident)
     runs: int = 0
     released: bool = False
@@ -223,7 +200,7 @@ class _Child:
         finally:
             theirs.close()
         ours.setblocking(False)
-        return cls(process, ours, complaints, memory_bytes, restraints)
+        return cls(process, ours, complaints, memory_bytes, restraints, Family(process.pid))
 
     async def start(self, job: Mapping[str, Any]) -> bool:
         """Send a job. False if the child is gone."""
@@ -272,8 +249,8 @@ class _Child:
         return bytes(parts)
 
     async def keep_below(self, most_bytes: int) -> None:
-        """Kill it once it holds more in memory; until cancelled."""
-        while _held_bytes(self.process.pid) <= most_bytes:  # noqa: ASYNC110 - nobody tells of memory that is taken
+        """Kill it once it and what it started hold more in memory; until cancelled."""
+        while self.family.held_bytes() <= most_bytes:  # noqa: ASYNC110 - nobody tells of memory that is taken
             await asyncio.sleep(MEMORY_LOOK_SECONDS)
         self.outgrown = most_bytes
         with contextlib.suppress(ProcessLookupError):
@@ -287,7 +264,7 @@ class _Child:
         if conversation.done() and not conversation.cancelled() and conversation.exception() is None:
             answer = conversation.result()
             if answer is not None:
-                self.release(sound=_is_sound(answer))
+                self.release(sound=is_sound(answer))
         conversation.cancel()
 
     def release(self, *, sound: bool) -> None:
@@ -327,9 +304,9 @@ class _Child:
         name = signal.Signals(-status).name if status is not None and status < 0 else f"exit status {status}"
         log.error("engine_crashed", ended_by=name, last_words=self.last_words)
         if self.outgrown is not None:
-            return _out_of_memory(self.outgrown)
+            return out_of_memory(self.outgrown)
         if "bad_alloc" in self.last_words or "MemoryError" in self.last_words:
-            return _out_of_memory(self.memory_bytes)
+            return out_of_memory(self.memory_bytes)
         return EngineCrashed(f"the engine's process died ({name})")
 
 
@@ -347,15 +324,14 @@ def _idle_child(memory_bytes: int | None = None, restraints: Restraints | None =
     return None
 
 
-def _held_bytes(pid: int) -> int:
-    """What a process holds in memory and can't give back: no files that it maps, as weights are. 0: it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return 1024 * sum(
-        int(line.split()[1]) for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:"))
-    )
+def _taken_namesakes(restraints: Restraints) -> list[_Child]:
+    """Take this thread's idle children of that name which have other restraints."""
+    here = threading.get_ident()
+    others = [one for one in _idle if one.restraints.name == restraints.name and one.restraints != restraints]
+    found = [one for one in others if restraints.name and one.thread == here]
+    for child in found:
+        _idle.remove(child)
+    return found
 
 
 async def _gone(process: subprocess.Popen[bytes]) -> None:

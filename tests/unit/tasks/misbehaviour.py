@@ -124,6 +124,24 @@ def hold_memory(report: Report, megabytes: int) -> None:
         time.sleep(1)
 
 
+def hold_memory_in_a_program(report: Report, megabytes: int) -> None:
+    """Itself it holds next to nothing."""
+    source = f"import time; held = bytearray(b'x') * ({megabytes} * 1024**2); time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", source])
+    report.progress(0.5, "running")
+    while True:
+        time.sleep(1)
+
+
+def keep_memory(report: Report, megabytes: int) -> int:
+    """As a model that stays loaded after its run."""
+    _kept.append(bytearray(b"x") * (megabytes * 1024**2))
+    return os.getpid()
+
+
+_kept: list[bytearray] = []
+
+
 def throw_bad_alloc(report: Report) -> None:
     """How a C++ library ends when it gets no memory."""
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")

@@ -127,6 +127,39 @@ async def test_a_child_that_holds_too_much_is_ended(context: Recorder) -> None:
     assert before != after
 
 
+async def test_what_a_childs_programs_hold_counts_too(context: Recorder) -> None:
+    """Given one that starts a program and lets that hold what it may not, then both are ended."""
+    limits, bound = RunLimits(memory_bytes=2**46), 128 * 1024**2
+    with pytest.raises(OutOfMemory, match=r"^the engine needed more than its 128 MiB of memory$"):
+        async with asyncio.timeout(20):
+            arguments = {"megabytes": 200}
+            await run_in_child(
+                misbehaviour.hold_memory_in_a_program, arguments, context, limits, resident_bytes=bound
+            )
+    assert children() == []
+
+
+async def test_what_earlier_runs_left_costs_no_later_one_its_attempt(context: Recorder) -> None:
+    """Given a model that may hold much and stays loaded, then a run that may hold less has a fresh process."""
+    limits, bound = RunLimits(memory_bytes=2**46), 128 * 1024**2
+    large = await run_in_child(misbehaviour.keep_memory, {"megabytes": 200}, context, limits, resident_bytes=4 * bound)
+    small = await run_in_child(misbehaviour.echo, {}, context, limits, resident_bytes=bound)
+    again = await run_in_child(misbehaviour.echo, {}, context, limits, resident_bytes=bound)
+    assert large != small["pid"] == again["pid"]
+    assert [small["pid"]] == children()
+
+
+async def test_a_name_is_of_one_process(context: Recorder) -> None:
+    """Given two models of one device that want unlike threads, then the first process is gone when the second is."""
+    one, other = Restraints(name="cuda", threads=1), Restraints(name="cuda", threads=2)
+    first = (await run_in_child(misbehaviour.echo, {}, context, LIMITS, one))["pid"]
+    second = (await run_in_child(misbehaviour.echo, {}, context, LIMITS, other))["pid"]
+    assert first != second
+    assert [second] == children()
+    await run_in_child(misbehaviour.echo, {}, context, LIMITS, Restraints(threads=2))
+    assert 2 == len(children())  # without a name nobody minds
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
