@@ -16,13 +16,16 @@ from pydantic import Field
 from tasks.engines.contract import Commission
 from tasks.engines.offer import Options
 from tasks.engines.remote.engine import Failed, Made, Remote, round_of
-from tasks.engines.remote.provider import ProviderOptions
+from tasks.engines.remote.provider import ProviderOptions, json_of
 from tasks.kind import Context, EngineFailure, RefusedRequest
 
 #: A task's states, as /query_result names them.
 UNDER_WAY, SUCCEEDED, FAILED = 0, 1, 2
 #: Seconds of music and beats a minute that the server takes.
 SECONDS_MIN, SECONDS_MAX, BPM_MIN, BPM_MAX = 10, 600, 30, 300
+
+#: Characters of a task's id.
+TASK_MAX = 500
 
 
 class AceStepOptions(ProviderOptions):
@@ -52,7 +55,7 @@ class AceStepServer(Remote):
             context.progress(0.02, "ordering")
             answer = await self.provider.ask("POST", "/release_task", body=self._task(commission))
             task = _data(answer).get("task_id")
-            if not isinstance(task, str) or not task:
+            if not isinstance(task, str) or not task or not task.isprintable() or len(task) > TASK_MAX:
                 raise EngineFailure(f"{self.name} released a task without an id")
             state = {"engine": self.name, "round": round_of(state), "task": task}
             await context.remember(state)
@@ -92,10 +95,7 @@ class AceStepServer(Remote):
 
 
 def _answered(answer: httpx2.Response) -> Any:
-    try:
-        found = answer.json()
-    except ValueError:
-        found = None
+    found = json_of(answer)
     return found.get("data") if isinstance(found, dict) else None
 
 

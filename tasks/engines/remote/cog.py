@@ -19,7 +19,7 @@ from tasks.engines.contract import Commission, Link
 from tasks.engines.offer import Options
 from tasks.engines.remote.engine import Failed, Made, Remote, round_of
 from tasks.engines.remote.failures import Away, Busy
-from tasks.engines.remote.provider import Gone, ProviderOptions
+from tasks.engines.remote.provider import Gone, ProviderOptions, json_of
 from tasks.finish import FIELDS
 from tasks.kind import Context, EngineError, EngineFailure, RefusedRequest
 
@@ -31,6 +31,10 @@ OURS = FIELDS | {"model", "seconds_max"}
 STARTING, WELL = frozenset({"STARTING"}), frozenset({"READY", "BUSY"})
 #: Seconds that a held request may take beyond all patience; the job's own limits end it before.
 HOLD_SECONDS = 86_400.0
+#: Characters of a result's link that is remembered.
+URL_MAX = 4000
+#: A measured time beyond this is none.
+PREDICT_SECONDS_MAX = 10**7
 
 
 class CogOptions(ProviderOptions):
@@ -90,6 +94,8 @@ class Cog(Remote):
         return state
 
     async def look(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> Made | None:
+        if "urls" in state:
+            return Made(state["urls"], state["measures"])
         if self.options.wait == "hold":
             answer = await self._put(commission, context, state)
         else:
@@ -103,9 +109,17 @@ class Cog(Remote):
             context.progress(0.1 if status == "starting" else 0.3, status)
             return None
         if status == "succeeded":
-            return Made(_urls(found.get("output"), commission.names), _measures(found))
+            made = Made(_urls(found.get("output"), commission.names), _measures(found))
+            if self.options.wait == "hold" and all(map(_is_short, made.urls)):
+                # Plain Cog forgets it now: whoever comes next fetches by these.
+                await context.remember({**state, "urls": made.urls, "measures": made.measures})
+            return made
         log.error("prediction_failed", provider=self.name, status=status, error=str(found.get("error"))[:500])
         raise Failed(EngineFailure(f"{self.name} could not make it"))
+
+    @property
+    def renews_links(self) -> bool:
+        return self.options.wait == "poll"
 
     async def call_off(self, state: Mapping[str, Any]) -> None:
         await self.provider.ask_once("POST", f"/predictions/{state['prediction']}/cancel")
@@ -141,7 +155,7 @@ class Cog(Remote):
     async def _probe(self) -> None:
         """Whether it is well again, before a job's request goes there."""
         try:
-            status = _object(await self.provider.ask_once("GET", "/health-check")).get("status")
+            status = str(_object(await self.provider.ask_once("GET", "/health-check")).get("status"))
         except Gone:
             return  # a service that speaks Cog but has no such thing
         except Failed:
@@ -149,18 +163,20 @@ class Cog(Remote):
         if status in STARTING:
             raise Busy("is starting")
         if status not in WELL:
-            raise Away(f"is {str(status)[:40]}")
+            raise Away(f"is {status[:40]}")
 
 
 def _data_url(path: Path) -> str:
     return "data:application/octet-stream;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
+def _is_short(url: str) -> bool:
+    """Whether it is a link that can be remembered, and no `data:` URL."""
+    return len(url) <= URL_MAX and url.isprintable() and not url.startswith("data:")
+
+
 def _object(answer: httpx2.Response) -> Mapping[str, Any]:
-    try:
-        found = answer.json()
-    except ValueError:
-        found = None
+    found = json_of(answer)
     if not isinstance(found, dict):
         raise Failed(EngineFailure("the provider answered with something that is no object"))
     return found
@@ -179,4 +195,5 @@ def _measures(prediction: Mapping[str, Any]) -> dict[str, str]:
     """What the provider measured of its own work."""
     metrics = prediction.get("metrics")
     seconds = metrics.get("predict_time") if isinstance(metrics, dict) else None
-    return {"predict_seconds": f"{seconds:.3f}"} if isinstance(seconds, int | float) else {}
+    plausible = isinstance(seconds, int | float) and 0 <= seconds < PREDICT_SECONDS_MAX
+    return {"predict_seconds": f"{seconds:.3f}"} if plausible else {}

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from tasks.engines.contract import Commission
 from tasks.engines.remote.failures import Again
 from tasks.engines.remote.provider import Gone, Provider, ProviderOptions
+from tasks.engines.remote.reaching import Forbidden
 from tasks.engines.remote.results import FETCHED, take_over
 from tasks.kind import Context, EngineError, EngineFailure, QualityGate, RunLimits
 
@@ -55,6 +56,11 @@ class Remote:
         """What was made, or None while it is under way. Raises `Failed` if it never will be."""
         raise NotImplementedError
 
+    @property
+    def renews_links(self) -> bool:
+        """Whether another look at finished work gives fresh links to its results, rather than having it made anew."""
+        return True
+
     async def call_off(self, state: Mapping[str, Any]) -> None:
         """Tell the provider that nobody wants it any more."""
 
@@ -81,7 +87,7 @@ class Remote:
         self, commission: Commission, context: Context, state: Mapping[str, Any]
     ) -> tuple[list[Path], Made]:
         """The results as files. Links may have gone stale while we were away, so they are asked for once more."""
-        for last in (False, True):
+        for last in (False, True) if self.renews_links else (True,):
             made = await self._wait(commission, context, state)
             if len(made.urls) != len(commission.names):
                 asked, came = len(commission.names), len(made.urls)
@@ -107,7 +113,7 @@ class Remote:
             await context.pause(self.options.poll_seconds)
 
     async def _called_off(self, state: Mapping[str, Any]) -> None:
-        with suppress(TimeoutError, Again, EngineError):
+        with suppress(TimeoutError, Again, EngineError, Forbidden):
             async with asyncio.timeout(CANCEL_SECONDS):
                 await self.call_off(state)
 

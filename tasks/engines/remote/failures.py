@@ -65,14 +65,14 @@ def _seconds_in(text: str, headers: Mapping[str, str]) -> float | None:
         return seconds if seconds < EPOCH_MIN else max(0.0, seconds - _its_now(headers).timestamp())
     try:
         return max(0.0, (_date(text) - _its_now(headers)).total_seconds())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _its_now(headers: Mapping[str, str]) -> datetime:
     try:
         return _date(headers.get("date", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return datetime.now(UTC)
 
 

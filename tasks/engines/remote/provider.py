@@ -41,6 +41,8 @@ SECRET_MAX = 4096
 REDIRECTS_MAX = 5
 #: Seconds before asking again: at first, and at most; doubled in between.
 AGAIN_FIRST_SECONDS, AGAIN_MAX_SECONDS = 0.2, 10.0
+#: Seconds for which a provider is asked nothing at most, whatever it says: then one request finds out.
+SILENT_MAX_SECONDS = 3600.0
 
 
 class ProviderOptions(Options):
@@ -237,8 +239,9 @@ class Provider:
     def _judge(self, answer: httpx2.Response, content: bytes) -> None:
         """Note what the answer says of its rate limit, and raise unless it is good."""
         wait = wait_of(answer.headers)
-        if wait is not None:
-            self._silent_until = max(self._silent_until, time.monotonic() + wait)
+        if wait is not None and self._is_its_own(answer.url):
+            silent = min(wait, SILENT_MAX_SECONDS)
+            self._silent_until = max(self._silent_until, time.monotonic() + silent)
         if answer.is_success:
             return
         status = answer.status_code
@@ -276,8 +279,11 @@ class Provider:
 
     def _authorised(self, url: httpx2.URL) -> dict[str, str]:
         """The secret, for the provider's own origin only: results may lie elsewhere."""
-        ours = (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
-        return {"Authorization": f"Bearer {self._secret}"} if ours and self._secret is not None else {}
+        wanted = self._secret is not None and self._is_its_own(url)
+        return {"Authorization": f"Bearer {self._secret}"} if wanted else {}
+
+    def _is_its_own(self, url: httpx2.URL) -> bool:
+        return (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port)
 
     def _decoded(self, url: str) -> bytes:
         header, _, text = url.partition(",")
@@ -287,6 +293,14 @@ class Provider:
             return base64.b64decode(text, validate=True)
         except binascii.Error:
             raise EngineError(f"{self.name} gave a damaged data URL") from None
+
+
+def json_of(answer: httpx2.Response) -> Any:
+    """What an answer's body says, or None where it is no JSON."""
+    try:
+        return answer.json()
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parsed(url: str, *, private: bool) -> httpx2.URL:

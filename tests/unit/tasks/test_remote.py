@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import soundfile
 
 from tasks.engines.contract import EngineNotReady, Link
 from tasks.engines.remote.ace_step import AceStepServer
-from tasks.engines.remote.cog import Cog
+from tasks.engines.remote.cog import Cog, _measures
 from tasks.engines.remote.engine import Remote
 from tasks.engines.remote.failures import Away, Busy, again_for, wait_of
 from tasks.generation import Generation
@@ -123,6 +124,12 @@ def test_the_rest_is_for_good(status: int) -> None:
         ({"retry-after": "1.5"}, 1.5),
         ({"retry-after": "-3"}, None),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
+        ({"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999999999"}, None),
+        (
+            {"retry-after": formatdate(1_700_000_000, usegmt=True), "date": "Mon, 01 Jan 2026 00:00:00 +9999999999999"},
+            0,
+        ),
         ({"retry-after": formatdate(1_700_000_060, usegmt=True), "date": formatdate(1_700_000_000, usegmt=True)}, 60),
         ({"retry-after": formatdate(1_700_000_000, usegmt=True), "date": formatdate(1_700_000_060, usegmt=True)}, 0),
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "12"}, 12),
@@ -237,6 +244,29 @@ async def test_plain_cog_is_held(cog: CogProvider, context: Recorder, made: Call
     await song(made("cog", cog.url, wait='"hold"'), context)
     assert [f"PUT /predictions/{JOB}"] * 2 == [one.line for one in cog.asked("PUT")]
     assert ([], 1) == (cog.asked("GET /predictions"), len(cog.jobs))
+
+
+async def test_plain_cogs_result_is_fetched_again_never_made_again(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """It forgets what it has made once it has answered, so where the result lies is remembered here."""
+    kind = made("cog", cog.url, wait='"hold"', patience_seconds="0")
+    cog.faults = [Fault("GET /files", cut=True)]
+    with pytest.raises(EngineUnavailable, match=r"^far can't be reached, or broke off$"):
+        await song(kind, context)
+    await song(kind, later := anew(context))
+    assert (["song"], 1) == ([one.name for one in later.outputs], len(cog.asked("PUT")))
+    assert "1.250" == later.outputs[0].measures["predict_seconds"]
+
+
+async def test_plain_cogs_result_that_is_gone_ends_the_job(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """For good: another look there would have it made a second time."""
+    cog.faults = [Fault("GET /files", status=404)]
+    with pytest.raises(EngineError, match=r"^far no longer has the result$") as ended:
+        await song(made("cog", cog.url, wait='"hold"'), context)
+    assert (False, 1) == (ended.value.retryable, len(cog.asked("PUT")))
 
 
 async def test_ace_step_makes_songs(ace: AceStepProvider, context: Recorder, made: Callable[..., Any]) -> None:
@@ -386,8 +416,19 @@ async def test_patience_ends(cog: CogProvider, context: Recorder, made: Callable
     """Then the job's own retry comes, which holds no slot while it waits."""
     cog.faults = [Fault("PUT", status=503)] * 50
     with pytest.raises(EngineUnavailable, match=r"^far failed \(503\)$"):
-        await song(made("cog", cog.url, patience_seconds="0.5", breaker_failures="100"), context)
-    assert len(cog.heard) > 1
+        await song(made("cog", cog.url, patience_seconds="0.5", timeout_seconds="30", breaker_failures="100"), context)
+    assert cog.faults  # it was not for want of failures
+
+
+async def test_within_its_patience_it_is_asked_again(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """After a wait of our own, and not once the provider asks for more than is left."""
+    cog.faults = [Fault("PUT", status=503), Fault("PUT", status=503, headers={"Retry-After": "600"})] * 2
+    kind = made("cog", cog.url, patience_seconds="300", timeout_seconds="30", breaker_failures="100")
+    with pytest.raises(EngineUnavailable, match=r"^far failed \(503\)$"):
+        await song(kind, context)
+    assert 2 == len(cog.heard)
 
 
 async def test_a_wait_beyond_all_patience_is_not_waited_for(
@@ -399,6 +440,56 @@ async def test_a_wait_beyond_all_patience_is_not_waited_for(
     with pytest.raises(EngineUnavailable, match=r"^far is busy \(429\)$"):
         await song(made("cog", cog.url), context)
     assert time.monotonic() - began < 3
+
+
+async def test_no_provider_can_have_itself_left_alone_for_ever(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One mad answer must not end a tier until the worker is started again."""
+    monkeypatch.setattr("tasks.engines.remote.provider.SILENT_MAX_SECONDS", 0.05)
+    cog.faults = [Fault("PUT", status=429, headers={"Retry-After": "999999999"})]
+    kind = made("cog", cog.url)
+    with pytest.raises(EngineUnavailable, match=r"^far is busy \(429\)$"):
+        await song(kind, context)
+    await song(kind, later := anew(context))
+    assert ["song"] == [one.name for one in later.outputs]
+
+
+async def test_another_hosts_rate_limit_is_not_the_providers(
+    stack: ExitStack, cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """Where results lie elsewhere, what is said there holds up that fetch, and no request to the provider."""
+    elsewhere = CogProvider()
+    stack.enter_context(running(elsewhere))
+    elsewhere.jobs = cog.jobs
+    elsewhere.faults = [Fault("GET /files", status=429, headers={"Retry-After": "600"})]
+    cog.faults = [Fault("GET /files", status=302, headers={"Location": f"{elsewhere.url}/files/{JOB}/song-0"})]
+    kind = made("cog", cog.url, patience_seconds="5")
+    with pytest.raises(EngineUnavailable, match=r"^far is busy \(429\)$"):
+        await song(kind, context)
+    await song(kind, later := anew(context))
+    assert ["song"] == [one.name for one in later.outputs]
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b"{", b"[1]", b'"x"', b"\xff"], ids=["deep", "cut", "list", "text", "bytes"]
+)
+async def test_an_answer_that_makes_no_sense_is_the_providers_failure(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any], content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never ours: another attempt may help."""
+    answer = cog.answer
+    monkeypatch.setattr(
+        cog, "answer", lambda method, *more: (200, content) if method == "GET" else answer(method, *more)
+    )
+    with pytest.raises(EngineFailure, match=r"^the provider answered with something that is no object$"):
+        await song(made("cog", cog.url), context)
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-1", "1" + "0" * 400, '"3"', "[]"])
+def test_a_measure_that_makes_no_sense_is_left_out(seconds: str) -> None:
+    """It stands on no receipt, and fails no run."""
+    assert {} == _measures({"metrics": {"predict_time": json.loads(seconds)}})
 
 
 async def test_nobody_there(context: Recorder, made: Callable[..., Any]) -> None:
