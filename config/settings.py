@@ -140,8 +140,10 @@ class Settings(BaseSettings):
     # Providers that come to us: they say that work is done, and fetch inputs by signed links
     #: Where they reach the API, as https://fermata.example.
     public_url: str | None = Field(None, max_length=500, pattern=r"^https?://[^\s\"'<>?#@]+$")
-    #: Signs the links: the same for API and workers. Another one makes all links worthless that are out.
+    #: Signs the links: the same for API and workers. Another one makes all links worthless that are out, unless the
+    #: API is given the one before too, which opens links but signs none.
     link_secret: SecretStr | None = Field(None, min_length=32)
+    link_secret_before: SecretStr | None = Field(None, min_length=32)
 
     # How long what is over is kept, in days. Less than the least given here, the database itself refuses.
     jobs_kept_days: int = Field(180, ge=30, le=36_500)  # after their end, with outputs, attempts and keys
@@ -316,6 +318,10 @@ def contradictions(settings: Settings) -> list[str]:
         (
             (settings.public_url is None) == (settings.link_secret is None),
             "FERMATA_PUBLIC_URL and FERMATA_LINK_SECRET go together: give both or neither",
+        ),
+        (
+            settings.link_secret_before is None or settings.link_secret is not None,
+            "FERMATA_LINK_SECRET_BEFORE needs FERMATA_LINK_SECRET, which signs",
         ),
     ]
     return [message for holds, message in rules if not holds]

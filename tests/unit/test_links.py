@@ -41,11 +41,28 @@ def test_an_input_link_is_for_one_artifact_and_a_while() -> None:
     assert not LINKS.opens_input(ONE, 1000, query_of(LINKS.completion(ONE))["key"], now=999)
 
 
+def test_a_secret_can_be_exchanged_while_links_are_out() -> None:
+    """The one before opens what it signed; the new one signs; a third opens nothing."""
+    later = Links(LINKS.public_url, b"y" * 32, b"x" * 32)
+    assert later.opens_completion(ONE, query_of(LINKS.completion(ONE))["key"])
+    assert later.opens_input(ONE, 1000, query_of(LINKS.input(ONE, 1000))["key"], now=999)
+    assert not later.opens_input(ONE, 1000, query_of(LINKS.input(ONE, 1000))["key"], now=1000)
+    assert Links(LINKS.public_url, b"y" * 32).completion(ONE) == later.completion(ONE)
+    assert not Links(LINKS.public_url, b"z" * 32).opens_completion(ONE, query_of(later.completion(ONE))["key"])
+    assert "xxx" not in repr(later)
+
+
 def test_both_settings_make_links() -> None:
     """Neither: providers don't come here. One alone, or a secret that can be guessed, is refused at start."""
     assert links_of(load({})) is None
     both = {"FERMATA_PUBLIC_URL": "https://fermata.example", "FERMATA_LINK_SECRET": "s" * 32}
     assert Links("https://fermata.example", b"s" * 32) == links_of(load(both))
+    before = {**both, "FERMATA_LINK_SECRET_BEFORE": "o" * 32}
+    assert Links("https://fermata.example", b"s" * 32, b"o" * 32) == links_of(load(before))
+    with pytest.raises(SettingsError, match="FERMATA_LINK_SECRET_BEFORE needs FERMATA_LINK_SECRET"):
+        load({"FERMATA_LINK_SECRET_BEFORE": "o" * 32})
+    with pytest.raises(SettingsError, match="FERMATA_LINK_SECRET_BEFORE: "):
+        load({**both, "FERMATA_LINK_SECRET_BEFORE": "CANARY"})
     for name in both:
         with pytest.raises(SettingsError, match="FERMATA_PUBLIC_URL and FERMATA_LINK_SECRET go together"):
             load({name: both[name]})
