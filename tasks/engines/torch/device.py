@@ -95,6 +95,10 @@ def check_folder(name: str, folder: Path, files: tuple[str, ...]) -> None:
 
 def check_trusted(name: str, folder: Path) -> None:
     """Raises `EngineNotReady` for a folder that others can write to: what is unpickled can do anything."""
-    for path in (folder, *folder.iterdir()):
-        if path.stat().st_mode & 0o022:
+    try:
+        facts = {path: path.stat() for path in (folder, *folder.iterdir())}
+    except OSError as error:
+        raise EngineNotReady(f"{name} can't look through its weights: {error.filename} ({error.strerror})") from None
+    for path, fact in facts.items():
+        if fact.st_mode & 0o022:
             raise EngineNotReady(f"{name} unpickles its weights, and {path} can be written by others: chmod go-w it")

@@ -127,8 +127,8 @@ def hold_memory(report: Report, megabytes: int) -> None:
 def hold_memory_in_a_program(report: Report, megabytes: int) -> None:
     """Itself it holds next to nothing."""
     source = f"import time; held = bytearray(b'x') * ({megabytes} * 1024**2); time.sleep(600)"
-    subprocess.Popen([sys.executable, "-c", source])
-    report.progress(0.5, "running")
+    program = subprocess.Popen([sys.executable, "-c", source])
+    report.progress(0.5, str(program.pid))
     while True:
         time.sleep(1)
 

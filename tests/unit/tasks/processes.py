@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
 def children() -> list[int]:
     """The processes that this one has started and not reaped, zombies included."""
-    lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    return [int(pid) for one in lists for pid in one.read_text().split()]
+    found = []
+    for one in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended: its children are another's
+            found += [int(pid) for pid in one.read_text().split()]
+    return found
 
 
 def descriptors() -> int:

@@ -47,6 +47,10 @@ def test_what_is_unpickled_must_be_trusted(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").chmod(0o666)
     with pytest.raises(EngineNotReady, match=r"^stems unpickles its weights, and .*tiny.yaml can be written by others"):
         check_trusted("stems", tmp_path)
+    (tmp_path / "tiny.yaml").unlink()
+    (tmp_path / "tiny.yaml").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(EngineNotReady, match=r"^stems can't look through its weights: .*tiny.yaml \(No such file"):
+        check_trusted("stems", tmp_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("demucs") is None, reason="the extra torch is not installed")
