@@ -20,7 +20,7 @@ from tasks.engines.ogg import settle_serial
 from tasks.engines.report import Report
 from tasks.finish import Finish
 from tasks.formats import MEDIA_TYPES
-from tasks.kind import AudioInfo, Output, Usage
+from tasks.kind import AudioInfo, Output, QualityGate, Usage
 
 #: Sound as engines hold it: float32, one row a frame, one column a channel.
 Sound = NDArray[np.float32]
@@ -76,7 +76,9 @@ class OutputFile:
         self._whole.unlink(missing_ok=True)
 
     def write(self, sound: Sound) -> None:
-        """Append frames: (frames, channels), full scale is 1."""
+        """Append frames: (frames, channels), full scale is 1. Raises `QualityGate` for samples that are no numbers."""
+        if not np.isfinite(sound).all():  # a model's overflow: an encoder would make a bang of it, or crash
+            raise QualityGate(f"{self.name} has samples that are no numbers")
         write_blocks(self._file, sound)
         if self._finish.loudness is None:
             self._meter.hear(sound)

@@ -16,7 +16,7 @@ from tasks.engines.child import run_in_child
 from tasks.engines.contract import Commission
 from tasks.engines.report import Report
 from tasks.finish import Finish
-from tasks.kind import Context, EngineFailure, InvalidInput, RunLimits
+from tasks.kind import Context, InvalidInput, QualityGate, RunLimits
 
 #: How far a job is when its results are here.
 FETCHED = 0.9
@@ -32,7 +32,7 @@ async def take_over(
 ) -> None:
     """Hand over the results in `files`, one for each of `commission.names`.
 
-    None is longer than was asked. Raises `EngineFailure` for a file that is no audio: the provider's doing.
+    None is longer than was asked. Raises `QualityGate` for a file that is no audio: the provider's doing.
     """
     results = [
         {
@@ -66,7 +66,8 @@ def rewrite(
         try:
             _rewrite(report, result, limits, measures, finish)
         except InvalidInput as refused:
-            raise EngineFailure(f"the provider's {result['name']} {refused.message}") from None
+            # As what doesn't pass the gates: the same file would be fetched again, so it has to be made anew.
+            raise QualityGate(f"the provider's {result['name']} {refused.message}") from None
         result["path"].unlink()
     report.progress(1.0, "taken over")
 

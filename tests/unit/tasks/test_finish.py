@@ -96,6 +96,17 @@ def test_what_has_no_loudness_stays_as_it_is(tmp_path: Path, sound: Sound) -> No
     assert "none" == output.measures["loudness_lufs"]
 
 
+@pytest.mark.parametrize("audio_format", get_args(Format))
+@pytest.mark.parametrize("loudness", [None, -20.0])
+def test_what_is_no_number_is_not_sold(tmp_path: Path, audio_format: Format, loudness: float | None) -> None:
+    """A model's overflow would be a bang in one format and a crash in another; no file of it is left."""
+    sound = a_sound()
+    sound[RATE : RATE + 10, 1] = np.nan
+    with pytest.raises(QualityGate, match=r"^song has samples that are no numbers$"):
+        written(tmp_path, Finish(audio_format, loudness=loudness), sound)
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_waveform_goes_along_for_players(tmp_path: Path) -> None:
     """audiowaveform's JSON: the lowest and highest sample of each pixel; no use of anything, so it costs nothing."""
     song, peaks = written(tmp_path, Finish("flac", peaks=True, loudness=-20))

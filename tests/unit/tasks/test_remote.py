@@ -405,11 +405,16 @@ async def test_a_longer_result_is_cut(cog: CogProvider, context: Recorder, made:
 async def test_a_result_that_is_no_audio_is_the_providers_failure(
     ace: AceStepProvider, context: Recorder, made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never the customer's: another attempt may help."""
+    """Never the customer's: another attempt has it made anew, for the same file would only be fetched again."""
+    kind = made("ace_step_server", ace.url)
+    sound = ace.sound
     monkeypatch.setattr(ace, "sound", lambda seconds: b"<html>we are sorry</html>")
     with pytest.raises(EngineFailure, match=r"^the provider's song ") as ended:
-        await song(made("ace_step_server", ace.url), context)
+        await song(kind, context)
+    monkeypatch.setattr(ace, "sound", sound)
     assert ended.value.retryable
+    await song(kind, later := anew(context))
+    assert (["song"], 2) == ([one.name for one in later.outputs], len(ace.jobs))
 
 
 async def test_patience_ends(cog: CogProvider, context: Recorder, made: Callable[..., Any]) -> None:
