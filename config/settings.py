@@ -11,13 +11,14 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from config.servers import check_postgresql, check_server, is_near, parts_of, says_plain
 
 PREFIX = "FERMATA_"
 
@@ -25,10 +26,6 @@ PREFIX = "FERMATA_"
 OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_PARENT"})
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-#: What is said of a URL that can't be taken apart, without a piece of it.
-_UNREADABLE = "can't be read as a URL: in a name or password, write :/?#[]@% as %XX"
-
 
 #: A file with more is none of ours.
 SECRET_BYTES_MAX = 8_192
@@ -188,8 +185,7 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.get_secret_value().partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
             raise ValueError("must start with postgresql://")
-        _check_server(url.get_secret_value(), socket_in_query=True)
-        return SecretStr(f"postgresql+asyncpg://{rest}")
+        return SecretStr(check_postgresql(f"postgresql+asyncpg://{rest}"))
 
     @field_validator("redis_url")
     @classmethod
@@ -198,10 +194,10 @@ class Settings(BaseSettings):
             return None
         given = url.get_secret_value()
         if given.startswith(("redis://", "rediss://")):
-            _check_server(given, socket_in_query=False)
+            check_server(given)
         elif not given.startswith("unix://"):
             raise ValueError("must start with redis://, rediss:// or unix://")
-        elif not _parts_of(given).path:
+        elif not parts_of(given).path:
             raise ValueError("must name a socket, as unix:///run/redis.sock")
         return url
 
@@ -311,6 +307,20 @@ def contradictions(settings: Settings) -> list[str]:
             settings.environment != "production" or settings.artifacts_url is not None,
             "FERMATA_ENVIRONMENT is production: FERMATA_ARTIFACTS_URL must be given, a folder or bucket that all share",
         ),
+        *(
+            (
+                settings.environment != "production" or not (_says(url, says_plain) and not _says(url, is_near)),
+                f"FERMATA_ENVIRONMENT is production: {PREFIX}{name} must not say sslmode=disable of another machine",
+            )
+            for name, url in (
+                ("DATABASE_URL", settings.database_url),
+                ("OWNER_DATABASE_URL", settings.owner_database_url),
+            )
+        ),
+        (
+            settings.environment != "production" or not _is_open_redis(settings.redis_url),
+            "FERMATA_ENVIRONMENT is production: FERMATA_REDIS_URL must hold a password, as Redis is on another machine",
+        ),
         (
             (settings.artifacts_key_id is None) == (settings.artifacts_secret is None),
             "FERMATA_ARTIFACTS_KEY_ID and FERMATA_ARTIFACTS_SECRET go together: give both or neither",
@@ -327,53 +337,15 @@ def contradictions(settings: Settings) -> list[str]:
     return [message for holds, message in rules if not holds]
 
 
-def _parts_of(url: str) -> SplitResult:
-    """Raises `ValueError` that shows nothing of the URL, where none can be read."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError(_UNREADABLE) from None
-    # A password with an @ of its own is cut at the first by one of our drivers, at the last by the other.
-    if not url.isprintable() or parts.fragment or parts.netloc.count("@") > 1:
-        raise ValueError(_UNREADABLE)
-    return parts
+def _says(url: SecretStr | None, what: Callable[[str], bool]) -> bool:
+    return url is not None and what(url.get_secret_value())
 
 
-def _check_server(url: str, *, socket_in_query: bool) -> None:
-    """Raise `ValueError` unless the URL says which server: a host, or the folder of a socket in its query."""
-    parts = _parts_of(url)
-    query = parse_qs(parts.query) if socket_in_query else {}
-    # As in libpq: ?host=one:5432,two&port=5433
-    named = [host.partition(":") for given in query.get("host", []) for host in given.split(",")]
-    hosts = [host for host in (parts.hostname, *(host for host, _, _ in named)) if host]
-    ports = [port for _, colon, port in named if colon]
-    ports += [port for given in query.get("port", []) for port in given.split(",")]
-    if not hosts:
-        sockets = " or, for a socket, ?host=/folder" if socket_in_query else ""
-        raise ValueError(f"must name a host{sockets}")
-    if not all(_is_host(host) for host in hosts):
-        raise ValueError("must name a host that can be one")
-    if not _has_good_port(parts) or not all(_is_port(port) for port in ports):
-        raise ValueError("its port must be a whole number from 1 to 65535; in a password, write :/?#[]@% as %XX")
-
-
-def _is_host(host: str) -> bool:
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return host.startswith("/")
-    return True
-
-
-def _has_good_port(parts: SplitResult) -> bool:
-    try:
-        return parts.port != 0
-    except ValueError:
-        return False
-
-
-def _is_port(port: str) -> bool:
-    return port.isascii() and port.isdigit() and len(port) < 6 and 1 <= int(port) <= 65_535
+def _is_open_redis(url: SecretStr | None) -> bool:
+    """Whether everybody on a network may read and write it, as far as the URL tells."""
+    return _says(url, lambda given: given.startswith("redis://") and not parts_of(given).password) and not _says(
+        url, is_near
+    )
 
 
 def _from_files(given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

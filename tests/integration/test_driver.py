@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +12,14 @@ import pytest
 import uuid_utils.compat as uuids
 from sqlalchemy import text
 
+from config.settings import load
 from tests.integration.books import Store, opened
 from tests.servers import Database
-from worker.store.database import Transient, transaction, translated
+from worker.store.database import Transient, patient, transaction, translated
 from worker.store.driver import Statement, driver_of, rows_of, run
 from worker.store.errors import LedgerUnavailable, RefusedByDatabase
+from worker.store.listening import listen
+from worker.store.migrate import migrate
 
 _BEGIN = text("SELECT 1")
 
@@ -95,3 +100,40 @@ def test_what_the_driver_itself_gives_up_on_is_an_outage(error: type[Exception])
     """A cut connection is no bug of ours: whoever settles tries again, and no failure is counted."""
     with pytest.raises(LedgerUnavailable, match=f"^PostgreSQL is out of reach \\({error.__name__}\\)$"), translated():
         raise error("cannot switch to state 12; another operation (2) is in progress")
+
+
+@pytest.mark.parametrize("query", ["sslmode=disable", "ssl=disable", "sslmode=prefer"])
+async def test_every_connection_encrypts_as_its_url_says(database: Database, query: str) -> None:
+    """The pool's, those of long statements, who listens and who migrates read the same words."""
+    url, owner = (
+        secret.get_secret_value()
+        for secret in (
+            load({}, database_url=f"{database.url}?{query}").database_url,
+            load({}, database_url=f"{database.owner_url}?{query}").database_url,
+        )
+        if secret is not None
+    )
+    async with opened(replace(database, url=url)) as store, patient(store.engine, "test", 5) as long:
+        for engine in (store.engine, long):
+            async with transaction(engine, "test") as connection:
+                assert await connection.scalar(_BEGIN) == 1
+        heard = asyncio.Event()
+        listener = asyncio.create_task(listen(url, {"test": lambda _: heard.set()}))
+        async with asyncio.timeout(10):
+            await heard.wait()
+        listener.cancel()
+    assert await migrate(owner)
+
+
+@pytest.mark.parametrize("query", ["sslmode=require", "ssl=require", "sslmode=verify-full"])
+async def test_a_server_that_does_not_encrypt_is_not_spoken_to(database: Database, query: str) -> None:
+    """Where the URL asks for it: the server that the tests start has no certificate."""
+    async with opened(database) as plain, transaction(plain.engine, "test") as connection:
+        if await connection.scalar(text("SHOW ssl")) == "on":
+            pytest.skip("this server has a certificate")
+    url = load({}, database_url=f"{database.url}?{query}").database_url
+    assert url is not None
+    async with opened(replace(database, url=url.get_secret_value())) as store:
+        with pytest.raises(LedgerUnavailable):
+            async with transaction(store.engine, "test") as connection:
+                await connection.execute(_BEGIN)

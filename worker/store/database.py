@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlencode
 
 import asyncpg
-from sqlalchemy import exc, text
+from sqlalchemy import URL, event, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from config.servers import TLS_WORDS
 from config.settings import Settings
 from worker.failpoints import any_armed, reached
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
@@ -55,6 +57,22 @@ def tried_again(step: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
     return until_it_holds
 
 
+def engine_at(url: str | URL, **options: Any) -> AsyncEngine:
+    """An engine for a URL whose query may say how to encrypt, as libpq has it: `?sslmode=verify-full`.
+
+    asyncpg reads these words in a DSN only; SQLAlchemy hands each part of a query on as an argument that it has not.
+    """
+    engine = create_async_engine(url, hide_parameters=True, **options)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def put_in_a_dsn(_dialect: object, _record: object, _arguments: object, named: dict[str, Any]) -> None:
+        said = {word: named.pop(word) for word in TLS_WORDS if word in named}
+        if said:
+            named["dsn"] = f"postgresql://?{urlencode(said)}"
+
+    return engine
+
+
 def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) -> AsyncEngine:
     """A pool for one process, bound to the running event loop. `name` shows in pg_stat_activity."""
     assert settings.database_url is not None
@@ -64,14 +82,13 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
         # A frozen worker holds its accounts for exactly this long.
         "idle_in_transaction_session_timeout": settings.idle_transaction_seconds,
     }
-    return create_async_engine(
+    return engine_at(
         settings.database_url.get_secret_value(),
         pool_size=pool_size or settings.pool_size,
         max_overflow=2,
         pool_timeout=settings.connect_seconds,
         pool_recycle=1800,
         pool_use_lifo=True,
-        hide_parameters=True,
         connect_args={
             "timeout": settings.connect_seconds,
             "command_timeout": settings.statement_timeout_seconds + 2,
@@ -88,10 +105,9 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
 @asynccontextmanager
 async def patient(engine: AsyncEngine, name: str, statement_seconds: float) -> AsyncIterator[AsyncEngine]:
     """Connections to the same database whose statements may take their time, and may sort in memory."""
-    own = create_async_engine(
+    own = engine_at(
         engine.url,
         poolclass=NullPool,
-        hide_parameters=True,
         connect_args={
             "timeout": 10,
             "command_timeout": statement_seconds + 2,

@@ -13,8 +13,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
+
+from worker.store.database import engine_at
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +49,7 @@ async def migrate(owner_url: str) -> str:
     behind it, and one that waited in vain is tried again until `PATIENCE_SECONDS` are over. Loads config/prices.toml
     and config/plans.toml as book 1 into empty tables only.
     """
-    engine = create_async_engine(owner_url, poolclass=NullPool, connect_args={"command_timeout": _STATEMENT_SECONDS})
+    engine = engine_at(owner_url, poolclass=NullPool, connect_args={"command_timeout": _STATEMENT_SECONDS})
     try:
         async with engine.connect() as connection:
             await _alone(connection)

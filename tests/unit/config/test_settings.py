@@ -99,6 +99,9 @@ def test_every_problem_is_told_at_once() -> None:
         ("FERMATA_REDIS_URL", f"redis://:{SECRET}@h:99999/0"),
         ("FERMATA_REDIS_URL", f"rediss://:{SECRET}@:6379/0"),
         ("FERMATA_REDIS_URL", f"unix://:{SECRET}@"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?sslmode={SECRET}"),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?sslmode="),
+        ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?sslmod={SECRET}"),
         ("FERMATA_SLOTS", SECRET),
         ("FERMATA_ENVIRONMENT", SECRET),
         ("FERMATA_NAMESPACE", SECRET.upper()),
@@ -135,6 +138,14 @@ def test_any_usual_postgresql_url_is_taken(scheme: str) -> None:
     assert "postgresql+asyncpg://h/d" == url.get_secret_value()
 
 
+def test_encryption_is_asked_for_in_one_word() -> None:
+    """However a URL has it, what all our connections read is libpq's `sslmode`."""
+    for word in ("ssl", "sslmode"):
+        url = load({"FERMATA_DATABASE_URL": f"postgresql://h/d?port=1&{word}=require"}).database_url
+        assert url is not None
+        assert "postgresql+asyncpg://h/d?port=1&sslmode=require" == url.get_secret_value()
+
+
 @pytest.mark.parametrize(
     ("name", "url"),
     [
@@ -156,7 +167,7 @@ def test_a_url_that_names_a_server_is_taken(name: str, url: str) -> None:
 PRODUCTION = {
     "environment": "production",
     "database_url": "postgresql://h/d",
-    "redis_url": "redis://h",
+    "redis_url": "redis://:secret@h",
     "artifacts_url": "file:///shared",
 }
 #: Settings that can't both hold, and the two names that must be told.
@@ -168,6 +179,15 @@ CONTRADICTIONS = [
     ({**PRODUCTION, "database_url": ""}, ("ENVIRONMENT", "DATABASE_URL")),
     ({**PRODUCTION, "redis_url": ""}, ("ENVIRONMENT", "REDIS_URL")),
     ({**PRODUCTION, "artifacts_url": ""}, ("ENVIRONMENT", "ARTIFACTS_URL")),
+    *(
+        ({**PRODUCTION, "redis_url": url}, ("ENVIRONMENT", "REDIS_URL"))
+        for url in ("redis://h", "redis://10.0.0.7:6379/0", "redis://user@h", "redis://127.0.0.1.example")
+    ),
+    *(
+        ({**PRODUCTION, name.lower(): f"postgresql://u:p@{rest}"}, ("ENVIRONMENT", name))
+        for name in ("DATABASE_URL", "OWNER_DATABASE_URL")
+        for rest in ("h/d?sslmode=disable", "10.0.0.7/d?ssl=disable", "/d?host=/run/pg,h&sslmode=disable")
+    ),
 ]
 
 
@@ -187,6 +207,15 @@ def test_a_contradiction_names_both_sides(given: dict[str, str], names: tuple[st
         {"lock_timeout_seconds": 14.9},
         {"backoff_first_seconds": 300},
         PRODUCTION,
+        {**PRODUCTION, "redis_url": "redis://127.0.0.1:6379/0"},
+        {**PRODUCTION, "redis_url": "redis://[::1]:6379"},
+        {**PRODUCTION, "redis_url": "redis://localhost"},
+        {**PRODUCTION, "redis_url": "rediss://h"},  # may ask for a certificate
+        {**PRODUCTION, "redis_url": "unix:///run/redis.sock"},
+        {**PRODUCTION, "database_url": "postgresql://localhost/d?sslmode=disable"},
+        {**PRODUCTION, "database_url": "postgresql://u@/d?host=/run/postgresql&sslmode=disable"},
+        {**PRODUCTION, "database_url": "postgresql://h/d?sslmode=verify-full&sslrootcert=/etc/ca.pem"},
+        {"redis_url": "redis://h", "database_url": "postgresql://h/d?sslmode=disable"},  # no production
     ],
 )
 def test_just_beside_a_contradiction_is_fine(given: dict[str, Any]) -> None:
