@@ -57,6 +57,10 @@ NOT_FOR_ANYBODY = [
         "withdrawn_by = 'eve'",
         "withdrawn_note = 'never mind'",
     )
+] + [
+    f"INSERT INTO {table} (document, digest, effective_at, author, note, created_at) "
+    f"SELECT document, 'x', fermata_now() - interval '1 second', 'eve', 'mine', fermata_now() FROM {table} LIMIT 1"
+    for table in ("price_books", "plan_books")
 ]
 
 NOT_FOR_PRODUCT = [
@@ -124,7 +128,7 @@ async def test_product_moves_no_credit_and_touches_no_job(roles: Database) -> No
 
 
 @pytest.mark.parametrize("table", ["price_books", "plan_books"])
-async def test_nobody_withdraws_a_book_in_force_nor_brings_one_back(roles: Database, table: str) -> None:
+async def test_no_book_in_force_is_withdrawn_and_none_is_brought_or_dated_back(roles: Database, table: str) -> None:
     """By raw SQL too, the owner included: jobs were priced by the one, and the other never counted."""
     for url in (roles.url, roles.product_url):
         role = dsn(url).split("//")[1].split(":")[0]
