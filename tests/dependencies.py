@@ -1,6 +1,7 @@
 """`make audit`: the versions that we pin against the known vulnerabilities, by pip-audit in an environment of its own.
 
-Returns 1 for a known vulnerability. Where pip-audit or its list can't be reached it says that it was not run, and why,
+Returns 1 for a known vulnerability. A package that the list knows nothing of is named as "not known": it is not clean.
+Where pip-audit or its list can't be reached it says that it was not run, and why,
 and returns 0: a missing network makes nothing red, and nothing green either.
 """
 
@@ -11,8 +12,11 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -26,6 +30,15 @@ ANSWER_SECONDS, AUDIT_SECONDS = 10, 300
 
 class NotRun(Exception):
     """There was no audit. Says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What was found: vulnerabilities, and packages that the list could say nothing of, each with a reason."""
+
+    vulnerable: tuple[str, ...]
+    unknown: tuple[str, ...]
+    asked: int
 
 
 def pinned(constraints: Path = CONSTRAINTS) -> dict[str, str]:
@@ -60,8 +73,8 @@ def needed(distribution: str, extras: frozenset[str]) -> set[str]:
     return {name for name, _ in found}
 
 
-def vulnerabilities(requirements: Path) -> list[str]:
-    """Known ones of these pins, a line each. Raises `NotRun`."""
+def audited(requirements: Path) -> Audited:
+    """What is known of these pins. Raises `NotRun`."""
     with tempfile.TemporaryDirectory(prefix="audit-") as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
@@ -70,18 +83,27 @@ def vulnerabilities(requirements: Path) -> list[str]:
             raise NotRun(f"{AUDITOR} can't be installed: {_last_line(installed.stderr)}")
         asked = ["--requirement", str(requirements), "--no-deps", "--disable-pip", "--format", "json"]
         done = _run([str(python), "-m", "pip_audit", *asked, "--timeout", str(ANSWER_SECONDS)])
+    return judged(done.stdout, done.stderr, pinned(requirements))
+
+
+def judged(answer: str, complaint: str, pins: Mapping[str, str]) -> Audited:
+    """What pip-audit's answer says of each pin. Raises `NotRun` where it is none, or knows none of them."""
     try:
-        audited = json.loads(done.stdout)["dependencies"]
-    except (json.JSONDecodeError, KeyError):
-        raise NotRun(f"the list of vulnerabilities can't be reached: {_last_line(done.stderr)}") from None
-    skipped = [one["name"] for one in audited if "skip_reason" in one]
-    if len(skipped) == len(audited):
+        told: dict[str, dict[str, Any]] = {
+            canonicalize_name(one["name"]): one for one in json.loads(answer)["dependencies"]
+        }
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise NotRun(f"the list of vulnerabilities can't be reached: {_last_line(complaint)}") from None
+    skipped = {name: told.get(name, {"skip_reason": "not in the answer"}).get("skip_reason") for name in pins}
+    unknown = tuple(f"{name} {pins[name]}: {reason}" for name, reason in skipped.items() if reason is not None)
+    if len(unknown) == len(pins):
         raise NotRun("the list of vulnerabilities knows none of our packages")
-    return [
+    vulnerable = tuple(
         f"{one['name']} {one['version']}: {known['id']}, mended in {', '.join(known['fix_versions']) or 'no version'}"
-        for one in audited
+        for one in told.values()
         for known in one.get("vulns", ())
-    ]
+    )
+    return Audited(vulnerable, unknown, len(pins))
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -95,17 +117,26 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no reason given"])[-1][:200]
 
 
+def report(found: Audited) -> str:
+    """For people: each vulnerability, each package of which nothing is known, and how many are clean by the list."""
+    lines = [*found.vulnerable, *(f"not known: {line}" for line in found.unknown)]
+    looked_at = found.asked - len(found.unknown)
+    unknown = f", {len(found.unknown)} not known" if found.unknown else ""
+    lines.append(
+        f"audit of {looked_at} of {found.asked} packages: {len(found.vulnerable)} known vulnerabilities{unknown}"
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
 def main() -> int:
     """Print what is known, or that nothing was asked."""
-    count = len(pinned())
     try:
-        found = vulnerabilities(CONSTRAINTS)
+        found = audited(CONSTRAINTS)
     except NotRun as reason:
-        sys.stdout.write(f"audit of {count} packages: NOT RUN: {reason}\n")
+        sys.stdout.write(f"audit of {len(pinned())} packages: NOT RUN: {reason}\n")
         return 0
-    sys.stdout.write("".join(f"{line}\n" for line in found))
-    sys.stdout.write(f"audit of {count} packages: {len(found)} known vulnerabilities\n")
-    return 1 if found else 0
+    sys.stdout.write(report(found))
+    return 1 if found.vulnerable else 0
 
 
 if __name__ == "__main__":

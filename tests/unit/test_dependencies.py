@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.dependencies import needed, pinned
+from tests.dependencies import Audited, NotRun, judged, needed, pinned, report
 
 
 def test_every_package_that_is_installed_is_pinned() -> None:
@@ -27,3 +28,34 @@ def test_a_pin_is_a_name_and_a_version(line: str, tmp_path: Path) -> None:
     (path := tmp_path / "constraints.txt").write_text(f"msgspec==0.22.0\n{line}\n")
     with pytest.raises(ValueError, match=r"is not name==version"):
         pinned(path)
+
+
+PINS = {"msgspec": "0.22.0", "typing-extensions": "4.16.0", "ours": "1"}
+
+
+def test_a_package_that_the_list_does_not_know_is_not_counted_as_clean() -> None:
+    """Whether it says so or leaves it out; however its name is spelt."""
+    answer = {
+        "dependencies": [
+            {"name": "msgspec", "version": "0.22.0", "vulns": [{"id": "CVE-1", "fix_versions": ["0.23"]}]},
+            {"name": "typing_extensions", "version": "4.16.0", "vulns": []},
+            {"name": "ours", "skip_reason": "not found on PyPI"},
+        ]
+    }
+    found = judged(json.dumps(answer), "", PINS)
+    assert found == Audited(("msgspec 0.22.0: CVE-1, mended in 0.23",), ("ours 1: not found on PyPI",), 3)
+    assert report(found).splitlines()[-2:] == [
+        "not known: ours 1: not found on PyPI",
+        "audit of 2 of 3 packages: 1 known vulnerabilities, 1 not known",
+    ]
+    left_out = judged(json.dumps({"dependencies": answer["dependencies"][1:2]}), "", PINS)
+    assert left_out.unknown == ("msgspec 0.22.0: not in the answer", "ours 1: not in the answer")
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "[]", "{}", "null", '{"dependencies": []}', '{"dependencies": [{"vulns": []}]}']
+)
+def test_no_answer_is_no_audit(answer: str) -> None:
+    """Nothing is green by having said nothing."""
+    with pytest.raises(NotRun):
+        judged(answer, "no route to host", PINS)
