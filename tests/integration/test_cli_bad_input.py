@@ -50,6 +50,12 @@ TYPED = [
     (("jobs", "submit", "generatoin", "--account", "ada"), "kind: no such kind (known: "),
     (("jobs", "submit", "generation", "--account", "nobody", *ASKED[5:]), "account: no account 'nobody'"),
     (("jobs", "show", NO_JOB), f"job: no job {NO_JOB}"),
+    # as files from other systems have them
+    *(
+        (("jobs", verb, strange), "job: must be an id such as ")
+        for verb in ("show", "cancel")
+        for strange in (f"{NO_JOB}\r", f"\ufeff{NO_JOB}", f"{NO_JOB}\r\n{NO_JOB}")
+    ),
     (("jobs", "receipt", NO_JOB), f"job: no job {NO_JOB}"),
     (("jobs", "cancel", NO_JOB), f"job: no job {NO_JOB}"),
     (("jobs", "retry", NO_JOB), f"job: no job {NO_JOB}"),

@@ -113,7 +113,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "U11": (f"{PROBE}::test_what_is_no_sound_is_refused", f"{PROBE}::test_formats_outside_the_list_are_refused"),
     "U12": (f"{PROBE}::test_silence_clipping_and_a_single_frame_are_sound", f"{PROBE}::test_samples_must_be_sound"),
     # archives are no audio
-    "U13": (f"{PROBE}::test_what_is_no_sound_is_refused",),
+    "U13": (f"{PROBE}::test_an_archive_is_not_unpacked",),
     "U14": (
         f"{PROBE}::test_a_file_that_changes_while_it_is_read_is_refused",
         "unit/test_artifacts.py::test_a_damaged_input_is_called_one",

@@ -7,6 +7,8 @@ import hashlib
 import os
 import socket
 import struct
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,6 +128,24 @@ async def test_what_is_no_sound_is_refused(tmp_path: Path, make: Callable[[Path]
     path = tmp_path / "sound.wav"
     make(path)
     assert await refusal(path) == problem
+
+
+def everything_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("names", [["../../sound.wav"], ["sound.wav"] * 2_000, ["inner.zip"]])
+async def test_an_archive_is_not_unpacked(tmp_path: Path, names: list[str]) -> None:
+    """Whatever is in it, sound as well: it is no audio, and nothing appears beside it."""
+    (folder := tmp_path / "inputs").mkdir()
+    sound = a_file(tmp_path, "WAV", "PCM_16", noise(0.01)).read_bytes()
+    with warnings.catch_warnings(), zipfile.ZipFile(folder / "songs.wav", "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name in names:
+            archive.writestr(name, sound)
+    before = everything_in(tmp_path)
+    assert await refusal(folder / "songs.wav") == "is not audio that we take (WAV, FLAC, MP3, OGG, AIFF)"
+    assert before == everything_in(tmp_path)
 
 
 async def test_devices_sockets_and_odd_paths_are_refused(tmp_path: Path) -> None:
