@@ -104,6 +104,28 @@ async def test_a_hint_that_nobody_takes_is_repeated_with_a_growing_pause(databas
             assert [job] == await marked(store, room=0)
 
 
+@pytest.mark.parametrize("why", ["limit", "flush"])
+async def test_the_pauses_begin_anew_with_each_mark(database: Database, why: str) -> None:
+    """What became of earlier hints, a claim that dropped them or a flush, does not delay the repeats of this one."""
+    async with opened(database) as store:
+        account = await limited(store, 1)
+        await store.running(account)
+        job = await store.queued(account)
+        for _ in range(5):
+            assert [job] == await marked(store)
+            if why == "limit":
+                assert Dropped.ACCOUNT_LIMIT is await store.claim(account, job)
+                await limited(store, 2)
+                await store.dispatching.recheck_waiting()
+                await limited(store, 1)
+            else:
+                await store.dispatching.forget_marks()
+        assert [job] == await marked(store)
+        for pause_seconds in (15, 30, 60):
+            await database.advance(timedelta(seconds=pause_seconds + 0.5))
+            assert [job] == await marked(store, room=0)
+
+
 async def test_a_claim_takes_the_job_out_of_the_dispatchers_sight(database: Database) -> None:
     """Also its repeats; a retry comes back unmarked, at its own time."""
     async with opened(database) as store:
@@ -292,6 +314,36 @@ async def test_demand_counts_the_slots_of_those_who_live_and_take_hints(database
         assert (1, 1, 5, True) == (demand.running, demand.hinted, demand.free, demand.ready)
         await pause(database, "queue", QUEUE)
         assert ["stems"] == [demand.queue for demand in await store.dispatching.demand(30, 15)]
+
+
+async def test_what_waits_in_redis_for_full_slots_is_not_hinted_past(database: Database) -> None:
+    """While other queues fill every slot, an old mark is no lost hint: the queue's backlog stays in its order here, and
+    a job that comes back from a killed worker does not stand behind all of it in Redis."""
+    async with opened(database) as store:
+        workers, account = Workers(store.engine), await store.account("ada", 1000)
+        hot = await store.account("hot", 1000)
+        running = [await store.running(account) for _ in range(2)]
+        back = await store.running(hot, queue="stems")  # on a third slot, whose worker is dead
+        async with store.database.connection() as connection:
+            await connection.execute("UPDATE live SET worker_id = 'dead' WHERE queue = 'stems'")
+        backlog = [await store.queued(account, queue="stems") for _ in range(8)]
+
+        async def looked() -> list[UUID]:
+            await workers.here(a_card("w1", 2, (QUEUE, "stems")))
+            demand = {demand.queue: demand for demand in await store.dispatching.demand(30, 15)}["stems"]
+            return await marked(store, demand.free, "stems")
+
+        first = await looked()
+        assert backlog[: len(first)] == first
+        for _ in range(4):
+            await database.advance(timedelta(seconds=20))
+            assert set(await looked()) <= set(first)  # repeats only
+        await store.settle(hot, back, Ending.LOST_WORKER)
+        await store.settle(account, running[0])
+        await store.claim(account, first[0])
+        await store.settle(account, running[1])
+        assert back.job.job_id in await looked()  # room again: before the rest of the backlog
+        assert 5 < await store.value("SELECT count(*) FROM due WHERE hinted_at IS NULL AND queue = 'stems'")
 
 
 async def test_a_worker_that_says_it_is_here_wakes_the_dispatcher_once(database: Database) -> None:

@@ -59,7 +59,8 @@ class Dispatching:
         """Each queue that is served and not paused.
 
         A mark counts as hinted for `fresh_seconds`: an older one is not about to fill a slot, whatever became of
-        it, and must not keep room from others.
+        it, and must not keep room from others. While no worker of the queue has a slot free, every mark counts: its
+        hint waits in Redis, where nobody can put another before it.
         """
         async with reading(self._engine) as connection:
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds, "fresh": fresh_seconds})
@@ -125,18 +126,25 @@ class Dispatching:
 _DEMAND = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
+    ), taken AS (
+        SELECT worker_id, count(*) AS jobs
+        FROM live
+        GROUP BY worker_id
     ), served AS (
-        SELECT q.queue, sum(w.slots) AS slots, count(*) AS workers
+        SELECT q.queue, sum(w.slots) AS slots, count(*) AS workers,
+               sum(GREATEST(w.slots - COALESCE(taken.jobs, 0), 0)) AS free
         FROM workers AS w
         CROSS JOIN LATERAL unnest(w.queues) AS q (queue)
+        LEFT JOIN taken USING (worker_id)
         WHERE w.stopped_at IS NULL
           AND NOT w.draining
           AND w.seen_at > fermata_now() - make_interval(secs => :alive)
         GROUP BY q.queue
     ), hinted AS (
-        SELECT queue, count(*) AS hinted
+        SELECT queue, count(*) AS ever,
+               count(*) FILTER (WHERE hinted_at > fermata_now() - make_interval(secs => :fresh)) AS freshly
         FROM due
-        WHERE hinted_at > fermata_now() - make_interval(secs => :fresh)
+        WHERE hinted_at IS NOT NULL
         GROUP BY queue
     ), running AS (
         SELECT queue, count(*) AS running
@@ -144,7 +152,7 @@ _DEMAND = text("""
         GROUP BY queue
     )
     SELECT served.queue, served.slots, served.workers, COALESCE(running.running, 0) AS running,
-           COALESCE(hinted.hinted, 0) AS hinted,
+           COALESCE(CASE WHEN served.free > 0 THEN hinted.freshly ELSE hinted.ever END, 0) AS hinted,
            EXISTS (
                SELECT FROM due AS d
                WHERE d.queue = served.queue
@@ -224,7 +232,7 @@ _MARK = text("""
         LIMIT :room
     )
     UPDATE due AS d
-    SET hinted_at = clock.now, hint_again_at = clock.now + make_interval(secs => :repeat), hints = d.hints + 1
+    SET hinted_at = clock.now, hint_again_at = clock.now + make_interval(secs => :repeat), hints = 1
     FROM next
     CROSS JOIN clock
     WHERE d.account_id = ANY(ARRAY[next.account_id])
@@ -232,7 +240,8 @@ _MARK = text("""
     RETURNING d.account_id, d.job_id, d.priority, d.turn, next.position
 """)
 
-#: Back-off 15 s, 30 s, 60 s … up to 16 times the first: a hint that keeps being lost must not fill Redis.
+#: Back-off 15 s, 30 s, 60 s … up to 16 times the first, anew with each mark: a hint that keeps being lost must not
+#: fill Redis.
 _MARK_AGAIN = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
@@ -273,7 +282,7 @@ _FORGET_MARKS = text("""
 
 _UNHINT = text("""
     UPDATE due AS d
-    SET hinted_at = NULL, hint_again_at = NULL, hints = 0
+    SET hinted_at = NULL, hint_again_at = NULL
     FROM (
         SELECT m.account_id, m.job_id
         FROM unnest(CAST(:accounts AS text[]), CAST(:jobs AS uuid[])) AS u (account_id, job_id)
@@ -287,7 +296,7 @@ _UNHINT = text("""
 
 _HOLD_OFF = text("""
     UPDATE due AS d
-    SET hinted_at = NULL, hint_again_at = NULL, hints = 0,
+    SET hinted_at = NULL, hint_again_at = NULL,
         not_before = GREATEST(d.not_before, fermata_now() + make_interval(secs => :seconds))
     FROM (
         SELECT m.account_id, m.job_id
