@@ -15,10 +15,10 @@ from tests.chaos.adversary import PROFILES, plan, steps_of
 from tests.chaos.control import control
 from tests.chaos.mutants import MUTANTS, hunt
 from tests.chaos.performance import perform
-from tests.chaos.report import as_text, beside, hunted, written
+from tests.chaos.report import as_text, beside_as_text, command, hunted, lost, machine, verdict, written
 from tests.chaos.theatre import tell
 
-#: Asked for one after the other while the plan of a short run is played.
+#: What the control is asked for one after the other while its part of the plan is played.
 CONTROL_JOBS = 400
 
 
@@ -33,27 +33,33 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/")
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    here = machine()
     if asked.profile == "mutants":
         found = hunt(tuple(mutant for mutant in MUTANTS if not asked.only or mutant.name in asked.only.split(",")))
         tell(hunted(found))
         if asked.write:
-            written("mutants", {"mutants": [asdict(one) for one in found]})
+            written("mutants", {**here, "mutants": [asdict(one) for one in found]})
         return 0 if all(one.killed for one in found[1:]) else 1
     seed = asked.seed if asked.seed is not None else random.randrange(1_000_000)
     tell(f"chaos: profile {asked.profile}, seed {seed}")
     if asked.profile == "control":
         losses = control(seed, plan(seed, PROFILES["smoke"], ()), CONTROL_JOBS)
-        tell(beside(losses))
-        if asked.write:
-            written(f"control {seed}", asdict(losses))
+        tell(lost(losses))
         return 0
     profile = PROFILES[asked.profile]
     only = set(filter(None, asked.only.split(",")))
     acts = [act for act in plan(seed, profile, steps_of(profile), asked.until) if not only or act.what in only]
     outcome = perform(seed, profile, acts, asked.logs)
     tell(as_text(outcome))
+    run = {**here, "seed": seed, "profile": profile.name, "command": command(profile.name, seed)}
+    run |= {"verdict": verdict(outcome), "ours": outcome.figures}
+    if not (only or asked.until or outcome.failures):
+        tell("\nThe same adversary against metering in middleware hooks (tests/chaos/control.py):")
+        losses = control(seed, plan(seed, PROFILES["smoke"], ()), CONTROL_JOBS)
+        tell(beside_as_text(outcome, losses))
+        run["control"] = asdict(losses)
     if asked.write:
-        written(f"{outcome.profile} {outcome.seed}", asdict(outcome))
+        written(f"{profile.name}, seed {seed}", run)
     return 1 if outcome.failures else 0
 
 

@@ -27,7 +27,7 @@ class Profile:
     #: Seconds between two random faults, on average.
     gap_seconds: float = 0.7
     #: Until all must have drained once everything is healed.
-    drain_seconds: float = 90.0
+    drain_seconds: float = 180.0
 
 
 PROFILES: Mapping[str, Profile] = {

@@ -18,7 +18,7 @@ import redis
 
 from tests.acceptance.stage import put_prices_in_force
 from tests.chaos import kinds
-from tests.chaos.theatre import APIS, SCHEDULERS, WORKERS, Theatre
+from tests.chaos.theatre import APIS, PATIENT_SECONDS, SCHEDULERS, WORKERS, Theatre
 from tests.integration.proxy import Fault as Loss
 from tests.integration.proxy import Wire
 from worker.queue.hints import HintSender, encode
@@ -360,7 +360,7 @@ async def _straight(act: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+async def _until(condition: Callable[[], object], seconds: float = PATIENT_SECONDS) -> None:
     deadline = monotonic() + seconds
     while not condition():
         if monotonic() > deadline:

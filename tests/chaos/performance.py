@@ -32,7 +32,7 @@ from worker.webhooks.message import secret_of
 UNFINISHED_MAX = 40
 CREDITED = ("hot", "ada", "bob", "cyd")
 #: Seconds that a step gets to be passed by one of those who are armed for it, and after which an API is armed too.
-STEP_SECONDS, STEP_BY_API_SECONDS = 30.0, 2.0
+STEP_SECONDS, STEP_BY_API_SECONDS = 60.0, 2.0
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ async def _perform(seed: int, profile: Profile, acts: Sequence[Act], local: Loca
             await Webhooks(theatre.stage.store.engine).create(endpoint.url, secret_of, None, [], ACTOR)
             for name in (*WORKERS, *SCHEDULERS, *APIS):
                 theatre.enter(name)
-            await theatre.until("SELECT count(*) >= $1 FROM workers", len(WORKERS), seconds=60)
+            await theatre.until("SELECT count(*) >= $1 FROM workers", len(WORKERS))
             keeping = asyncio.create_task(theatre.keep_the_cast())
             looking = asyncio.create_task(theatre.look_for_violations())
             asking = [asyncio.create_task(client.run()) for client in clients]
@@ -284,6 +284,12 @@ async def _figures(theatre: Theatre, clients: Sequence[Client], drained: float) 
             "SELECT count(*) FROM (SELECT 1 FROM journal WHERE move = 'commit' "
             "GROUP BY account_id, job_id HAVING count(DISTINCT at) > 1) AS twice"
         ),
+        "charged_without_result": await theatre.value(
+            f"SELECT count(*) FROM jobs AS j WHERE charged > 0 AND NOT {_HAS_OUTPUT}"
+        ),
+        "results_without_charge": await theatre.value(
+            f"SELECT count(*) FROM jobs AS j WHERE COALESCE(charged, 0) = 0 AND quoted > 0 AND {_HAS_OUTPUT}"
+        ),
         "credits_unaccounted": int(
             await theatre.value("SELECT sum(granted - available - held - spent - expired - revoked) FROM lots")
         ),
@@ -298,6 +304,8 @@ async def _figures(theatre: Theatre, clients: Sequence[Client], drained: float) 
         "wrong_clocks": "libfaketime" if faketime_library() else "not run: Debian's libfaketime is not installed",
     }
 
+
+_HAS_OUTPUT = "EXISTS (SELECT FROM artifacts AS a WHERE a.job_id = j.job_id)"
 
 _JOBS = """
     SELECT job_id, account_id AS account, idempotency_key AS key, kind, CAST(request AS text) AS params, state, quoted,

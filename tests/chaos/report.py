@@ -1,12 +1,13 @@
-"""What a run came to: one table for people, the same figures in benchmarks/chaos.json."""
+"""What a run came to: one table for people, the same figures in benchmarks/chaos.json and benchmarks/CHAOS.md."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.chaos.performance import Outcome
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "chaos.json"
+PAGE = ROOT / "benchmarks" / "CHAOS.md"
 
 
 def as_text(outcome: Outcome) -> str:
@@ -27,9 +29,17 @@ def as_text(outcome: Outcome) -> str:
         lines += ["", f"BROKEN: {outcome.failures[0]}"]
         lines += [f"        {failure[:600]}" for failure in outcome.failures[1:10]]
         lines += ["", "of late:", *outcome.latest]
-    again = f"make chaos PROFILE={outcome.profile} SEED={outcome.seed}"
-    verdict = "a promise was BROKEN" if outcome.failures else "every promise held"
-    return "\n".join([*lines, "", f"{verdict}; again with: {again}"])
+    return "\n".join([*lines, "", f"{verdict(outcome)}; again with: {command(outcome.profile, outcome.seed)}"])
+
+
+def verdict(outcome: Outcome) -> str:
+    """In a word."""
+    return "a promise was BROKEN" if outcome.failures else "every promise held"
+
+
+def command(profile: str, seed: int) -> str:
+    """What plays it again."""
+    return f"make chaos PROFILE={profile} SEED={seed}"
 
 
 def _rows(figures: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -55,12 +65,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Where, and on what tree, it was run."""
+    """Where, and on what tree, it is run."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
         "commit": commit.stdout.strip(),
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {len(__import__('os').sched_getaffinity(0))} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "load_before": round(os.getloadavg()[0], 1),
     }
 
 
@@ -77,13 +88,78 @@ def hunted(found: Sequence[Found]) -> str:
     )
 
 
-def beside(losses: Losses) -> str:
-    """What the control lost."""
+#: What both are asked, by the name it has in our figures and in the control's.
+BESIDE = (
+    ("jobs that were asked for", "jobs", "jobs"),
+    ("jobs lost without a word", "lost", "lost_jobs"),
+    ("jobs charged twice", "charged_twice", "charged_twice"),
+    ("jobs charged without a result", "charged_without_result", "charged_without_result"),
+    ("results without a charge", "results_without_charge", "results_without_charge"),
+    ("credits that nothing explains", "credits_unaccounted", "credits_gone"),
+)
+
+
+def beside(figures: Mapping[str, Any], losses: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Ours and the control under the same seed, row by row."""
+    rows: list[tuple[str, Any, Any]] = [(label, figures[ours], losses[control]) for label, ours, control in BESIDE]
+    return [*rows, ("faults", sum(figures["faults"].values()), sum(losses["faults"].values()))]
+
+
+def beside_as_text(outcome: Outcome, losses: Losses) -> str:
+    """The same for people."""
+    rows = [("", "ours", "control"), *beside(outcome.figures, asdict(losses))]
+    return "\n".join(f"{label:<46} {ours!s:>8} {control!s:>8}" for label, ours, control in rows)
+
+
+def lost(losses: Losses) -> str:
+    """What the control lost, alone."""
     return "\n".join(f"{name:<46} {value}" for name, value in asdict(losses).items())
 
 
 def written(name: str, figures: dict[str, Any]) -> None:
-    """Put these figures in place of the last ones of that name."""
+    """Put these figures in place of the last ones of that name, and the page anew."""
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    kept[name] = {**machine(), **figures}
+    kept[name] = figures
     FIGURES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(kept))
+
+
+def page(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """benchmarks/CHAOS.md, from the figures alone."""
+    sections = [_section(name, run) for name, run in sorted(kept.items()) if "ours" in run]
+    return (
+        "\n".join(
+            [
+                "# Chaos, as it was last run",
+                "",
+                "Written by `make chaos WRITE=1`; docs/PROOF.md says what is done.",
+                *sections,
+            ]
+        )
+        + "\n"
+    )
+
+
+def _section(name: str, run: Mapping[str, Any]) -> str:
+    ours = run["ours"]
+    lines = [
+        f"\n## {name}",
+        "",
+        f"`{run['command']}` at {run['commit']}, Python {run['python']}, {run['machine']}, "
+        f"load {run['load_before']:g} before: **{run['verdict']}**.",
+        "",
+        f"{ours['seconds']:g} s, of which draining {ours['drained_seconds']:g}; calls "
+        + ", ".join(f"{told} {count}" for told, count in ours["calls"].items())
+        + f"; {ours['looks_for_violations']} looks for violations; {ours['fenced']} workers found their job another's; "
+        f"wrong clocks: {ours['wrong_clocks']}.",
+    ]
+    if "control" in run:
+        lines += ["", "| | ours | control |", "|---|---|---|"]
+        lines += [f"| {label} | {left} | {right} |" for label, left, right in beside(ours, run["control"])]
+    lines += ["", "| recovery | p50 | p99 | of |", "|---|---|---|---|"]
+    for what, seconds in ours["recoveries"].items():
+        lines.append(f"| {what} | {quantile(seconds, 0.5):.2f} s | {quantile(seconds, 0.99):.2f} s | {len(seconds)} |")
+    lines += ["", "| fault | ours | control |", "|---|---|---|"]
+    lines += [f"| {fault} | {count} | |" for fault, count in ours["faults"].items()]
+    lines += [f"| {fault} | | {count} |" for fault, count in run.get("control", {}).get("faults", {}).items()]
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from tests.chaos.adversary import PROFILES, plan, steps_of
 from tests.chaos.faults import FAULTS, LONG_FAULTS
 from tests.chaos.journal import Books, Call, JobInBooks, Told, disagreements
 from tests.chaos.mutants import MUTANTS, ROOT, Mutant, Patch, Stale
-from tests.chaos.report import quantile
+from tests.chaos.report import page, quantile
 from worker.failpoints import POINTS
 
 ASKED = {"kind": "null", "params": {"outputs": 2}}
@@ -128,3 +128,43 @@ def test_a_stale_mutant_is_told() -> None:
 def test_quantiles_are_values_that_were_measured() -> None:
     """The smallest one that so large a share does not exceed."""
     assert (1.0, 2.0, 3.0) == tuple(quantile([3.0, 1.0, 2.0], share) for share in (0.1, 0.5, 0.99))
+
+
+def test_the_page_puts_ours_and_the_control_beside_each_other() -> None:
+    """With what was done to each, how to play it again, and where it was played."""
+    ours: dict[str, Any] = {
+        "seconds": 100.0,
+        "drained_seconds": 5.0,
+        "calls": {"ok": 9},
+        "looks_for_violations": 3,
+        "fenced": 1,
+    }
+    ours |= {"jobs": 614, "lost": 0, "charged_twice": 0, "charged_without_result": 0, "results_without_charge": 0}
+    ours |= {"credits_unaccounted": 0, "wrong_clocks": "libfaketime", "faults": {"FLUSHALL": 2, "kill -9": 5}}
+    ours |= {"recoveries": {"FLUSHALL → first hint": [0.1, 0.2, 0.9]}}
+    control: dict[str, Any] = {
+        "jobs": 400,
+        "lost_jobs": 3,
+        "charged_twice": 6,
+        "charged_without_result": 0,
+        "credits_gone": 70,
+    }
+    control |= {"results_without_charge": 1, "faults": {"flush": 4}}
+    run: dict[str, Any] = {
+        "command": "make chaos PROFILE=smoke SEED=1",
+        "verdict": "every promise held",
+        "commit": "abc",
+        "python": "3",
+    }
+    run = {**run, "machine": "two cores", "load_before": 0.5, "ours": ours, "control": control}
+    text = page({"smoke, seed 1": run, "mutants": {"mutants": []}})
+    for line in (
+        "`make chaos PROFILE=smoke SEED=1` at abc, Python 3, two cores, load 0.5 before: **every promise held**.",
+        "| jobs lost without a word | 0 | 3 |",
+        "| credits that nothing explains | 0 | 70 |",
+        "| faults | 7 | 4 |",
+        "| FLUSHALL → first hint | 0.20 s | 0.90 s | 3 |",
+        "| kill -9 | 5 | |",
+        "| flush | | 4 |",
+    ):
+        assert line in text.splitlines()
