@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Callable
@@ -73,4 +74,22 @@ async def test_a_second_signal_ends_it_at_once(stage: Stage) -> None:
 
     await until(is_draining, "it drains")
     process.send(signal.SIGTERM)
+    assert await process.ended() in (0, -signal.SIGTERM)
+
+
+async def test_a_call_that_is_cut_off_is_told_that_it_is_in_doubt(stage: Stage) -> None:
+    """It is no bug of ours, and not known to be undone: the client asks again with the same key."""
+    process, connect = await started(stage, lock_timeout_seconds=14)
+    job_id = await stage.submit()
+    async with stage.database.connection() as holder, holder.transaction(), connect() as http:
+        await holder.execute("SELECT 1 FROM accounts WHERE account_id = 'ada' FOR NO KEY UPDATE")
+        asking = asyncio.create_task(http.post(f"/v1/jobs/{job_id}/cancel", json={}, timeout=30))
+
+        async def waits_for_us() -> bool:
+            return bool(await holder.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+        await until(waits_for_us, "the cancel waits for the account")
+        process.send(signal.SIGTERM)
+        answer = await asking
+    assert (503, "outcome_unknown") == (answer.status_code, answer.json()["code"])
     assert await process.ended() in (0, -signal.SIGTERM)

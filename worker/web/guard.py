@@ -16,6 +16,7 @@ import uuid_utils.compat as uuids
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker import tracing
+from worker.store.errors import OutcomeUnknown
 from worker.web import problems
 from worker.web.problems import Problem
 
@@ -60,6 +61,13 @@ class Guard:
         try:
             _check(scope, headers, most)
             await self.app(scope, _Body(receive, most).receive, answering.send)
+        except asyncio.CancelledError:
+            # Only a server that was told to go cancels, after it has waited: what was begun may be done, now or soon.
+            if answering.started:
+                raise
+            log.warning("request cut off, the server goes", request_id=request_id, path=scope["path"][:200])
+            told = problems.said(OutcomeUnknown("the server was told to go while it did this"))
+            await problems.response(told, request_id)(scope, receive, answering.send)
         except Exception as error:
             # Whatever has no handler is a bug of ours: told by its id, not by its traceback.
             if answering.started:
