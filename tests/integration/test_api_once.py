@@ -123,6 +123,19 @@ async def test_a_secret_is_shown_again_for_minutes_only(api: Api) -> None:
     assert 200 == (await api.ask("GET", "/v1/queues", key=first["key"])).status_code
 
 
+async def test_what_is_not_shown_again_can_not_be_derived_again(api: Api) -> None:
+    """Given the database and the secret of the key that asked, nothing more comes of them than from either."""
+    body = {"role": "viewer", "label": "a"}
+    await api.ok("POST", "/v1/keys", body, idempotency="old")
+    await api.database.advance(timedelta(seconds=SHOWN_AGAIN_SECONDS + 1))
+    fresh = await api.ok("POST", "/v1/keys", body, idempotency="fresh")
+    assert 0 == await Creations(api.services.engine).forget(CREATIONS_KEPT_SECONDS)
+    async with api.database.connection(as_owner=True) as connection:
+        salts = dict(await connection.fetch("SELECT reference, salt FROM creations"))
+    assert bytes(32) == salts["old"] != salts["fresh"]
+    assert fresh["key"] == (await api.ok("POST", "/v1/keys", body, idempotency="fresh"))["key"]
+
+
 async def test_no_table_keeps_what_opens(api: Api) -> None:
     """Neither the secret nor anything that is one without the key that asked."""
     made = await api.ok("POST", "/v1/keys", {"role": "viewer", "label": "a"}, idempotency="k")

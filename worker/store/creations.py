@@ -92,8 +92,10 @@ class Creations:
                 await note_made(connection, asked, made)
 
     async def forget(self, older_than_seconds: float) -> int:
-        """Forget requests of so long ago; returns how many."""
+        """Forget requests of so long ago, and of the others how secrets come that are not shown again; returns how
+        many requests are gone."""
         async with transaction(self._engine, "forget_creations") as connection:
+            await connection.execute(_FORGET_SALTS, {"seconds": SHOWN_AGAIN_SECONDS, "none": _NO_SALT})
             return int((await connection.execute(_FORGET, {"seconds": older_than_seconds})).rowcount)
 
 
@@ -115,6 +117,16 @@ _FIND = text("""
 _NOTE = text("""
     INSERT INTO creations (key_id, what, reference, body_hash, made, salt, at)
     VALUES (:key, :what, :reference, :body_hash, :made, :salt, fermata_now())
+""")
+
+#: In place of a salt that was forgotten.
+_NO_SALT = bytes(32)
+
+_FORGET_SALTS = text("""
+    UPDATE creations
+    SET salt = :none
+    WHERE at < fermata_now() - make_interval(secs => :seconds)
+      AND salt <> :none
 """)
 
 _FORGET = text("""

@@ -28,6 +28,8 @@ GRANT UPDATE (withdrawn_at, withdrawn_by, withdrawn_note) ON price_books, plan_b
 
 GRANT UPDATE (expires_at, revoked_at, changed_by, last_used_at) ON api_keys TO fermata_app;
 
+GRANT UPDATE (salt) ON creations TO fermata_app;
+
 GRANT INSERT ON voices TO fermata_app;
 
 GRANT UPDATE (removed_at, changed_by) ON voices TO fermata_app;
