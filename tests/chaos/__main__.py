@@ -19,7 +19,7 @@ from tests.chaos.report import as_text, beside_as_text, command, hunted, lost, m
 from tests.chaos.theatre import tell
 
 #: What the control is asked for one after the other while its part of the plan is played.
-CONTROL_JOBS = 400
+CONTROL_JOBS = 300
 
 
 def main() -> int:
