@@ -25,7 +25,7 @@ from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output,
 from tasks.voices import REFERENCE, voice_of
 from worker import tracing
 from worker.artifacts.store import ArtifactError, ArtifactStore, DamagedArtifact
-from worker.credits.operations import Claim, Claimed, Ended, Fenced, Parked, Requeued, Settle
+from worker.credits.operations import Claim, Claimed, Dropped, Ended, Fenced, Parked, Requeued, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Artifact
 from worker.credits.prices import Usage, price
@@ -246,7 +246,7 @@ class Runner:
             await self.hold_off.busy(held.account_id, held.job_id)
             return None
         except UnknownAccount:
-            return None  # a hint that somebody made up
+            answer = Dropped.UNKNOWN  # a hint that somebody made up
         except Exception:
             log.exception("claim failed", **_names(held))
             await self.hold_off.broken(held.account_id, held.job_id)

@@ -7,10 +7,12 @@ import random
 import socket
 from contextlib import ExitStack
 from urllib.request import urlopen
+from uuid import uuid4
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.acceptance.stage import Stage
+from worker.queue.hints import HintSender
 
 
 async def test_each_process_tells_what_it_did(stage: Stage) -> None:
@@ -33,6 +35,17 @@ async def test_each_process_tells_what_it_did(stage: Stage) -> None:
     assert _sum(first, "fermata_hinted_jobs_total") >= 12
     await stage.until(lambda: _sum(first, "fermata_books_processes", process="scheduler") == 1, "its sign was seen")
     assert 2 == _sum(first, "fermata_books_processes", process="worker")
+
+
+async def test_hints_of_nobodys_jobs_are_dropped_and_counted(stage: Stage) -> None:
+    """Whether it is the job that nobody knows or the account."""
+    first = _free_ports()
+    stage.worker(metrics_port=first)
+    await stage.until(lambda: _sum(first, "fermata_up") >= 1, "the worker serves metrics")
+    sender = HintSender(stage.environment["FERMATA_REDIS_URL"], stage.settings.namespace)
+    await sender.send({"null": [("nobody", uuid4()), ("ada", uuid4())]}, per_message=1)
+    await sender.close()
+    await stage.until(lambda: _sum(first, "fermata_claims_total", answer="unknown") == 2, "both are counted")
 
 
 #: How many ports after the first a process tries, or a look asks.
