@@ -9,11 +9,18 @@ from pathlib import Path
 
 
 def children() -> list[int]:
-    """The processes that this one has started and not reaped, zombies included."""
+    """The processes that engines of this one have started and it has not reaped, zombies included.
+
+    Not the servers and processes of other tests, where all run in one.
+    """
     found = []
+    own = Path("/proc/self/cmdline").read_bytes()  # one that was just forked has it, too
     for one in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended: its children are another's
-            found += [int(pid) for pid in one.read_text().split()]
+            for pid in one.read_text().split():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if not command or command == own or b"tasks.engines.inside" in command:
+                    found.append(int(pid))
     return found
 
 
