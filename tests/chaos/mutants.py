@@ -272,7 +272,7 @@ def _copy(tree: Path) -> None:
 
 
 def _tested(tree: Path, tests: Sequence[str], seconds: float) -> tuple[int, str, float]:
-    """pytest's exit code in that tree (1: a test failed, or did not end), what it said, how long it took."""
+    """pytest's exit code in that tree (1: a test failed; 124: it did not end), what it said, how long it took."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     started = monotonic()
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *tests]
@@ -281,5 +281,5 @@ def _tested(tree: Path, tests: Sequence[str], seconds: float) -> tuple[int, str,
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        return 1, f"FAILED nothing-ended-within-{seconds:g}-seconds", monotonic() - started
+        return 124, f"not ended within {seconds:g} seconds, which proves nothing", monotonic() - started
     return done.returncode, done.stdout + done.stderr, monotonic() - started
