@@ -20,7 +20,10 @@ class Answer(BaseModel):
 
 
 class Submitted(Answer):
-    """A job that is stored. `quoted`: the most that it will cost. `replayed`: it was there already, by its key."""
+    """A job that is stored. `quoted`: the most that it will cost. `replayed`: it was there already, by its key.
+
+    `position`: about so many jobs stand in its queue, this one among them; None where that is not known.
+    """
 
     id: UUID
     account: str
@@ -30,6 +33,7 @@ class Submitted(Answer):
     book: int
     replayed: bool
     key: str
+    position: int | None = None
 
 
 class Output(Answer):

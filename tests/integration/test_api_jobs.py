@@ -423,6 +423,17 @@ async def test_a_replay_is_answered_whatever_the_balance(api: Api) -> None:
     assert "queued" == (await api.services.client.submit(asked, "test")).state
 
 
+async def test_each_of_a_batch_is_told_its_position(api: Api) -> None:
+    """As a single submit is, and a retry."""
+    items = [{"account": "ada", "kind": "generation", "params": SONG} for _ in range(3)]
+    done = await api.ok("POST", "/v1/jobs/batch", {"jobs": items}, idempotency="b")
+    assert [1, 2, 3] == [one["job"]["position"] for one in done["results"]]
+    assert [None] * 3 == [
+        one["job"]["position"]
+        for one in (await api.ok("POST", "/v1/jobs/batch", {"jobs": items}, idempotency="b"))["results"]
+    ]
+
+
 async def test_the_position_in_the_queue_is_told(api: Api) -> None:
     """At the submit about, on a look as the dispatch would go; None once it is not queued."""
     jobs = [await api.submit() for _ in range(3)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -24,22 +25,24 @@ class Depths:
     _until: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def position(self, done: Submitted) -> int | None:
-        """About where a job that was just stored stands; None where nobody knows, or for one that was there before."""
-        if done.replayed:
-            return None
-        if monotonic() >= self._until and not self._lock.locked():
+    async def positions(self, stored: Sequence[Submitted]) -> list[int | None]:
+        """About where jobs that were just stored together stand; None where nobody knows, or one was there before."""
+        fresh = Counter(one.kind for one in stored if not one.replayed)
+        if fresh and monotonic() >= self._until and not self._lock.locked():
             async with self._lock:
-                await self._count()
-                return self._counted.get(done.kind)
-        self._since[done.kind] = self._since.get(done.kind, 0) + 1
-        known = self._counted.get(done.kind)
-        return None if known is None else known + self._since[done.kind]
+                if await self._count():
+                    self._since = {kind: -count for kind, count in fresh.items()}  # they are counted already
+        return [None if one.replayed else self._next(one.kind) for one in stored]
 
-    async def _count(self) -> None:
+    def _next(self, kind: str) -> int | None:
+        self._since[kind] = self._since.get(kind, 0) + 1
+        known = self._counted.get(kind)
+        return None if known is None else known + self._since[kind]
+
+    async def _count(self) -> bool:
         self._until = monotonic() + _SECONDS
         try:
             self._counted = await self.reads.depths()
         except StoreError:
-            return  # the job is stored: that is what its caller must hear
-        self._since = {}
+            return False  # the jobs are stored: that is what their caller must hear
+        return True

@@ -185,9 +185,7 @@ async def submit(request: Request, caller: Submitter, body: SubmitBody, key: Ide
     """
     caller.check(body.account)
     done = await services_of(request).client.submit(body.asked(key), caller.actor)
-    position = await services_of(request).depths.position(done)
-    document = {**done.shown(key), "position": position}
-    return answer(document, 202, {"Location": f"/v1/jobs/{done.job_id}"})
+    return answer(await _stored(request, done, key), 202, {"Location": f"/v1/jobs/{done.job_id}"})
 
 
 @router.post("/batch", status_code=207, response_model=BatchAnswer, responses=responses(400, 408, 413, 415, 422))
@@ -195,12 +193,17 @@ async def submit_batch(request: Request, caller: Submitter, body: BatchBody, key
     """Ask for up to 1,000 jobs at once. Sent again with the same key it is the same jobs."""
     asked = [item.asked(item.key or _key_of(key, place)) for place, item in enumerate(body.jobs)]
     mine = [one for one in asked if caller.covers(one.account_id)]
-    done = iter(await services_of(request).client.submit_many(mine, caller.actor))
+    done = await services_of(request).client.submit_many(mine, caller.actor)
+    stored = [one for one in done if isinstance(one, Submitted)]
+    answers, positions = iter(done), iter(await services_of(request).depths.positions(stored))
     request_id = request.scope["state"]["request_id"]
-    results = [
-        _result(next(done), str(one.key), request_id) if caller.covers(one.account_id) else _not_yours(one, request_id)
-        for one in asked
-    ]
+    results = []
+    for one in asked:
+        told = next(answers) if caller.covers(one.account_id) else UnknownAccount(one.account_id)
+        if isinstance(told, Submitted):
+            results.append({"job": {**told.shown(str(one.key)), "position": next(positions)}})
+        else:
+            results.append({"problem": document(said(told), request_id)})
     taken = sum("job" in result for result in results)
     return answer({"results": results, "taken": taken, "turned_down": len(results) - taken}, 207)
 
@@ -281,7 +284,7 @@ async def retry(request: Request, caller: Submitter, job: JobId, key: OwnKey = N
     """Ask for an ended job's request again: a new job with a fresh quote. By default once, however often asked."""
     await shown(request, caller, job)
     done = await services_of(request).client.retry(job, caller.actor, key, check_credits=True)
-    return answer(done.shown(key or f"retry:{job}"), 202, {"Location": f"/v1/jobs/{done.job_id}"})
+    return answer(await _stored(request, done, key or f"retry:{job}"), 202, {"Location": f"/v1/jobs/{done.job_id}"})
 
 
 @router.get("/{job}/receipt", response_model=Receipt, responses=responses(404))
@@ -331,14 +334,9 @@ def _key_of(batch: str, place: int) -> str:
     return f"{batch}/{place}"
 
 
-def _result(done: Submitted | Exception, key: str, request_id: str) -> dict[str, Any]:
-    if isinstance(done, Exception):
-        return {"problem": document(said(done), request_id)}
-    return {"job": done.shown(key)}
-
-
-def _not_yours(asked: JobRequest, request_id: str) -> dict[str, Any]:
-    return {"problem": document(said(UnknownAccount(asked.account_id)), request_id)}
+async def _stored(request: Request, done: Submitted, key: str) -> dict[str, Any]:
+    [position] = await services_of(request).depths.positions([done])
+    return {**done.shown(key), "position": position}
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
