@@ -23,6 +23,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 import config
 from config.settings import SettingsError, load
@@ -34,6 +35,7 @@ from worker.credits.plans import PlanBookError, parse_plan_book
 from worker.credits.price_book import PriceBook
 from worker.credits.prices import PriceBookError, PriceTooHigh, UnknownPrice, Usage, parse_price_book, price
 from worker.queue.hints import PAIRS_MAX, decode, encode
+from worker.web.fields import AccountPath, JobId
 from worker.webhooks.targets import ForbiddenTarget, check_addresses, check_url, resolved
 
 #: `make fuzz` loads this profile.
@@ -304,6 +306,38 @@ def test_any_text_is_an_endpoint_or_refused(url: str) -> None:
         assert parts.hostname
         assert parts.username is None
         assert parts.password is None
+
+
+@fuzzed(300)
+@given(given_id=st.text(max_size=40) | st.text("0123456789abcdefABCDEF-{}", min_size=36, max_size=36))
+@example(given_id="0198c2f47a107b3e9c550d6f2a1b4e88----")
+@example(given_id="{0198c2f4-7a10-7b3e-9c550d6f2a1b4e88}")
+@example(given_id="0198C2F4-7A10-7B3E-9C55-0D6F2A1B4E88")
+def test_any_text_is_an_id_as_it_is_written_or_refused(given_id: str) -> None:
+    """One id has one way to be written but for its case."""
+    try:
+        found = TypeAdapter(JobId).validate_python(given_id)
+    except ValidationError as refused:
+        assert "an id such as" in str(refused.errors()[0]["msg"])
+    else:
+        assert given_id.lower() == str(found)
+
+
+@fuzzed(300)
+@given(name=st.text(max_size=140) | st.text("aZ09._:@/-%2F\n ", max_size=20))
+@example(name="../../etc")
+@example(name="a\n")
+def test_any_text_is_an_account_or_refused(name: str) -> None:
+    """What is taken is printable ASCII that no shell, address or terminal reads as anything else."""
+    try:
+        found = TypeAdapter(AccountPath).validate_python(name)
+    except ValidationError:
+        return
+    assert found == name.replace("%2F", "/").replace("%25", "%")
+    assert 1 <= len(found) <= 128
+    assert found.isascii()
+    assert found.isprintable()
+    assert not set(found) & set(" %\\\"'`$&;<>|(){}*?#\n")
 
 
 def test_the_resolver_reads_numbers_without_asking_anybody() -> None:

@@ -37,12 +37,16 @@ def _instant(given: object) -> datetime:
 
 def _uuid(given: object) -> UUID:
     """As it is written everywhere: 36 characters, no braces, no urn."""
+    problem = "must be an id such as 0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88"
     if not isinstance(given, str) or len(given) != 36:
-        raise ValueError("must be an id such as 0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88")
+        raise ValueError(problem)
     try:
-        return UUID(given)
+        found = UUID(given)
     except ValueError:
-        raise ValueError("must be an id such as 0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88") from None
+        raise ValueError(problem) from None
+    if str(found) != given.lower():  # Python takes hyphens and braces anywhere
+        raise ValueError(problem)
+    return found
 
 
 def whole(given: object) -> object:
