@@ -217,9 +217,11 @@ class BucketStore(ArtifactStore):
             for listed in page.get("Contents", []):
                 await client.delete_object(Bucket=self.place.bucket, Key=listed["Key"])
 
-    async def _page(self, prefix: str, after: str, most: int = _PAGE) -> Any:
+    async def _page(self, prefix: str, after: str, most: int | None = None) -> Any:
         async with self._wire.asking() as client:
-            return await client.list_objects_v2(Bucket=self.place.bucket, Prefix=prefix, StartAfter=after, MaxKeys=most)
+            return await client.list_objects_v2(
+                Bucket=self.place.bucket, Prefix=prefix, StartAfter=after, MaxKeys=most or _PAGE
+            )
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.place.bucket, "Key": self._named(checked_key(key))}
