@@ -157,7 +157,7 @@ async def _act(theatre: Theatre, clients: Sequence[Client], acts: Sequence[Act],
 
 
 async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
-    """Arm a worker and a scheduler, later an API, with the step until one dies there."""
+    """Arm a worker and a scheduler, later an API and all schedulers, with the step until one dies there."""
     armed = [theatre.enter(name, failpoints=f"{step}:kill") for name in (WORKERS[0], SCHEDULERS[0])]
     theatre.doomed |= {process.pid for process in armed}
     await end_cycles(theatre, dice)
@@ -167,12 +167,15 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
         waited = monotonic() - started
         if waited > STEP_BY_API_SECONDS and not helped:
             helped = True
-            armed.append(theatre.enter(APIS[0], failpoints=f"{step}:kill"))
-            theatre.doomed.add(armed[-1].pid)
+            # Every scheduler: whoever is not armed might do what there is to do each time.
+            armed += [theatre.enter(name, failpoints=f"{step}:kill") for name in (APIS[0], *SCHEDULERS[1:])]
+            theatre.doomed |= {process.pid for process in armed}
             await kill_worker(theatre, dice)  # there may be nothing to reap otherwise
         if waited > again:
             again += STEP_AGAIN_SECONDS
             await end_cycles(theatre, dice)
+            if helped:
+                await kill_worker(theatre, dice)
         if waited > STEP_SECONDS:
             if step in PATH or step.partition(".")[0] in MONEY:
                 theatre.chronicle.violated(f"nobody passed the step {step} within {STEP_SECONDS:g} s")
