@@ -79,7 +79,7 @@ async def test_no_row_is_looked_up_by_its_account_alone(database: Database) -> N
     """Where most accounts have one lot and one job, one with ten thousand is not read whole for each of its own."""
     async with database.connection(as_owner=True) as connection:
         if connection.get_server_version().major < 17:
-            pytest.skip("before PostgreSQL 17 the planner leaves the second column of a key out where statistics say so")
+            pytest.skip("before PostgreSQL 17 the planner leaves half of a key out where statistics say so")
         await connection.execute(ONE_OF_EACH)
         await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
         for name in BY_KEY:
