@@ -91,6 +91,9 @@ Limit = Annotated[
     int, BeforeValidator(whole), Query(ge=1, le=PAGE_MAX, description=f"At most so many, 1 to {PAGE_MAX}.")
 ]
 After = Annotated[Id | None, Query(description="Go on behind this one: `next` of the page before.")]
+Behind = Annotated[
+    int, BeforeValidator(whole), Query(ge=0, le=2**63 - 1, description="Go on behind the one of this number.")
+]
 IdempotencyKey = Annotated[
     str,
     AfterValidator(printable),

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.credits.lots import CREDITS_MAX
 from worker.store.limits import AS_PLANNED, AccountLimits
@@ -18,7 +18,7 @@ from worker.store.reads_events import EventsPage
 from worker.store.subscriptions import Subscribed
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
-from worker.web.fields import AccountPath, Body, Credits, IdempotencyKey, Instant, Limit, Line, whole
+from worker.web.fields import AccountPath, Behind, Body, Credits, IdempotencyKey, Instant, Limit, Line
 from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
@@ -176,9 +176,7 @@ async def journal(
     request: Request,
     caller: Looker,
     account: AccountPath,
-    after: Annotated[
-        int, BeforeValidator(whole), Query(ge=0, le=2**63 - 1, description="Go on behind this entry.")
-    ] = 0,
+    after: Behind = 0,
     limit: Limit = 100,
 ) -> Response:
     """Every movement of its credits, oldest first. An entry never appears later below one that was seen."""
@@ -191,9 +189,7 @@ async def events(
     request: Request,
     caller: Looker,
     account: AccountPath,
-    after: Annotated[
-        int, BeforeValidator(whole), Query(ge=0, le=2**63 - 1, description="Go on behind this event.")
-    ] = 0,
+    after: Behind = 0,
     limit: Limit = 100,
 ) -> Response:
     """What it was told, oldest first: ended jobs, few credits left, credits that expire, new cycles. Skips none."""
