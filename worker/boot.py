@@ -37,6 +37,7 @@ from worker.fitting import Fitting
 from worker.hold_off import HoldOff
 from worker.keeper import Keeper
 from worker.links import links_of
+from worker.logs import leave_to_host
 from worker.outside import Outside
 from worker.price_desk import PriceDesk
 from worker.pricing import quoted_usage_of
@@ -177,7 +178,8 @@ async def opened_artifacts(settings: Settings, *, prepared: bool = True) -> Asyn
 
 @asynccontextmanager
 async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store]]:
-    """What the CLI and the API submit through."""
+    """What the CLI and the API submit through, and programs of others."""
+    leave_to_host()
     arm_failpoints(settings)
     async with (
         opened_artifacts(settings, prepared=False) as artifacts,

@@ -28,6 +28,26 @@ class _Forgiving:
             self._stream.flush()
 
 
+def leave_to_host() -> None:
+    """For our code inside somebody else's process: what it logs goes through `logging`, as that process has set it up.
+
+    A host with a configuration of its own for structlog keeps it; nothing of ours is printed of its own accord.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            redacted,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
 def configure(settings: Settings) -> None:
     """Set up logging for this process, once."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]

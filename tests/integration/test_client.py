@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
@@ -234,3 +236,37 @@ async def counted(database: Database, table: str) -> int:
     """How many rows a table has."""
     async with database.connection() as connection:
         return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))
+
+
+#: A program of somebody else that submits a song; it logs as it was told to.
+_HOST = """
+import asyncio, logging, os, sys
+from config.settings import load
+from worker.boot import opened_client
+from worker.client import JobRequest
+
+if sys.argv[1:]:
+    logging.basicConfig(level=sys.argv[1])
+
+async def main():
+    async with opened_client(load(os.environ)) as (client, store):
+        await store.accounts.create("ada", "host")
+        await store.accounts.grant("ada", 1000, "start", "host")
+        await client.submit(JobRequest("ada", "generation", {"prompt": "x", "seconds": 20}), "host")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("told", [[], ["INFO"]], ids=["silent", "asked-for"])
+def test_inside_another_program_what_is_logged_goes_where_that_program_says(
+    environment: dict[str, str], told: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HOST, *told], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+    if told:
+        assert "INFO:worker.client:event='submitted'" in done.stderr
+    else:
+        assert done.stderr == ""
