@@ -235,6 +235,38 @@ async def test_an_account_that_cannot_be_had_is_given_up() -> None:
     assert isinstance(told, LedgerUnavailable)
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_transaction_that_is_broken_off_leaves_nobody_waiting(*, alone: bool) -> None:
+    """A driver that is torn down raises what a cancelled task does. Its batch is told, and the account goes on."""
+    broken = iter([True])
+
+    def answer(steps: Sequence[Step], wait: bool) -> list[Any]:
+        if alone and not wait:
+            return [Busy.BUSY] * len(steps)
+        if next(broken, False):
+            raise asyncio.CancelledError
+        return [step.name for step in steps]
+
+    commit = batching(Ledger(answer), busy_alone_seconds=0.0, batch_max=2)
+    told = await outcomes(commit, [Step(n) for n in range(3)])
+    assert [OutcomeUnknown, OutcomeUnknown, 2] == [type(one) if isinstance(one, Exception) else one for one in told]
+    assert [3] == await outcomes(commit, [Step(3)])
+
+
+async def test_whoever_waits_is_told_when_the_process_ends() -> None:
+    """The loop's end cancels what is under way: not one answer stays out."""
+    ledger = Ledger()
+    commit = batching(ledger)
+    ledger.gate.clear()
+    answer = commit.start(Step(0))
+    await ledger.reached.wait()
+    (draining,) = [task for task in asyncio.all_tasks() if "_drain" in repr(task.get_coro())]
+    draining.cancel()
+    with pytest.raises(OutcomeUnknown):
+        await answer
+    assert draining.cancelled() or (await asyncio.wait([draining]) and draining.cancelled())
+
+
 async def test_only_a_few_transactions_wait_for_locks_at_a_time() -> None:
     """Each holds a connection: hundreds of held accounts must leave the pool to the others."""
     held, three = asyncio.Event(), asyncio.Event()

@@ -210,6 +210,14 @@ class GroupCommit(Generic[O]):
             for one in batch:
                 _fail(one, error)
             return []
+        except asyncio.CancelledError:
+            # The process ends, or a driver was torn down under us. Whoever waits must not wait for ever: a duty would
+            # never start anything for the account again.
+            for one in batch:
+                _fail(one, OutcomeUnknown("the transaction was broken off"))
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return []
         except Exception as error:
             return await self._isolate(batch, error, wait)
         busy = []
