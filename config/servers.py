@@ -6,6 +6,7 @@ No message shows a piece of a URL: a password is in it.
 from __future__ import annotations
 
 import re
+import ssl
 from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -41,6 +42,24 @@ def is_near(url: str) -> bool:
     """Whether every server that the URL names is reached on this machine alone: by loopback or a socket."""
     hosts, _ = _named(parts_of(url), socket_in_query=True)
     return all(host.startswith("/") or host == "localhost" or _is_loopback(host) for host in hosts)
+
+
+#: OpenSSL's numbers for a certificate of another host, by name and by address.
+_OF_ANOTHER_HOST = frozenset({62, 64})
+
+
+def tls_problem(error: BaseException | None) -> str | None:
+    """What is wrong with a server's encryption, wherever in the chain of causes it is said; None: nothing is."""
+    while error is not None:
+        match error:
+            case ssl.SSLCertVerificationError() if error.verify_code in _OF_ANOTHER_HOST:
+                return "its certificate is not for the host that the URL names"
+            case ssl.SSLCertVerificationError():
+                return f"its certificate is signed by nobody that we trust: {error.verify_message}"
+            case ssl.SSLError():
+                return f"no encryption can be agreed on ({error.reason or 'broken off'})"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _is_loopback(host: str) -> bool:

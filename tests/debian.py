@@ -19,11 +19,18 @@ from worker.local.valkey import EmbeddedValkey
 REDIS = Path("/usr/bin/redis-server")
 
 
+def oldest_postgres() -> PostgresBinaries | None:
+    """The oldest PostgreSQL that Debian has here; None: none is installed."""
+    majors = sorted(int(folder.parent.name) for folder in DEBIAN_POSTGRES.glob("[0-9]*/bin"))
+    return PostgresBinaries(DEBIAN_POSTGRES / str(majors[0]) / "bin", majors[0]) if majors else None
+
+
 def main(command: list[str]) -> int:
     """The command's exit code."""
-    oldest = min(DEBIAN_POSTGRES.glob("[0-9]*/bin"), key=lambda folder: int(folder.parent.name))
+    binaries = oldest_postgres()
+    if binaries is None:
+        raise SystemExit("Debian's PostgreSQL is not installed: apt-get install postgresql")
     with scratch_folder() as folder:
-        binaries = PostgresBinaries(oldest, int(oldest.parent.name))
         postgres = EmbeddedPostgres(folder / "postgres", durable=False, binaries=binaries)
         redis = EmbeddedValkey(folder / "redis", binary=REDIS)
         try:

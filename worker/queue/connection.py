@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from config.servers import tls_problem
+
+Reason: TypeAlias = Literal["away", "full", "refused", "untrusted"]
 
 #: Seconds after which an answer counts as lost. Above every wait we ask of the server (`BLPOP` for 1 s).
 ANSWER_SECONDS: Final = 10.0
@@ -26,11 +30,12 @@ class QueueUnavailable(Exception):
     """Redis did not take or give what we asked. Nothing is lost: rows are the authority. Try again later.
 
     `reason`: `away` (not reached, or no answer in time: what was sent may have arrived), `full` (no memory left:
-    nothing of it was taken), `refused` (a permission, a read-only replica, a key of the wrong type).
+    nothing of it was taken), `refused` (a permission, a read-only replica, a key of the wrong type), `untrusted` (no
+    encryption that `rediss://` takes).
     """
 
-    def __init__(self, reason: Literal["away", "full", "refused"]) -> None:
-        super().__init__(f"Redis is not usable: {reason}")
+    def __init__(self, reason: Reason, why: str | None = None) -> None:
+        super().__init__(f"Redis is not usable: {reason}" + (f", {why}" if why else ""))
         self.reason = reason
 
 
@@ -40,10 +45,12 @@ def surfacing() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if (problem := tls_problem(error)) is not None:
+            raise QueueUnavailable("untrusted", problem) from error
         raise QueueUnavailable(_reason_for(error)) from error
 
 
-def _reason_for(error: redis.RedisError) -> Literal["away", "full", "refused"]:
+def _reason_for(error: redis.RedisError) -> Reason:
     # A TimeoutError is no ConnectionError in this client.
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return "away"

@@ -14,7 +14,7 @@ from sqlalchemy import URL, event, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from config.servers import TLS_WORDS
+from config.servers import TLS_WORDS, tls_problem
 from config.settings import Settings
 from worker.failpoints import any_armed, reached
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
@@ -198,19 +198,32 @@ def translated() -> Iterator[None]:
         *(exc.TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError),
         asyncpg.InternalClientError,  # past SQLAlchemy: the server's farewell was read, the connection's end not yet
     ) as error:
-        raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
+        raise LedgerUnavailable(_unreached(error)) from error
     except asyncpg.PostgresError as error:
         # Of a statement that went past SQLAlchemy (see `driver`).
         raise _ours(error.sqlstate, error, error) from error
     except (OSError, TimeoutError) as error:
-        raise LedgerUnavailable(f"PostgreSQL is out of reach ({type(error).__name__})") from error
+        raise LedgerUnavailable(_unreached(error)) from error
+
+
+def _unreached(error: BaseException | None) -> str:
+    problem = tls_problem(error)
+    if "rejected SSL upgrade" in str(error):  # asyncpg has no class of its own for it
+        problem = "it does not encrypt"
+    if "root certificate" in str(error):  # nor for this one
+        problem = "sslrootcert names no file of those who may sign"
+    if problem is None:
+        return f"PostgreSQL is out of reach ({type(error).__name__})"
+    return f"PostgreSQL is not spoken to, as sslmode in its URL asks: {problem}"
 
 
 def _ours(code: str | None, error: Exception, cause: BaseException | None) -> StoreError:
     if code in _TRANSIENT:
         return Transient(code)
-    if code is None or code.startswith(("08", "57", "53", "25")):
-        return LedgerUnavailable(f"PostgreSQL is out of reach ({code or type(cause).__name__})")
+    if code is None:
+        return LedgerUnavailable(_unreached(cause))
+    if code.startswith(("08", "57", "53", "25")):
+        return LedgerUnavailable(f"PostgreSQL is out of reach ({code})")
     return RefusedByDatabase.of(error)
 
 
