@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit | chaos [PROFILE=smoke|full|soak|mutants|control] [SEED=n] [WRITE=1] | lock | clean"
+	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit [WRITE=1] | chaos [PROFILE=smoke|full|soak|mutants|control] [SEED=n] [MINUTES=n] [UNTIL=n] [WRITE=1] | lock | clean"
 
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo
@@ -47,11 +47,11 @@ fuzz: $(STAMP)
 
 # The versions that we pin, against the known vulnerabilities; recorded as not run where their list can't be reached.
 audit: $(STAMP)
-	@$(BIN)/python -m tests.dependencies
+	@$(BIN)/python -m tests.dependencies $(if $(WRITE),--write)
 
 # Real processes under load while an adversary does its worst; see docs/PROOF.md.
 chaos: $(STAMP)
-	@exec $(BIN)/python -m tests.chaos --profile $(or $(PROFILE),smoke) $(if $(SEED),--seed $(SEED)) $(if $(UNTIL),--until $(UNTIL)) $(if $(WRITE),--write)
+	@exec $(BIN)/python -m tests.chaos --profile $(or $(PROFILE),smoke) $(if $(SEED),--seed $(SEED)) $(if $(UNTIL),--until $(UNTIL)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(WRITE),--write)
 
 # The stamp is written last, so that an environment that was only half made is never taken for a whole one.
 $(STAMP): pyproject.toml constraints.txt

@@ -2,7 +2,7 @@
 
 Returns 1 for a known vulnerability. A package that the list knows nothing of is named as "not known": it is not clean.
 Where pip-audit or its list can't be reached it says that it was not run, and why,
-and returns 0: a missing network makes nothing red, and nothing green either.
+and returns 0: a missing network makes nothing red, and nothing green either. `--write` puts it into docs/AUDIT.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 import venv
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,18 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
+PAGE = ROOT / "docs" / "AUDIT.md"
 AUDITOR = "pip-audit==2.10.1"
 #: Seconds that one answer of the list may take, and all of it.
 ANSWER_SECONDS, AUDIT_SECONDS = 10, 300
 
 
 class NotRun(Exception):
-    """There was no audit. Says why."""
+    """There was no audit. Says why; `detail` is what a tool said, which may name addresses and folders of a machine."""
+
+    def __init__(self, why: str, detail: str = "") -> None:
+        super().__init__(f"{why}: {detail}" if detail else why)
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ def audited(requirements: Path) -> Audited:
         python = Path(folder) / "bin" / "python"
         installed = _run([str(python), "-m", "pip", "install", "--quiet", AUDITOR])
         if installed.returncode:
-            raise NotRun(f"{AUDITOR} can't be installed: {_last_line(installed.stderr)}")
+            raise NotRun(f"{AUDITOR} can't be installed", _last_line(installed.stderr))
         asked = ["--requirement", str(requirements), "--no-deps", "--disable-pip", "--format", "json"]
         done = _run([str(python), "-m", "pip_audit", *asked, "--timeout", str(ANSWER_SECONDS)])
     return judged(done.stdout, done.stderr, pinned(requirements))
@@ -93,7 +99,7 @@ def judged(answer: str, complaint: str, pins: Mapping[str, str]) -> Audited:
             canonicalize_name(one["name"]): one for one in json.loads(answer)["dependencies"]
         }
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise NotRun(f"the list of vulnerabilities can't be reached: {_last_line(complaint)}") from None
+        raise NotRun("the list of vulnerabilities can't be reached", _last_line(complaint)) from None
     skipped = {name: told.get(name, {"skip_reason": "not in the answer"}).get("skip_reason") for name in pins}
     unknown = tuple(f"{name} {pins[name]}: {reason}" for name, reason in skipped.items() if reason is not None)
     if len(unknown) == len(pins):
@@ -128,15 +134,27 @@ def report(found: Audited) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def page(day: date, result: Audited | NotRun) -> str:
+    """docs/AUDIT.md: the last result, without a word of what a tool said of this machine."""
+    if isinstance(result, NotRun):
+        told = f"NOT RUN, because {result.why}: {len(pinned())} packages are pinned, and nothing was learnt of them."
+    else:
+        told = "\n".join(f"- {line}" for line in report(result).splitlines())
+    return f"# Known vulnerabilities, as last looked for\n\nWritten by `make audit WRITE=1`, on {day}.\n\n{told}\n"
+
+
 def main() -> int:
     """Print what is known, or that nothing was asked."""
+    result: Audited | NotRun
     try:
-        found = audited(CONSTRAINTS)
+        result = audited(CONSTRAINTS)
+        sys.stdout.write(report(result))
     except NotRun as reason:
+        result = reason
         sys.stdout.write(f"audit of {len(pinned())} packages: NOT RUN: {reason}\n")
-        return 0
-    sys.stdout.write(report(found))
-    return 1 if found.vulnerable else 0
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(page(datetime.now(UTC).date(), result))
+    return 1 if isinstance(result, Audited) and result.vulnerable else 0
 
 
 if __name__ == "__main__":

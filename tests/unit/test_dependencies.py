@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from tests.dependencies import Audited, NotRun, judged, needed, pinned, report
+from tests.dependencies import Audited, NotRun, judged, needed, page, pinned, report
 
 
 def test_every_package_that_is_installed_is_pinned() -> None:
@@ -59,3 +60,18 @@ def test_no_answer_is_no_audit(answer: str) -> None:
     """Nothing is green by having said nothing."""
     with pytest.raises(NotRun):
         judged(answer, "no route to host", PINS)
+
+
+def test_the_page_says_what_was_found_and_nothing_of_the_machine() -> None:
+    """When, of how many, what; where nothing was asked, that and why, without the address that a tool named."""
+    day = date(2026, 11, 26)
+    found = page(day, Audited(("six 1: CVE-1, mended in 2",), ("ours 1: not found",), 3))
+    assert "WRITE=1`, on 2026-11-26." in found
+    assert "\n- six 1: CVE-1, mended in 2\n" in found
+    assert "\n- audit of 2 of 3 packages: 1 known vulnerabilities, 1 not known\n" in found
+    with pytest.raises(NotRun, match=r"internal\.example") as reason:
+        judged("", "HTTPSConnectionPool(host='internal.example', port=443): /root/.cache refused", PINS)
+    not_run = page(day, reason.value)
+    assert f"NOT RUN, because the list of vulnerabilities can't be reached: {len(pinned())} packages" in not_run
+    assert "internal" not in not_run
+    assert "/root" not in not_run
