@@ -23,7 +23,7 @@ from config.settings import Settings
 from worker.artifacts.places import store_at
 from worker.artifacts.store import ArtifactError, ArtifactStore, StoreUnavailable
 from worker.queue.connection import QueueUnavailable
-from worker.queue.inspection import QueueInspector, RedisServer, problems_of
+from worker.queue.inspection import Epoch, QueueInspector, RedisServer, problems_of
 from worker.store.database import make_engine
 from worker.store.doctoring import Doctoring, SchemaFacts, ServerFacts
 from worker.store.errors import StoreError
@@ -99,7 +99,8 @@ async def examine(settings: Settings) -> Diagnosis:
                 checks += server_checks(found, settings)
             case SchemaFacts():
                 checks += schema_checks(found, settings)
-    checks += [redis] if isinstance(redis, Check) else redis_checks(redis)
+    deployment = next((found.facts.deployment for found in postgres if isinstance(found, ServerSeen)), None)
+    checks += [redis] if isinstance(redis, Check) else redis_checks(redis, deployment)
     checks += await artifact_checks(settings, hosts)
     return diagnosis_of(checks)
 
@@ -294,8 +295,8 @@ def schema_checks(facts: SchemaFacts, settings: Settings) -> Iterator[Check]:
     )
 
 
-def redis_checks(server: RedisServer) -> Iterator[Check]:
-    """Whether hints arrive. None of this concerns credits."""
+def redis_checks(server: RedisServer, deployment: str | None) -> Iterator[Check]:
+    """Whether hints arrive, and whether they are ours: `deployment`, where it is known. None of it concerns credits."""
     problems = problems_of(server)
     yield Check("Redis", Status.OK, f"{server.product} {server.version}")
     for problem in problems:
@@ -303,6 +304,20 @@ def redis_checks(server: RedisServer) -> Iterator[Check]:
         # Without persistence hints are only sent again; with another policy whole queues vanish.
         status = Status.WARN if what.startswith("appendonly") else Status.BAD
         yield Check("Redis", status, what, todo or None)
+    if deployment is not None:
+        yield _namespace_check(server.epoch, deployment)
+
+
+def _namespace_check(epoch: Epoch | None, deployment: str) -> Check:
+    if epoch is None:
+        return Check("namespace", Status.OK, f"nobody's just now; this is deployment {deployment}")
+    return _verdict(
+        "namespace",
+        epoch.deployment == deployment,
+        f"{epoch.key} is of deployment {epoch.deployment}"
+        + (", this one" if epoch.deployment == deployment else f"; this is {deployment}"),
+        f"give one of them another FERMATA_NAMESPACE or Redis; if the other one is gone, wait {epoch.seconds:.0f} s",
+    )
 
 
 async def artifact_checks(settings: Settings, hosts: Sequence[str]) -> list[Check]:

@@ -60,7 +60,6 @@ TRANSACTIONS = frozenset(
         "unhint",
         "hold_off",
         "forget_marks",
-        "make_epoch",
         "recheck_waiting",
         "renew",
         "report_progress",

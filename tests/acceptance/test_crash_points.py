@@ -140,7 +140,6 @@ async def _told(stage: Stage) -> str:
 SCHEDULER: Mapping[str, Prepare] = {
     "process_here": _nothing,
     "note_duty": _nothing,
-    "make_epoch": _nothing,
     "make_partitions": _nothing,
     "forget_workers": _nothing,
     "forget_turns": _nothing,

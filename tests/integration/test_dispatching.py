@@ -211,13 +211,6 @@ async def test_jobs_that_found_no_slot_are_hinted_elsewhere_at_once(database: Da
         await store.dispatching.unhint([])
 
 
-async def test_all_schedulers_agree_on_one_epoch(database: Database) -> None:
-    """Whoever asks first makes it, once and for ever."""
-    async with opened(database) as one, opened(database) as other:
-        epochs = await asyncio.gather(*((one, other)[n % 2].dispatching.epoch() for n in range(8)))
-        assert {await one.dispatching.epoch()} == set(epochs)
-
-
 # --- pauses and limits -----------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from worker.doctor import (
     settings_checks,
 )
 from worker.local.waiting import finished
-from worker.queue.inspection import RedisServer
+from worker.queue.inspection import Epoch, RedisServer
 from worker.store.doctoring import SchemaFacts, ServerFacts
 
 SETTINGS = load({}, environment="development")
@@ -85,7 +85,7 @@ def of_schema(settings: Settings = SETTINGS, **facts: Any) -> dict[str, Status]:
 
 def test_a_healthy_deployment_is_well() -> None:
     """No rule complains without a reason."""
-    assert ({}, {}, {}) == (of_server(), of_schema(), unwell(redis_checks(REDIS)))
+    assert ({}, {}, {}) == (of_server(), of_schema(), unwell(redis_checks(REDIS, "1.5")))
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,29 @@ def test_databases_of_tests_may_be_what_they_are() -> None:
 def test_a_redis_is_judged(change: dict[str, Any], found: dict[str, Status]) -> None:
     """What can lose a whole queue is bad; without persistence hints are only sent again."""
     assert found == {
-        check.name: check.status for check in redis_checks(replace(REDIS, **change)) if check.status is not Status.OK
+        check.name: check.status
+        for check in redis_checks(replace(REDIS, **change), None)
+        if check.status is not Status.OK
     }
+
+
+@pytest.mark.parametrize(
+    ("owner", "ours", "status", "said"),
+    [
+        (None, "1.5", Status.OK, "nobody's just now; this is deployment 1.5"),
+        ("1.5", "1.5", Status.OK, "f:__epoch__ is of deployment 1.5, this one"),
+        ("1.6", "1.5", Status.BAD, "f:__epoch__ is of deployment 1.6; this is 1.5"),
+    ],
+)
+def test_a_namespace_is_one_deployments(owner: str | None, ours: str, status: Status, said: str) -> None:
+    """Two of them would take each other's hints. It says whose it is, which this one is, and how long to wait."""
+    epoch = Epoch("f:__epoch__", owner, 42.0) if owner else None
+    found = {check.name: check for check in redis_checks(replace(REDIS, epoch=epoch), ours)}["namespace"]
+    assert (status, said) == (found.status, found.what)
+    if status is Status.BAD:
+        assert "FERMATA_NAMESPACE" in str(found.todo)
+        assert "wait 42 s" in str(found.todo)
+    assert "namespace" not in {check.name for check in redis_checks(REDIS, None)}
 
 
 def test_unwise_settings_are_warned_of() -> None:

@@ -30,7 +30,7 @@ from tests.integration.queue_support import (
 from worker.queue import connection
 from worker.queue.broker import make_broker
 from worker.queue.connection import QueueUnavailable
-from worker.queue.hints import ACTOR_NAME, HintSender, decode, encode
+from worker.queue.hints import ACTOR_NAME, ForeignNamespace, HintSender, decode, encode
 from worker.queue.layout import MESSAGE_BYTES_MAX, WAKE_TOKENS_MAX
 
 
@@ -121,15 +121,53 @@ async def test_wake_tokens_are_bounded_and_go_when_the_queue_is_empty(
     assert client.keys("*") == []
 
 
+EPOCH_KEY = f"{NAMESPACE}:__epoch__"
+
+
 async def test_the_epoch_tells_a_flush(sender: HintSender, client: redis.Redis) -> None:
     """The dispatcher's mark is gone when the hints are."""
-    assert await sender.epoch() is None
-    await sender.set_epoch("first")
-    assert await sender.epoch() == "first"
+    assert not await sender.epoch_stands("1.5")
+    await sender.set_epoch("1.5")
+    assert await sender.epoch_stands("1.5")
 
     client.flushdb()
 
-    assert await sender.epoch() is None
+    assert not await sender.epoch_stands("1.5")
+
+
+async def test_the_epoch_is_kept_alive_by_asking_and_ends_by_itself(sender: HintSender, client: redis.Redis) -> None:
+    """Whoever is heard of no more loses the namespace after a minute."""
+    await sender.set_epoch("1.5")
+    assert 59_000 < client.pttl(EPOCH_KEY) <= 60_000
+    client.pexpire(EPOCH_KEY, 29_000)
+    assert await sender.epoch_stands("1.5")
+    assert 59_000 < client.pttl(EPOCH_KEY) <= 60_000
+
+
+async def test_another_deployments_epoch_is_refused_by_name_and_left_alone(
+    sender: HintSender, client: redis.Redis
+) -> None:
+    """It says which key, whose, who asks, and what to do; neither asking nor taking makes it live longer."""
+    client.set(EPOCH_KEY, "1.6", px=20_000)
+    for ask in (sender.epoch_stands, sender.set_epoch):
+        with pytest.raises(ForeignNamespace) as refused:
+            await ask("1.5")
+        assert (
+            f"{EPOCH_KEY} in Redis belongs to deployment 1.6, which lives, and not to this one, 1.5: give one of "
+            in (str(refused.value))
+        )
+        assert "FERMATA_NAMESPACE" in str(refused.value)
+    assert b"1.6" == client.get(EPOCH_KEY)
+    assert client.pttl(EPOCH_KEY) <= 20_000
+
+
+async def test_an_epoch_that_never_ends_is_nobodys(sender: HintSender, client: redis.Redis) -> None:
+    """Older versions left such a one: it must not lock anybody out for ever."""
+    client.set(EPOCH_KEY, "an older version's")
+    assert not await sender.epoch_stands("1.5")
+    await sender.set_epoch("1.5")
+    assert await sender.epoch_stands("1.5")
+    assert client.pttl(EPOCH_KEY) > 0
 
 
 async def test_scripts_survive_a_server_that_forgot_them(sender: HintSender, client: redis.Redis) -> None:
@@ -165,7 +203,7 @@ async def test_a_silent_server_costs_a_bounded_time(monkeypatch: pytest.MonkeyPa
         sender = HintSender(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", NAMESPACE)
         started = time.monotonic()
         with pytest.raises(QueueUnavailable, match="away"):
-            await sender.epoch()
+            await sender.epoch_stands("x")
         assert time.monotonic() - started < 2
 
 
@@ -179,6 +217,7 @@ async def test_a_full_server_refuses_a_batch_as_a_whole() -> None:
             await sender.send({QUEUE: some_pairs(64)})
         with pytest.raises(QueueUnavailable, match="full"):
             await sender.set_epoch("x")
+        assert not await sender.epoch_stands("x")
 
         assert client.dbsize() == 0
         client.config_set("maxmemory", "0")

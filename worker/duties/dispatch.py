@@ -13,7 +13,7 @@ from config.settings import Settings
 from worker import tracing
 from worker.failpoints import failpoint
 from worker.queue.connection import QueueUnavailable
-from worker.queue.hints import HintSender, Pair
+from worker.queue.hints import ForeignNamespace, HintSender, Pair
 from worker.store.dispatching import Dispatching, QueueDemand
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,8 @@ _BUSY_WAIT_SECONDS = 0.03
 _FULL_WAIT_SECONDS = 0.05
 #: Seconds to let Redis be when it is out of reach.
 _AWAY_WAIT_SECONDS = 1.0
+#: Seconds until another look at a namespace that is another deployment's.
+_FOREIGN_WAIT_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Dispatch:
     settings: Settings
     hints: int = 0
     hinted: int = 0
-    _epoch: str | None = None
+    _deployment: str | None = None
     _rates: dict[str, float] = field(default_factory=dict)
     _looked_at: float = field(default_factory=monotonic)
     _away_until: float = 0.0
@@ -66,18 +68,25 @@ class Dispatch:
             log.warning("Redis is out of reach, hints wait", error=str(error))
             self._away_until = monotonic() + _AWAY_WAIT_SECONDS
             return _AWAY_WAIT_SECONDS
+        except ForeignNamespace as error:
+            log.error("no hint is sent", error=str(error))
+            self._away_until = monotonic() + _FOREIGN_WAIT_SECONDS
+            return _FOREIGN_WAIT_SECONDS
         self._looked_at = monotonic()
         return min(waits, default=self.tick_seconds)
 
     async def _check_epoch(self) -> None:
-        """A Redis without our mark has lost its hints: all marked jobs are sent again at once."""
-        if self._epoch is None:
-            self._epoch = await self.dispatching.epoch()
-        if await self.sender.epoch() != self._epoch:
+        """A Redis without our mark has lost its hints: all marked jobs are sent again at once.
+
+        Raises `ForeignNamespace`: workers would take hints of two deployments, and drop those of the other.
+        """
+        if self._deployment is None:
+            self._deployment = await self.dispatching.deployment()
+        if not await self.sender.epoch_stands(self._deployment):
             cleared = await self.dispatching.forget_marks()
-            await self.sender.set_epoch(self._epoch)
+            await self.sender.set_epoch(self._deployment)
             if cleared:
-                log.warning("Redis had been emptied, jobs are hinted again", jobs=cleared)
+                log.warning("Redis had lost our mark, jobs are hinted again", jobs=cleared)
 
     async def _dispatch(self, demand: QueueDemand) -> float:
         room, began = demand.free + self._ahead(demand), time_ns()

@@ -16,7 +16,7 @@ import msgspec
 from dramatiq import JSONEncoder, Message, get_encoder
 
 from worker.queue.connection import connect_async, surfacing
-from worker.queue.layout import SEND, WAKE_TOKENS_MAX, Keys
+from worker.queue.layout import EPOCH, EPOCH_SECONDS, SEND, WAKE_TOKENS_MAX, Keys
 
 #: (account_id, job_id)
 Pair = tuple[str, UUID]
@@ -84,6 +84,16 @@ def require_json_encoder() -> None:
         raise RuntimeError("dramatiq's encoder must be its JSONEncoder")
 
 
+class ForeignNamespace(Exception):
+    """The hints in this namespace are another deployment's, whose dispatcher lives. Says what to do."""
+
+    def __init__(self, key: str, owner: str, ours: str, seconds: float) -> None:
+        super().__init__(
+            f"{key} in Redis belongs to deployment {owner}, which lives, and not to this one, {ours}: give one of them "
+            f"another FERMATA_NAMESPACE or Redis; if the other one is gone, wait {seconds:.0f} s"
+        )
+
+
 class HintSender:
     """Sends hints, many at once. Belongs to the event loop it is used on. Every call is bounded in time."""
 
@@ -92,6 +102,7 @@ class HintSender:
         self._client = connect_async(redis_url)
         self._keys = Keys(namespace)
         self._send = self._client.register_script(SEND)
+        self._epoch = self._client.register_script(EPOCH)
 
     async def send(self, hints: Mapping[str, Sequence[Pair]], per_message: int = PAIRS_MAX) -> int:
         """Send hints for these jobs of each queue, `per_message` (1–16) in a message; return how many messages.
@@ -114,16 +125,29 @@ class HintSender:
             sent += len(batch)
         return sent
 
-    async def epoch(self) -> str | None:
-        """What `set_epoch` left; None after a flush, or on a fresh server."""
-        with surfacing():
-            value = await self._client.get(self._keys.epoch)
-        return value.decode(errors="replace") if isinstance(value, bytes) else value
+    async def epoch_stands(self, deployment: str) -> bool:
+        """Whether this Redis still has the mark of this deployment, which is kept alive by asking.
 
-    async def set_epoch(self, value: str) -> None:
-        """Mark this Redis as the one whose hints the caller's rows tell of."""
+        False after a flush, on a fresh server, and `EPOCH_SECONDS` after it was last asked: then `set_epoch`. Raises
+        `ForeignNamespace` where another deployment's stands.
+        """
+        return await self._epoch_of(deployment, take=False) == deployment
+
+    async def set_epoch(self, deployment: str) -> None:
+        """Mark this Redis as the one whose hints the caller's rows tell of. Raises `ForeignNamespace`."""
+        await self._epoch_of(deployment, take=True)
+
+    async def _epoch_of(self, deployment: str, *, take: bool) -> str | None:
+        """Whose mark stood there."""
+        arguments: list[str | int] = [deployment, round(1000 * EPOCH_SECONDS), int(take)]
         with surfacing():
-            await self._client.set(self._keys.epoch, value)
+            owner, left = await self._epoch(keys=[self._keys.epoch], args=arguments)
+        if owner is None or left <= 0:
+            return None
+        name = str(owner.decode(errors="replace"))
+        if name != deployment:
+            raise ForeignNamespace(self._keys.epoch, name, deployment, left / 1000)
+        return name
 
     async def close(self) -> None:
         """Close the connections."""

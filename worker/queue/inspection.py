@@ -45,6 +45,15 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """Whose the namespace is, and for how long if it is never heard of again."""
+
+    key: str
+    deployment: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RedisServer:
     """What `doctor` looks at."""
 
@@ -56,6 +65,8 @@ class RedisServer:
     memory_bytes_max: int
     policy: str
     appendonly: bool
+    #: The deployment whose dispatcher lives and sends hints into this namespace; None: nobody's does.
+    epoch: Epoch | None = None
 
 
 def problems_of(server: RedisServer) -> list[str]:
@@ -120,8 +131,13 @@ class QueueInspector:
 
     async def server(self) -> RedisServer:
         """How the server is set up."""
+        key = self._keys.epoch
         with surfacing():
             info: dict[str, Any] = await self._client.info()
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.get(key)
+                pipeline.pttl(key)
+                owner, left = await pipeline.execute()
         return RedisServer(
             product=str(info.get("server_name", "redis")),
             version=str(info.get("valkey_version", info["redis_version"])),
@@ -130,6 +146,7 @@ class QueueInspector:
             memory_bytes_max=int(info["maxmemory"]),
             policy=str(info["maxmemory_policy"]),
             appendonly=bool(info["aof_enabled"]),
+            epoch=Epoch(key, owner.decode(errors="replace"), left / 1000) if owner is not None and left > 0 else None,
         )
 
     async def close(self) -> None:

@@ -3,7 +3,8 @@
     ns:Q                list    ids of the hints that are ready, oldest first
     ns:Q.msgs           hash    id -> the hint, as dramatiq encodes a message
     ns:Q.wake           list    tokens: an idle consumer waits on it in BLPOP; at most WAKE_TOKENS_MAX
-    ns:__epoch__        string  written by the dispatcher; missing or different: Redis was flushed or replaced
+    ns:__epoch__        string  whose hints these are: the deployment of the dispatcher that says so again and again;
+                                missing: Redis was flushed or replaced. It goes EPOCH_SECONDS after the last word
     ns:__quarantine__   list    messages that are no hints, newest first; at most QUARANTINE_MAX
     ns:__quarantined__  hash    reason -> how many ever
 
@@ -28,6 +29,9 @@ from typing import Final
 
 #: Wake tokens kept per queue. More idle consumers than this find the rest within their one-second wait.
 WAKE_TOKENS_MAX: Final = 64
+
+#: For so long a deployment has its namespace after its dispatcher was last heard of.
+EPOCH_SECONDS: Final = 60.0
 
 #: Bytes of the longest message that is decoded. 16 jobs with ids of 200 characters stay below a third of it.
 MESSAGE_BYTES_MAX: Final = 65_536
@@ -90,6 +94,21 @@ for first = 1, #KEYS, 3 do
     end
     redis.call('LTRIM', wake, -tokens_max, -1)
 end
+"""
+
+#: Says for another while whose the hints are. A key that never ends is nobody's: older versions left such ones.
+#: KEYS: epoch. ARGV: deployment, milliseconds, whether to take what is nobody's ('1').
+#: Returns {whose it was, milliseconds that it was still to last}. A stranger's that lasts is left alone.
+EPOCH: Final = """
+local before, left = redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])
+if before == ARGV[1] and left > 0 then
+    if left < tonumber(ARGV[2]) / 2 then
+        redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    end
+elseif left <= 0 and ARGV[3] == '1' then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+return {before, left}
 """
 
 # An entry is one line (reason, queue, milliseconds since 1970, length of the whole message), then its first bytes.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.store.database import look_up_by_key, reading, transaction
 from worker.store.turns import Turns
@@ -112,15 +112,23 @@ class Dispatching:
             await look_up_by_key(connection)
             return {row.job_id: row.traceparent for row in await connection.execute(_TRACEPARENTS, keys)}
 
-    async def epoch(self) -> str:
-        """What marks the Redis whose hints these rows tell of. Made once, kept for ever."""
-        async with transaction(self._engine, "make_epoch") as connection:
-            return str((await connection.execute(_EPOCH, {"fresh": str(uuid4())})).scalar_one())
+    async def deployment(self) -> str:
+        """What marks the Redis whose hints these rows tell of: this database of this server.
+
+        A dump that is restored elsewhere is another deployment; a server copied file by file can't be told apart.
+        """
+        async with reading(self._engine) as connection:
+            return await deployment_of(connection)
 
     async def recheck_waiting(self) -> int:
         """The safety net under pause and limit: let blocked jobs that may not be blocked any more be claimed again."""
         async with transaction(self._engine, "recheck_waiting") as connection:
             return int((await connection.execute(_RECHECK)).rowcount)
+
+
+async def deployment_of(connection: AsyncConnection) -> str:
+    """Which deployment this database is: the server's own number and the database's."""
+    return str((await connection.execute(_DEPLOYMENT)).scalar_one())
 
 
 _DEMAND = text("""
@@ -316,12 +324,10 @@ _TRACEPARENTS = text("""
     WHERE j.traceparent IS NOT NULL
 """)
 
-_EPOCH = text("""
-    INSERT INTO duty_runs AS d (duty, ran_at, body)
-    VALUES ('redis_epoch', fermata_now(), to_jsonb(CAST(:fresh AS text)))
-    ON CONFLICT (duty) DO UPDATE
-    SET ran_at = fermata_now()
-    RETURNING d.body #>> '{}'
+_DEPLOYMENT = text("""
+    SELECT s.system_identifier || '.' || d.oid
+    FROM pg_control_system() AS s
+    JOIN pg_database AS d ON d.datname = current_database()
 """)
 
 _RECHECK = text("""

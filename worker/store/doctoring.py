@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.store.database import reading
+from worker.store.dispatching import deployment_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class ServerFacts:
     connections: int  # of this database, by whomever
     migrated: bool
     settings: Mapping[str, str]
+    #: As the mark in Redis has it.
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Doctoring:
         async with reading(self._engine) as connection:
             row = (await connection.execute(_SERVER)).one()
             settings = (await connection.execute(_SETTINGS)).all()
+            deployment = await deployment_of(connection)
         return ServerFacts(
             version=row.version,
             version_number=row.version_number,
@@ -75,6 +79,7 @@ class Doctoring:
             connections=row.connections,
             migrated=row.migrated,
             settings={setting.name: setting.setting for setting in settings},
+            deployment=deployment,
         )
 
     async def schema(self, alive_seconds: float) -> SchemaFacts:
