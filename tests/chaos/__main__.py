@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --profile smoke|full|soak|mutants|control [--seed N] [--until K]`: see docs/PROOF.md."""
+"""`python -m tests.chaos --profile smoke|full|soak|mutants|control [--seed N] [--minutes M]`: see docs/PROOF.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import logging
 import random
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import structlog
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--profile", choices=[*PROFILES, "mutants", "control"], default="smoke")
     parser.add_argument("--seed", type=int, default=None, help="a number; by default one that is drawn and told")
     parser.add_argument("--until", type=int, default=None, help="stop after so many acts of the plan")
+    parser.add_argument("--minutes", type=float, default=None, help="of faults at random; by default the profile's")
     parser.add_argument("--only", default="", help="of the plan only these acts: names of faults or steps, by commas")
     parser.add_argument("--logs", type=Path, default=None, help="a folder for what processes and clients said")
     parser.add_argument("--write", action="store_true", help="put the figures into benchmarks/")
@@ -47,11 +48,14 @@ def main() -> int:
         tell(lost(losses))
         return 0
     profile = PROFILES[asked.profile]
+    if asked.minutes is not None:
+        profile = replace(profile, random_seconds=60 * asked.minutes)
+    again = command(profile.name, seed, asked.minutes)
     only = set(filter(None, asked.only.split(",")))
     acts = [act for act in plan(seed, profile, steps_of(profile), asked.until) if not only or act.what in only]
     outcome = perform(seed, profile, acts, asked.logs)
-    tell(as_text(outcome))
-    run = {**here, "seed": seed, "profile": profile.name, "command": command(profile.name, seed)}
+    tell(as_text(outcome, again))
+    run = {**here, "seed": seed, "profile": profile.name, "command": again}
     run |= {"verdict": verdict(outcome), "ours": outcome.figures}
     if not (only or asked.until or outcome.failures):
         tell("\nThe same adversary against metering in middleware hooks (tests/chaos/control.py):")
@@ -59,7 +63,8 @@ def main() -> int:
         tell(beside_as_text(outcome, losses))
         run["control"] = asdict(losses)
     if asked.write:
-        written(f"{profile.name}, seed {seed}", run)
+        of_minutes = f" of {asked.minutes:g} minutes" if asked.minutes is not None else ""
+        written(f"{profile.name}{of_minutes}, seed {seed}", run)
     return 1 if outcome.failures else 0
 
 

@@ -51,6 +51,8 @@ class Door(Protocol):
 
     async def look(self, job_id: str) -> Answer: ...
 
+    async def balance(self, account: str) -> Answer: ...
+
 
 @dataclass(frozen=True, slots=True)
 class OurDoor:
@@ -96,6 +98,12 @@ class OurDoor:
         except StoreError as error:
             return _of_store(error)
         return Told.OK, {"state": job.state, "charged": job.charged}
+
+    async def balance(self, account: str) -> Answer:
+        try:
+            return Told.OK, _credits_of(await self.client.reads.balance(account))
+        except StoreError as error:
+            return _of_store(error)
 
 
 def _of_store(error: Exception) -> Answer:
@@ -158,6 +166,24 @@ class HttpDoor:
         except errors.FermataError as error:
             return _of_http(error)
         return Told.OK, {"state": job.state, "charged": job.charged}
+
+    async def balance(self, account: str) -> Answer:
+        try:
+            return Told.OK, _credits_of(await self.fermata.balance(account))
+        except errors.FermataError as error:
+            return _of_http(error)
+
+
+def _credits_of(balance: Any) -> Mapping[str, int]:
+    """A balance, ours or the client package's, in the words of `prefixes`."""
+    return {
+        "subscription.available": balance.subscription.available,
+        "subscription.held": balance.subscription.held,
+        "topup.available": balance.topup.available + balance.topup.frozen,
+        "topup.held": balance.topup.held,
+        "grant.available": balance.grants.available,
+        "grant.held": balance.grants.held,
+    }
 
 
 def _of_http(error: errors.FermataError) -> Answer:
@@ -260,8 +286,10 @@ class Client:
         elif chance < 0.85 and self._jobs:
             account, job_id = dice.choice(self._jobs[-30:])
             await self._ask("cancel", account, job_id, {})
-        elif chance < 0.93 or not self._jobs:
+        elif chance < 0.91 or not self._jobs:
             await self._buy()
+        elif chance < 0.95:
+            await self._ask("balance", self.wishes.account(), "", {})
         else:
             account, job_id = dice.choice(self._jobs[-60:])
             await self._ask("look", account, job_id, {})
@@ -297,6 +325,8 @@ class Client:
                         return await self.door.topup(account, key, asked["credits"])
                     case "cancel":
                         return await self.door.cancel(account, key)
+                    case "balance":
+                        return await self.door.balance(account)
                 return await self.door.look(key)
         except TimeoutError:
             return Told.UNKNOWN, {"error": f"no answer within {PATIENCE_SECONDS:g} s"}

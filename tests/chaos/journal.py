@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
@@ -36,12 +36,15 @@ class Call:
     """One call. `key` is what makes it happen once: an idempotency key, a purchase's reference, a job's id."""
 
     number: int
-    what: str  # submit, cancel, topup, look
+    what: str  # submit, cancel, topup, look, balance
     account: str
     key: str
     asked: Mapping[str, Any] = field(default_factory=dict)
     told: Told = Told.UNKNOWN
     answer: Mapping[str, Any] = field(default_factory=dict)
+    #: Between which times of the database it was made, in seconds since 1970.
+    asked_at: float = 0.0
+    told_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +73,24 @@ class Books:
 class Journal:
     """One client's calls, in a file that outlives the client."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], tuple[float, float]]) -> None:
+        """`clock`: the earliest and the latest that it can be by the database's, which may be about to jump."""
         self._file = path.open("a", buffering=1)
+        self._clock = clock
         self._numbers = count(1)
         self.calls: list[Call] = []
         self.told: dict[Told, int] = defaultdict(int)
 
     def ask(self, what: str, account: str, key: str, asked: Mapping[str, Any]) -> Call:
         """Note what is about to be asked."""
-        call = Call(next(self._numbers), what, account, key, asked)
+        call = Call(next(self._numbers), what, account, key, asked, asked_at=self._clock()[0])
         self._write("invoke", call)
         self.calls.append(call)
         return call
 
     def tell(self, call: Call, told: Told, answer: Mapping[str, Any]) -> None:
         """Note what it came to."""
-        ended = Call(call.number, call.what, call.account, call.key, call.asked, told, answer)
+        ended = replace(call, told=told, answer=answer, told_at=self._clock()[1])
         self._write(told.value, ended)
         self.calls[call.number - 1] = ended
         self.told[told] += 1

@@ -21,15 +21,15 @@ FIGURES = ROOT / "benchmarks" / "chaos.json"
 PAGE = ROOT / "benchmarks" / "CHAOS.md"
 
 
-def as_text(outcome: Outcome) -> str:
-    """The table; where a promise was broken, the first breach and what had happened of late."""
+def as_text(outcome: Outcome, again: str) -> str:
+    """The table; where a promise was broken, the first breach and what had happened of late. `again`: the command."""
     figures = outcome.figures
     lines = [f"{name:<46} {value}" for name, value in _rows(figures)]
     if outcome.failures:
         lines += ["", f"BROKEN: {outcome.failures[0]}"]
         lines += [f"        {failure[:600]}" for failure in outcome.failures[1:10]]
         lines += ["", "of late:", *outcome.latest]
-    return "\n".join([*lines, "", f"{verdict(outcome)}; again with: {command(outcome.profile, outcome.seed)}"])
+    return "\n".join([*lines, "", f"{verdict(outcome)}; again with: {again}"])
 
 
 def verdict(outcome: Outcome) -> str:
@@ -37,9 +37,10 @@ def verdict(outcome: Outcome) -> str:
     return "a promise was BROKEN" if outcome.failures else "every promise held"
 
 
-def command(profile: str, seed: int) -> str:
+def command(profile: str, seed: int, minutes: float | None = None) -> str:
     """What plays it again."""
-    return f"make chaos PROFILE={profile} SEED={seed}"
+    at_random = f" MINUTES={minutes:g}" if minutes is not None else ""
+    return f"make chaos PROFILE={profile} SEED={seed}{at_random}"
 
 
 def _rows(figures: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -127,6 +128,8 @@ def written(name: str, figures: dict[str, Any]) -> None:
 def page(kept: Mapping[str, Mapping[str, Any]]) -> str:
     """benchmarks/CHAOS.md, from the figures alone."""
     sections = [_section(name, run) for name, run in sorted(kept.items()) if "ours" in run]
+    if "mutants" in kept:
+        sections.append(_hunt_section(kept["mutants"]))
     return (
         "\n".join(
             [
@@ -140,18 +143,45 @@ def page(kept: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def _where(run: Mapping[str, Any]) -> str:
+    return f"at {run['commit']}, Python {run['python']}, {run['machine']}, load {run['load_before']:g} before"
+
+
+def _hunt_section(run: Mapping[str, Any]) -> str:
+    """The table of the mutants as one run found them. The first is the tree as it is."""
+    unharmed, *mutants = run["mutants"]
+    killed = sum(one["killed"] for one in mutants)
+    lines = [
+        "\n## mutants",
+        "",
+        f"`make chaos PROFILE=mutants` {_where(run)}: **killed {killed} of {len(mutants)}**; on the tree as it is all "
+        f"of the killers pass, in {unharmed['seconds']:.0f} s.",
+        "",
+        "| | the bug | | after | by |",
+        "|---|---|---|---|---|",
+    ]
+    for one in mutants:
+        fate = "killed" if one["killed"] else "ALIVE"
+        by = f"`{one['by'].rpartition('/')[2]}`" if one["killed"] else one["by"]
+        lines.append(f"| {one['mutant']} | {one['what']} | {fate} | {one['seconds']:.0f} s | {by} |")
+    return "\n".join(lines)
+
+
 def _section(name: str, run: Mapping[str, Any]) -> str:
     ours = run["ours"]
     lines = [
         f"\n## {name}",
         "",
-        f"`{run['command']}` at {run['commit']}, Python {run['python']}, {run['machine']}, "
-        f"load {run['load_before']:g} before: **{run['verdict']}**.",
+        f"`{run['command']}` {_where(run)}: **{run['verdict']}**.",
         "",
         f"{ours['seconds']:g} s, of which draining {ours['drained_seconds']:g}; calls "
         + ", ".join(f"{told} {count}" for told, count in ours["calls"].items())
-        + f"; {ours['looks_for_violations']} looks for violations; {ours['fenced']} workers found their job another's; "
-        f"wrong clocks: {ours['wrong_clocks']}.",
+        + f"; {ours['looks_for_violations']} looks for violations; {ours['balances_explained']} balances, each the sum "
+        f"of a beginning of its account's journal; {ours['fenced']} workers found their job another's.",
+        "",
+        "Of the plan not done: "
+        + ("; ".join(f"{what} ({count} ×)" for what, count in ours["not_done"].items()) or "nothing")
+        + ".",
     ]
     if "control" in run:
         lines += ["", "| | ours | control |", "|---|---|---|"]

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import asyncpg
@@ -60,6 +60,8 @@ class Chronicle:
 
     started: float = field(default_factory=monotonic)
     faults: Counter[str] = field(default_factory=Counter)
+    #: What the plan asked for and did not get, each with its reason.
+    not_done: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     violations: list[str] = field(default_factory=list)
@@ -74,6 +76,11 @@ class Chronicle:
         """A fault was done."""
         self.faults[kind] += 1
         self.note(f"{kind} {detail}".rstrip())
+
+    def left_undone(self, kind: str, reason: str) -> None:
+        """A fault of the plan could not be done: nobody may take it for one that was withstood."""
+        self.not_done[f"{kind}, because {reason}"] += 1
+        self.note(f"not done: {kind}, because {reason}")
 
     def violated(self, what: str) -> None:
         """A promise is broken."""
@@ -98,9 +105,12 @@ class Theatre:
     leaving: set[int] = field(default_factory=set)
     #: Jobs that had not ended at the last look.
     unfinished: int = 0
+    #: By how many seconds the database's clock is ahead, at least and at most: more while it is being set.
+    ahead_seconds: tuple[float, float] = (0.0, 0.0)
     #: One fault at a time for each server.
     postgres_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     redis_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    clock_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def postgres(self) -> EmbeddedPostgres:
@@ -180,6 +190,11 @@ class Theatre:
         process.send(signal.SIGTERM)
 
     # --- looking
+
+    def clock(self) -> tuple[float, float]:
+        """The earliest and the latest that it can be by the database's clock, in seconds since 1970."""
+        least, most = self.ahead_seconds
+        return time() + least, time() + most
 
     async def ask(self, sql: str, *values: Any, seconds: float = 150.0) -> list[asyncpg.Record]:
         """Rows, straight from PostgreSQL; waits for it while it is away."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from tests.chaos.adversary import PROFILES, plan, steps_of
 from tests.chaos.faults import FAULTS, LONG_FAULTS
 from tests.chaos.journal import Books, Call, JobInBooks, Told, disagreements
-from tests.chaos.mutants import MUTANTS, ROOT, Mutant, Patch, Stale
+from tests.chaos.mutants import MUTANTS, ROOT, Found, Mutant, Patch, Stale, _why
+from tests.chaos.prefixes import EFFECTS, Entry, Ledger, LotFacts, unexplained
 from tests.chaos.report import page, quantile
+from worker.credits.lots import Lot, LotSource, Move, moved
 from worker.failpoints import POINTS
 
 ASKED = {"kind": "null", "params": {"outputs": 2}}
@@ -89,6 +92,69 @@ def test_a_wrong_history_is_complained_of(name: str) -> None:
     assert any(complaint in found for found in disagreements(calls, books))
 
 
+#: 100 given at 10, a cycle's 50 from 20 to 60, a job of 30 reserved at 30 and paid at 40, 20 of each lot.
+LEDGER = Ledger(
+    [
+        Entry(10, 1, "grant", 100),
+        Entry(20, 2, "grant", 50),
+        Entry(30, 2, "reserve", 20),
+        Entry(30, 1, "reserve", 10),
+        Entry(40, 2, "commit", 20),
+        Entry(40, 1, "refund", 10),
+        Entry(70, 2, "expire", 30),
+    ],
+    {1: LotFacts("grant", None), 2: LotFacts("subscription", 60.0)},
+)
+
+
+def read(asked_at: float, told_at: float, grant: int, subscription: int, held: tuple[int, int] = (0, 0)) -> Call:
+    """A balance as a client was told it, between these times."""
+    answer = {"grant.available": grant, "subscription.available": subscription}
+    answer |= {"grant.held": held[0], "subscription.held": held[1], "topup.available": 0, "topup.held": 0}
+    return Call(1, "balance", "ada", "", {}, Told.OK, answer, asked_at, told_at)
+
+
+RIGHT_READS: Mapping[str, list[Call]] = {
+    "before all": [read(1, 2, 0, 0)],
+    "after each": [read(t + 1, t + 2, *seen) for t, seen in ((10, (100, 0)), (20, (100, 50)), (40, (100, 30)))],
+    "while a job runs": [read(31, 32, 90, 30, (10, 20))],
+    "on the way": [read(25, 45, 100, 50), read(25, 45, 90, 30, (10, 20)), read(25, 45, 100, 30)],
+    "expired, not swept yet": [read(61, 62, 100, 0)],
+    "expired and swept": [read(75, 76, 100, 0)],
+    "ended behind its back a moment ago": [read(61, 62, 100, 30)],
+    "not answered": [replace(read(31, 32, 7, 7), told=Told.UNKNOWN)],
+}
+WRONG_READS: Mapping[str, list[Call]] = {
+    "a sum that never was": [read(31, 32, 99, 30, (10, 20))],
+    "half a transaction": [read(31, 32, 100, 30, (0, 20))],
+    "held credits left out": [read(31, 32, 90, 30)],
+    "the future": [read(21, 22, 90, 30, (10, 20))],
+    "spent credits back": [read(41, 42, 100, 30), read(43, 44, 100, 50)],
+    "long expired": [read(68, 69, 100, 30)],
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_READS)
+def test_a_balance_that_some_beginning_of_the_journal_comes_to_is_agreed_with(name: str) -> None:
+    """Whatever of what was under way it shows."""
+    assert [] == list(unexplained(RIGHT_READS[name], {"ada": LEDGER}))
+
+
+@pytest.mark.parametrize("name", WRONG_READS)
+def test_a_balance_that_no_beginning_comes_to_is_complained_of(name: str) -> None:
+    """The last of these reads is told, and only that one."""
+    (complaint,) = unexplained(WRONG_READS[name], {"ada": LEDGER})
+    assert str(WRONG_READS[name][-1]) in complaint
+
+
+@pytest.mark.parametrize("move", Move)
+def test_the_judge_folds_as_the_books_do(move: Move) -> None:
+    """Its own table of moves says what the product's says."""
+    lot = Lot(1, LotSource.GRANT, granted=9, available=5, expires_at=None, held=4)
+    after = moved(lot, move, 3)
+    assert EFFECTS[move.value] == ((after.available - 5) / 3, (after.held - 4) / 3)
+
+
 def test_a_plan_is_its_seeds() -> None:
     """The same seed gives the same acts; each step and each fault comes once before anything is drawn."""
     steps = {"claim.locked", "settle.locked"}
@@ -130,6 +196,20 @@ def test_quantiles_are_values_that_were_measured() -> None:
     assert (1.0, 2.0, 3.0) == tuple(quantile([3.0, 1.0, 2.0], share) for share in (0.1, 0.5, 0.99))
 
 
+@pytest.mark.parametrize(
+    ("code", "said", "why"),
+    [
+        (0, "3 passed", "every test passes"),
+        (1, "FAILED tests/a.py::test_b - assert 1 == 2\n1 failed", "tests/a.py::test_b"),
+        (124, "not ended within 240 seconds, which proves nothing", "not tried, pytest ended with 124: not ended"),
+        (2, "", "not tried, pytest ended with 2: no word"),
+    ],
+)
+def test_only_a_test_that_fails_kills(code: int, said: str, why: str) -> None:
+    """What could not begin or never ended is said to be that, and the hunt goes on."""
+    assert _why(code, said).startswith(why)
+
+
 def test_the_page_puts_ours_and_the_control_beside_each_other() -> None:
     """With what was done to each, how to play it again, and where it was played."""
     ours: dict[str, Any] = {
@@ -140,7 +220,8 @@ def test_the_page_puts_ours_and_the_control_beside_each_other() -> None:
         "fenced": 1,
     }
     ours |= {"jobs": 614, "lost": 0, "charged_twice": 0, "charged_without_result": 0, "results_without_charge": 0}
-    ours |= {"credits_unaccounted": 0, "wrong_clocks": "libfaketime", "faults": {"FLUSHALL": 2, "kill -9": 5}}
+    ours |= {"credits_unaccounted": 0, "balances_explained": 41, "faults": {"FLUSHALL": 2, "kill -9": 5}}
+    ours |= {"not_done": {"a worker with a wrong clock, because no library": 3}}
     ours |= {"recoveries": {"FLUSHALL → first hint": [0.1, 0.2, 0.9]}}
     control: dict[str, Any] = {
         "jobs": 400,
@@ -157,7 +238,14 @@ def test_the_page_puts_ours_and_the_control_beside_each_other() -> None:
         "python": "3",
     }
     run = {**run, "machine": "two cores", "load_before": 0.5, "ours": ours, "control": control}
-    text = page({"smoke, seed 1": run, "mutants": {"mutants": []}})
+    found = [
+        Found("none", "the tree as it is", False, 33.0, "every test passes"),
+        Found("M1", "no fence", True, 20.4, "tests/integration/test_books.py::test_a"),
+        Found("M2", "no lock", False, 240.0, "not tried, pytest ended with 124: never"),
+    ]
+    mutants = {**{name: run[name] for name in ("commit", "python", "machine", "load_before")}}
+    mutants["mutants"] = [asdict(one) for one in found]
+    text = page({"smoke, seed 1": run, "mutants": mutants})
     for line in (
         "`make chaos PROFILE=smoke SEED=1` at abc, Python 3, two cores, load 0.5 before: **every promise held**.",
         "| jobs lost without a word | 0 | 3 |",
@@ -166,5 +254,10 @@ def test_the_page_puts_ours_and_the_control_beside_each_other() -> None:
         "| FLUSHALL → first hint | 0.20 s | 0.90 s | 3 |",
         "| kill -9 | 5 | |",
         "| flush | | 4 |",
+        "Of the plan not done: a worker with a wrong clock, because no library (3 ×).",
+        "`make chaos PROFILE=mutants` at abc, Python 3, two cores, load 0.5 before: **killed 1 of 2**; on the tree "
+        "as it is all of the killers pass, in 33 s.",
+        "| M1 | no fence | killed | 20 s | `test_books.py::test_a` |",
+        "| M2 | no lock | ALIVE | 240 s | not tried, pytest ended with 124: never |",
     ):
         assert line in text.splitlines()
