@@ -72,7 +72,9 @@ lock:
 	"$$folder/venv/bin/python" -m pip install --quiet -e '.[dev,bench]'; \
 	"$$folder/venv/bin/python" -m pip freeze --exclude-editable --exclude pip --exclude setuptools > "$$folder/frozen"; \
 	if grep -E '@|://' "$$folder/frozen"; then echo "these were installed from an address: not locked" >&2; exit 1; fi; \
-	cp "$$folder/frozen" constraints.txt
+	"$$folder/venv/bin/python" -m pip install --quiet --dry-run --report "$$folder/torch" -c "$$folder/frozen" '.[torch]'; \
+	"$$folder/venv/bin/python" -m tests.dependencies --pins "$$folder/torch" > "$$folder/frozen-torch"; \
+	cp "$$folder/frozen" constraints.txt; cp "$$folder/frozen-torch" constraints-torch.txt
 
 clean:
 	@if [ -e .fermata/lock ]; then flock -n .fermata/lock true || { echo "fermata is running here: stop it first" >&2; exit 1; }; fi

@@ -23,8 +23,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-CONSTRAINTS = ROOT / "constraints.txt"
+#: What everybody installs, and what the extra `torch` adds to it.
+CONSTRAINTS, TORCH = ROOT / "constraints.txt", ROOT / "constraints-torch.txt"
 PAGE = ROOT / "docs" / "AUDIT.md"
+#: Ourselves, and installers.
+_UNPINNED = frozenset({"fermata-worker", "pip", "setuptools"})
 AUDITOR = "pip-audit==2.10.1"
 #: Seconds that one answer of the list may take, and all of it.
 ANSWER_SECONDS, AUDIT_SECONDS = 10, 300
@@ -47,15 +50,26 @@ class Audited:
     asked: int
 
 
-def pinned(constraints: Path = CONSTRAINTS) -> dict[str, str]:
-    """Each pinned package and its version. Raises `ValueError` for a line that is more than a name and a version."""
+def pinned(*files: Path) -> dict[str, str]:
+    """Each pinned package and its version, of both files unless some are named.
+
+    Raises `ValueError` for a line that is more than a name and a version.
+    """
     found: dict[str, str] = {}
-    for line in constraints.read_text().splitlines():
-        name, equals, version = line.partition("==")
-        if not equals or not version or any(sign in line for sign in "/@; "):
-            raise ValueError(f"constraints.txt: {line[:80]!r} is not name==version")
-        found[canonicalize_name(name)] = version
+    for file in files or (CONSTRAINTS, TORCH):
+        for line in file.read_text().splitlines():
+            name, equals, version = line.partition("==")
+            if not equals or not version or any(sign in line for sign in "/@; "):
+                raise ValueError(f"{file.name}: {line[:80]!r} is not name==version")
+            found[canonicalize_name(name)] = version
     return found
+
+
+def pins_of(report: Path) -> str:
+    """What pip would install by its own report, as pins: no address, and of no device's build in particular."""
+    told = (one["metadata"] for one in json.loads(report.read_text())["install"])
+    pins = {f"{one['name']}=={one['version'].partition('+')[0]}" for one in told if one["name"] not in _UNPINNED}
+    return "".join(f"{pin}\n" for pin in sorted(pins, key=str.lower))
 
 
 def needed(distribution: str, extras: frozenset[str]) -> set[str]:
@@ -79,7 +93,7 @@ def needed(distribution: str, extras: frozenset[str]) -> set[str]:
     return {name for name, _ in found}
 
 
-def audited(requirements: Path) -> Audited:
+def audited(*files: Path) -> Audited:
     """What is known of these pins. Raises `NotRun`."""
     with tempfile.TemporaryDirectory(prefix="audit-") as folder:
         venv.create(folder, with_pip=True)
@@ -87,9 +101,10 @@ def audited(requirements: Path) -> Audited:
         installed = _run([str(python), "-m", "pip", "install", "--quiet", AUDITOR])
         if installed.returncode:
             raise NotRun(f"{AUDITOR} can't be installed", _last_line(installed.stderr))
-        asked = ["--requirement", str(requirements), "--no-deps", "--disable-pip", "--format", "json"]
-        done = _run([str(python), "-m", "pip_audit", *asked, "--timeout", str(ANSWER_SECONDS)])
-    return judged(done.stdout, done.stderr, pinned(requirements))
+        asked = [part for file in files for part in ("--requirement", str(file))]
+        asked += ["--no-deps", "--disable-pip", "--format", "json", "--timeout", str(ANSWER_SECONDS)]
+        done = _run([str(python), "-m", "pip_audit", *asked])
+    return judged(done.stdout, done.stderr, pinned(*files))
 
 
 def judged(answer: str, complaint: str, pins: Mapping[str, str]) -> Audited:
@@ -144,10 +159,13 @@ def page(day: date, result: Audited | NotRun) -> str:
 
 
 def main() -> int:
-    """Print what is known, or that nothing was asked."""
+    """Print what is known, or that nothing was asked; with `--pins REPORT` what it pins, for `make lock`."""
+    if sys.argv[1:2] == ["--pins"]:
+        sys.stdout.write(pins_of(Path(sys.argv[2])))
+        return 0
     result: Audited | NotRun
     try:
-        result = audited(CONSTRAINTS)
+        result = audited(CONSTRAINTS, TORCH)
         sys.stdout.write(report(result))
     except NotRun as reason:
         result = reason

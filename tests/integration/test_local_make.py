@@ -52,7 +52,8 @@ def test_the_procfile_and_up_run_the_same_processes() -> None:
     assert procfile == {name: f"fermata {arguments}" for name, arguments in LINES}
 
 
-def test_constraints_hold_names_and_versions_only() -> None:
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-torch.txt"])
+def test_constraints_hold_names_and_versions_only(file: str) -> None:
     """No address of any registry or folder is committed."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / file).read_text().splitlines()
     assert [line for line in lines if "@" in line or "/" in line or "==" not in line] == []

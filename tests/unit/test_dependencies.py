@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tests.dependencies import Audited, NotRun, judged, needed, page, pinned, report
+from tests.dependencies import (
+    CONSTRAINTS,
+    TORCH,
+    Audited,
+    NotRun,
+    judged,
+    needed,
+    page,
+    pinned,
+    pins_of,
+    report,
+)
 
 
 def test_every_package_that_is_installed_is_pinned() -> None:
@@ -18,6 +33,31 @@ def test_every_package_that_is_installed_is_pinned() -> None:
         "pip",
         "setuptools",
     }
+
+
+def test_what_the_extra_torch_adds_is_pinned_too() -> None:
+    """Each package that it names, at a version that it takes, in a file of its own."""
+    named = [Requirement(text) for text in requires("fermata-worker") or ()]
+    torch = {one.name: one.specifier for one in named if one.marker and one.marker.evaluate({"extra": "torch"})}
+    pins = pinned(TORCH)
+    assert {"torch", "diffusers", "transformers", "demucs"} <= torch.keys()
+    assert [] == [name for name, specifier in torch.items() if pins[canonicalize_name(name)] not in specifier]
+    assert set() == pins.keys() & pinned(CONSTRAINTS).keys()
+
+
+@pytest.mark.parametrize("file", [".ci/run", "Makefile"])
+def test_no_version_is_pinned_beside_the_files(file: str) -> None:
+    """What CI installs stands in one place, where the audit and these tests see it."""
+    text = (CONSTRAINTS.parent / file).read_text()
+    assert [] == re.findall(r"[A-Za-z0-9_.\]-]+==[0-9][\w.]*", text)
+
+
+def test_pins_come_from_pips_own_report(tmp_path: Path) -> None:
+    """Sorted, without addresses, ourselves or a device's build."""
+    installs = [("torch", "2.13.0+cpu"), ("fermata-worker", "0.1.0"), ("setuptools", "84"), ("Einops", "0.8.2")]
+    told = [{"metadata": {"name": n, "version": v}, "download_info": {"url": "http://x.example"}} for n, v in installs]
+    (report := tmp_path / "report").write_text(json.dumps({"install": told}))
+    assert "Einops==0.8.2\ntorch==2.13.0\n" == pins_of(report)
 
 
 @pytest.mark.parametrize(
