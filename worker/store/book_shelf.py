@@ -15,13 +15,13 @@ from sqlalchemy import ColumnElement, DateTime, Table, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.document_changes import Change
-from worker.store import tables
 from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import transaction
 from worker.store.errors import Refused
 from worker.store.instants import problem_of_instant
 from worker.store.reads_accounts import check_limit
 from worker.store.snapshots import snapshot
+from worker.store.tables_books import plan_books, price_books
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 
 #: One at a time changes a shelf, so that numbers follow each other and the same file twice is one book.
@@ -291,12 +291,12 @@ class BookShelf:
 
 def price_shelf(engine: AsyncEngine) -> BookShelf:
     """The price books."""
-    return BookShelf(engine, tables.price_books, "a price never changes after the fact")
+    return BookShelf(engine, price_books, "a price never changes after the fact")
 
 
 def plan_shelf(engine: AsyncEngine) -> BookShelf:
     """The plan books."""
-    return BookShelf(engine, tables.plan_books, "what was sold then was sold")
+    return BookShelf(engine, plan_books, "what was sold then was sold")
 
 
 def _replayed(line: BookLine) -> BookApplied:
