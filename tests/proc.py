@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+#: Before a command: SIGINT interrupts it, also where we were started with SIGINT ignored, as `nohup … &` does.
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+
 
 def family_of(pid: int) -> list[int]:
     """The ids of a process's children, their children and so on."""

@@ -14,6 +14,7 @@ import cyclopts
 import pytest
 
 from tests.integration.cli_support import ROOT, Fermata, run_command
+from tests.proc import INTERRUPTIBLE
 from tests.servers import Database
 from tests.waiting import wait_until
 from worker.cli import entry, opening
@@ -276,15 +277,30 @@ def test_waiting_ends_with_the_job(fermata: Fermata, environment: dict[str, str]
     assert fermata.ok("jobs", "receipt", done.document["id"])["lots"][0]["charged"] == 3
 
 
+@contextmanager
+def sigint_ignored() -> Iterator[None]:
+    """As a shell starts what runs in the background: whoever is started in the block inherits it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_who_stops_waiting_leaves_the_job_as_it_is(
     fermata: Fermata, environment: dict[str, str], database: Database
 ) -> None:
     """Ctrl-C ends the waiting, not the job."""
     fermata.account("ada", 100)
     song = ("jobs", "submit", "generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=20")
-    waiting = subprocess.Popen(
-        [*COMMAND, *song, "--wait"], env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    with sigint_ignored():
+        waiting = subprocess.Popen(
+            [*INTERRUPTIBLE, *COMMAND, *song, "--wait"],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
     wait_until(lambda: fermata.ok("jobs", "list")["jobs"], "a job")
     assert waiting.stderr is not None
     while b"waits for" not in waiting.stderr.readline():
