@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -119,6 +120,10 @@ class Settings(BaseSettings):
     job_seconds: float = Field(86_400, ge=1, le=30 * 86_400)  # default of ends_by
     upload_bytes_max: int = Field(200 * 1024**2, ge=1024)
 
+    #: Days that bought credits stay frozen after a lapse, or a purchase after it, before they expire. The same for all
+    #: processes. The least is what was always promised, so no audit takes an expiry of before for one too early.
+    frozen_days: int = Field(30, ge=30, le=3_650)
+
     # Prices: what no book may be above, a slip of the finger and not a policy
     price_credits_max: int = Field(100_000, ge=1, le=10**12)  # of a base, a tier, one step
     price_multiplier_max: int = Field(100, ge=1, le=10_000)
@@ -209,6 +214,11 @@ class Settings(BaseSettings):
             if not (separator and _HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
                 raise ValueError("must be name=value, several separated by commas")
         return headers
+
+    @property
+    def frozen_life(self) -> timedelta:
+        """`frozen_days` as a time."""
+        return timedelta(days=self.frozen_days)
 
     @property
     def otlp_header_pairs(self) -> dict[str, str]:

@@ -134,7 +134,7 @@ class Store:
 async def opened_store(settings: Settings, name: str, *, runs_jobs: bool = False) -> AsyncIterator[Store]:
     """A pool and what works on it, on the running loop. Connects on first use. `runs_jobs`: for a worker."""
     engine = make_engine(settings, name=name)
-    price_books, plan_books = PriceBooks(), PlanBooks()
+    price_books, plan_books = PriceBooks(), PlanBooks(settings.frozen_life)
     transitions = Transitions(runs_jobs)
     books = Books(engine, price_books, plan_books, transitions.tell)
     operations: GroupCommit[Any] = GroupCommit(
@@ -196,7 +196,7 @@ async def opened_client(settings: Settings) -> AsyncIterator[tuple[Client, Store
                     views=views,
                     operations=store.operations,
                     stored=Artifacts(store.engine),
-                    reads=Reads(store.engine, quoted_usage_of(kinds)),
+                    reads=Reads(store.engine, quoted_usage_of(kinds), settings.frozen_life),
                     retries=Retries(store.engine),
                     artifacts=artifacts,
                     settings=settings,

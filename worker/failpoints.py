@@ -39,7 +39,6 @@ OPERATIONS = frozenset(
         "force_end",
         "end_overdue",
         "expire",
-        "revoke",
         "wake",
         "turn",
         "notify",

@@ -18,7 +18,7 @@ from config.settings import load
 from worker.boot import Store, opened_client, price_desk
 from worker.client import Client, JobRequest
 from worker.credits.notices import Notify
-from worker.credits.operations import Cancel, Claim, EndOverdue, Expire, ForceEnd, Revoke, Settle, Wake
+from worker.credits.operations import Cancel, Claim, EndOverdue, Expire, ForceEnd, Settle, Wake
 from worker.credits.outcomes import Ending
 from worker.credits.subscribing import Turn
 from worker.store.api_keys import ApiKeys, KeyShown, NewKey, Role
@@ -136,12 +136,6 @@ async def _worker(stage: Stage) -> str:
     card = WorkerCard(f"w-{new_id().hex[-8:]}", "here", 1, "1", ["null"], 1)
     await Workers(stage.store.engine).here(card)
     return card.worker_id
-
-
-async def _lot(stage: Stage) -> str:
-    reference = f"gift-{new_id()}"
-    await stage.store.accounts.grant(ACCOUNT, 5, reference, ACTOR)
-    return str(await stage.value("SELECT lot_id FROM lots WHERE reference = $1", reference))
 
 
 async def _fresh(stage: Stage) -> str:
@@ -268,7 +262,6 @@ PEOPLE: Mapping[str, Step] = {
     "force_end": Step(_on_books(lambda x: ForceEnd(ACCOUNT, UUID(x.split()[0]), "crash")), _running, again=True),
     "reap": Step(_on_books(lambda x: _settle(x, Ending.LOST_WORKER, reap_grace_seconds=0)), _running, again=True),
     "end_overdue": Step(_on_books(lambda x: EndOverdue(ACCOUNT, UUID(x))), _overdue, again=True),
-    "revoke": Step(_on_books(lambda x: Revoke(ACCOUNT, int(x), 2, "crash", ACTOR)), _lot),
     "wake": Step(_on_books(Wake), _account, again=True),
     "turn": Step(_on_books(Turn), _account_with_a_cycle_over, again=True),
     "expire": Step(_on_books(Expire), _account_with_an_expired_lot, again=True),

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.acceptance.stage import Stage
-from worker.credits.operations import Revoke
 from worker.store.ops import Scope
 
 
@@ -49,7 +48,8 @@ async def test_a_new_cycle_wakes_who_waits_for_it(stage: Stage) -> None:
     await stage.account("eve", 0)
     subscribed = await stage.store.accounts.subscribe("eve", "starter", "start", "test")
     lot = await stage.value("SELECT lot_id FROM lots WHERE account_id = 'eve' AND source = 'subscription'")
-    await stage.store.operations.do(Revoke("eve", lot, subscribed.credits, "test", "test"))
+    async with stage.store.books.page("eve") as (_, page):
+        page.ledger.revoke(lot, subscribed.credits, "test", "test")
     left: timedelta = subscribed.cycle_ends_at - await stage.value("SELECT fermata_now()")
     await stage.database.advance(left - timedelta(minutes=2))
     # No plan has the kinds of tests: they are submitted without one.

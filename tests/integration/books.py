@@ -26,6 +26,7 @@ from worker.store.dispatching import Dispatching
 from worker.store.errors import LedgerUnavailable
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, read_clock
+from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.submits import NewJob, Submits, SubmitView
 
@@ -140,15 +141,17 @@ async def opened(database: Database, **overrides: Any) -> AsyncIterator[Store]:
     """A store on this database, as the app's role."""
     settings = load({}, database_url=database.url, environment="test", **overrides)
     engine = make_engine(settings, name="test")
-    price_books = PriceBooks()
-    books = Books(engine, price_books)
+    price_books, plan_books = PriceBooks(), PlanBooks(settings.frozen_life)
+    books = Books(engine, price_books, plan_books)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
         batch_max=settings.batch_max,
         busy_alone_seconds=settings.busy_alone_seconds,
         key=lambda operation: operation.job_id,
     )
-    submits: GroupCommit[Any] = GroupCommit(Submits(engine, price_books).apply, batch_max=settings.batch_max)
+    submits: GroupCommit[Any] = GroupCommit(
+        Submits(engine, price_books, plan_books).apply, batch_max=settings.batch_max
+    )
     # Connected before the test begins: in a race nobody starts behind the other.
     with suppress(LedgerUnavailable):
         await read_clock(engine)

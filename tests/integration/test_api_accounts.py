@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ async def test_a_subscription_goes_through_its_life(api: Api) -> None:
     assert None is not (await api.ok("POST", f"{path}/cancel", role="billing"))["active_until"]
     assert None is (await api.ok("POST", f"{path}/resume", role="billing"))["active_until"]
     assert 422 == (await api.ask("POST", f"{path}/renewed", role="billing")).status_code
+
+
+async def test_a_balance_says_until_when_credits_stay_frozen(database: Database, tmp_path: Path) -> None:
+    """As long as the deployment says, from the lapse."""
+    async with an_api(database, tmp_path, frozen_days=45) as api:
+        await api.account("ada")
+        await api.ok("POST", "/v1/accounts/ada/subscription", {"plan": "starter"})
+        await api.ok("POST", "/v1/accounts/ada/topups", {"credits": 50})
+        await api.ok("POST", "/v1/accounts/ada/subscription/cancel", {"at_once": True})
+        shown = await api.ok("GET", "/v1/accounts/ada/balance")
+        lasts = datetime.fromisoformat(shown["topup"]["frozen_until"]) - datetime.fromisoformat(shown["active_until"])
+        assert (50, timedelta(days=45)) == (shown["topup"]["frozen"], lasts)
 
 
 async def test_a_purchase_is_charged_back_once(api: Api) -> None:

@@ -27,7 +27,6 @@ from worker.credits.operations import (
     Fenced,
     Parked,
     Requeued,
-    Revoke,
     Settle,
     Wake,
 )
@@ -481,16 +480,3 @@ async def test_a_woken_job_that_is_parked_again_keeps_its_place(database: Databa
         assert isinstance(await store.claim(account, older), Parked)
         await store.accounts.grant(account, 10, "second", "test")
         assert [older] == [row["job_id"] for row in await store.fetch("SELECT job_id FROM due")]
-
-
-async def test_twenty_revokes_take_back_what_is_there_and_no_more(database: Database) -> None:
-    """Each takes what is left, up to its amount; a hold is not touched; the journal tells of each."""
-    async with opened(database) as one, opened(database) as other:
-        account = await one.account("ada", 105)
-        await one.running(account, quoted=20)
-        lot = await one.value("SELECT lot_id FROM lots")
-        revoke = Revoke(account, lot, 10, "mistake", "test")
-        taken = await asyncio.gather(*((one, other)[n % 2].operations.do(revoke) for n in range(20)))
-        assert [10] * 8 + [5] + [0] * 11 == sorted(taken, reverse=True)
-        assert {"available": 0, "held": 20, "spent": 0, "expired": 0, "revoked": 85} == await one.buckets(account)
-        assert 9 == await one.value("SELECT count(*) FROM journal WHERE move = 'revoke'")

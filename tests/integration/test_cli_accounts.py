@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
+import pytest
+
 from tests.integration.cli_support import Fermata
+from worker.local.waiting import finished
 
 
 def test_a_balance_has_the_public_keys_and_figures(fermata: Fermata) -> None:
@@ -46,6 +51,25 @@ def test_top_ups_without_a_subscription_are_shown_frozen(fermata: Fermata) -> No
     fermata.ok("accounts", "topup", "ada", "50")
     balance = fermata.ok("accounts", "balance", "ada")
     assert (0, 50, 0) == (balance["topup"]["available"], balance["topup"]["frozen"], balance["spendable"])
+
+
+def test_bought_credits_stay_frozen_for_as_long_as_is_set(fermata: Fermata, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FERMATA_FROZEN_DAYS: so long they are shown, and thaw with a resume; then they are gone."""
+    monkeypatch.setenv("FERMATA_FROZEN_DAYS", "45")
+    for account in ("ada", "bob"):
+        fermata.account(account)
+        fermata.ok("accounts", "subscribe", account, "starter")
+        fermata.ok("accounts", "topup", account, "70")
+        fermata.ok("accounts", "cancel", account, "--now")
+    shown = fermata.ok("accounts", "balance", "ada")
+    lasts = datetime.fromisoformat(shown["topup"]["frozen_until"]) - datetime.fromisoformat(shown["active_until"])
+    assert (70, timedelta(days=45)) == (shown["topup"]["frozen"], lasts)
+    finished(fermata.database.advance(timedelta(days=44)))
+    fermata.ok("accounts", "resume", "ada")
+    assert 70 == fermata.ok("accounts", "balance", "ada")["topup"]["available"]
+    finished(fermata.database.advance(timedelta(days=2)))
+    fermata.ok("accounts", "resume", "bob")
+    assert 0 == fermata.ok("accounts", "balance", "bob")["topup"]["available"]
 
 
 def test_an_account_is_made_once(fermata: Fermata) -> None:

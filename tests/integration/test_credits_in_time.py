@@ -223,6 +223,27 @@ async def test_frozen_top_ups_expire_after_their_grace(database: Database) -> No
         await assert_exact(store)
 
 
+async def test_who_becomes_more_patient_is_so_with_what_is_frozen_already(database: Database) -> None:
+    """The duty that comes too early for the longer life looks again at its end, and only then they are gone."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account = await subscribed(store, "starter")
+        await store.accounts.topup(account, "t1", ACTOR, amount=70)
+        await store.accounts.cancel(account, "end", ACTOR, at_once=True)
+        await store.database.advance(31 * DAY)
+    async with opened(database, frozen_days=60) as store:
+        duty = ExpireDuty(Upkeep(store.engine), store.operations, short_times())
+        noted = "SELECT look_at = active_until + interval '60 days' FROM accounts"
+        async with scheduled(duty):
+            await until(lambda: store.value(noted), "looks again then")
+        assert [] == await moves(store, "frozen_too_long")
+        await store.database.advance(30 * DAY)
+        async with scheduled(duty):
+            await until(lambda: store.value("SELECT look_at IS NULL FROM accounts"), "nothing left to look for")
+        assert [("expire", 70)] == await moves(store, "frozen_too_long")
+        await assert_exact(store)
+
+
 async def test_a_resume_thaws_what_is_in_its_grace_and_expires_the_rest_first(database: Database) -> None:
     """Also if no sweeper has passed: credits that are gone never come back by a resume; jobs that wait start."""
     async with opened(database) as store:

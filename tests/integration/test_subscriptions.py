@@ -259,8 +259,17 @@ async def test_a_new_cycle_starts_the_jobs_that_wait(database: Database, how: st
         assert "queued" == await store.value("SELECT state FROM jobs WHERE job_id = $1", waiting)
 
 
+async def test_a_plans_limit_outlasts_its_subscription(database: Database) -> None:
+    """What is left of the last cycle is spent on the terms it came with: a lapse lifts no limit."""
+    async with opened(database) as store:
+        account = await subscribed(store, "starter")
+        await store.accounts.cancel(account, "end", ACTOR, at_once=True)
+        await store.running(account, 1)
+        assert Dropped.ACCOUNT_LIMIT is await store.claim(account, await store.queued(account, 1))
+
+
 async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> None:
-    """Top-ups and the running cycle stay as they are; the next one brings what the new book says."""
+    """Top-ups, the running cycle and its limits stay as they are; the next one brings what the new book says."""
     from worker.credits.plans import parse_plan_book
     from worker.store.plan_books import PlanBooks
 
@@ -270,7 +279,7 @@ async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> Non
         await store.accounts.topup(account, "t", ACTOR, amount=50)
         async with store.database.connection(as_owner=True) as connection:
             document = await connection.fetchval("SELECT document FROM plan_books")
-            richer = parse_plan_book(document.replace("= 1200", "= 1300"))
+            richer = parse_plan_book(document.replace("= 1200", "= 1300").replace("= 3\n", "= 5\n"))
             await connection.execute(
                 "INSERT INTO plan_books (document, digest, effective_at, author, note, created_at) "
                 "VALUES ($1, $2, fermata_now(), 'mia', 'more', fermata_now())",
@@ -281,8 +290,10 @@ async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> Non
             assert 1300 == (await PlanBooks().current(connection)).plans["creator"].monthly_credits
         await store.operations.do(Turn(account))
         assert CREATOR + 50 == (await Reads(store.engine).balance(account)).spendable
+        assert 3 == await store.value("SELECT running_max FROM accounts")
         await set_clock(store, "2032-03-01T00:00:00Z")
         await store.operations.do(Turn(account))
+        assert 5 == await store.value("SELECT running_max FROM accounts")
         assert 1300 + 50 == (await Reads(store.engine).balance(account)).spendable
         await assert_exact(store)
 

@@ -102,7 +102,8 @@ def reads_of(settings: Settings, store: Store) -> Reads:
     from worker.pricing import quoted_usage_of
     from worker.store.reads import Reads
 
-    return Reads(store.engine, quoted_usage_of(registry(settings.extra_kinds, settings.engines)))
+    usage = quoted_usage_of(registry(settings.extra_kinds, settings.engines))
+    return Reads(store.engine, usage, settings.frozen_life)
 
 
 def configure_logs(settings: Settings) -> None:

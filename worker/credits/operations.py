@@ -36,6 +36,7 @@ from worker.credits.page import (
     JobChange,
     Lease,
     LiveRow,
+    Look,
     Order,
     Page,
 )
@@ -411,29 +412,10 @@ class Expire:
             if after.available == 0 and after.held == 0:
                 page.writes.lots_closed.append(lot_id)
         page.writes.look_next = page.frozen_next
+        if page.frozen_next is None and page.active_until is not None and page.active_until <= page.now:
+            # Too early: top-ups stay frozen for longer than they did when this look was noted.
+            page.writes.look_next = Look(page.active_until + page.frozen_life)
         return expired
-
-
-@value
-class Revoke:
-    """Take back what a lot has available, up to `amount`. What is held or spent stays as it is."""
-
-    step: ClassVar[str] = "revoke"
-
-    account_id: str
-    lot_id: int
-    amount: int
-    reason: str
-    actor: str
-    job_id: None = None
-
-    def decide(self, page: Page) -> int:
-        """The credits that were taken back; 0 for a lot that is closed or not there."""
-        lot = page.ledger.lots.get(self.lot_id)
-        taken = min(self.amount, lot.available) if lot is not None else 0
-        if taken > 0:
-            page.ledger.revoke(self.lot_id, taken, self.reason, self.actor)
-        return max(taken, 0)
 
 
 @value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from worker.credits.account_ledger import AccountLedger
 from worker.credits.outcomes import HasOutcomes
 from worker.credits.plans import Plan
 from worker.credits.states import JobState
-from worker.credits.subscriptions import CycleRow, Subscription
+from worker.credits.subscriptions import FROZEN_LIFE, CycleRow, Subscription
 from worker.credits.values import value
 
 
@@ -212,8 +212,9 @@ class Page:
     eldest_parked: UUID | None = None
     #: What the jobs that were woken on this page are going to reserve.
     woken_for: int = 0
-    #: Of an account that lapsed longer ago than top-ups stay frozen: when the next of those bought since expire.
+    #: How long top-ups stay frozen. Of an account that lapsed longer ago: when the next of those bought since expire.
     #: The others' lots have that end as their `expires_at` here.
+    frozen_life: timedelta = FROZEN_LIFE
     frozen_next: Look | None = None
     #: Spendable credits at which the account is told that few are left; 0: never.
     warn_below: int = 0

@@ -20,7 +20,8 @@ from worker.credits.values import value
 #: Shorter than any month: a late payment always pays the cycle that is running.
 GRACE_MAX = timedelta(days=27)
 
-#: How long top-ups stay frozen after a lapse, or a purchase after it, before they expire.
+#: How long top-ups stay frozen after a lapse, or a purchase after it, before they expire. A deployment may be more
+#: patient, never less: the auditor holds every expiry to this (`expired_before_expiry`).
 FROZEN_LIFE = timedelta(days=30)
 
 
@@ -63,13 +64,12 @@ class Subscription:
         """Whether it is over at `now`: top-ups are frozen from that very instant."""
         return self.active_until is not None and self.active_until <= now
 
-    @property
-    def look_at(self) -> datetime:
+    def look_at(self, frozen_life: timedelta) -> datetime:
         """When time next changes something: a cycle begins, or what was frozen at its end expires."""
         if (turns_at := self.turns_at) is not None:
             return turns_at
         assert self.active_until is not None
-        return self.active_until + FROZEN_LIFE
+        return self.active_until + frozen_life
 
 
 @value
@@ -105,9 +105,9 @@ class NotPossible(ValueError):
     """The subscription is not in a state for this step. The message says why."""
 
 
-def frozen_until(lapsed_at: datetime, bought_at: datetime) -> datetime:
+def frozen_until(lapsed_at: datetime, bought_at: datetime, frozen_life: timedelta) -> datetime:
     """When a top-up of a lapsed account expires: the grace counts from the later of lapse and purchase."""
-    return max(lapsed_at, bought_at) + FROZEN_LIFE
+    return max(lapsed_at, bought_at) + frozen_life
 
 
 def begun(plan: Plan, now: datetime, renewal: Renewal = Renewal.AUTOMATIC, grace: timedelta = timedelta(0)) -> Step:

@@ -55,7 +55,7 @@ async def _write_subscriptions(connection: AsyncConnection, pages: Sequence[Page
             after = row.after
             accounts.append(
                 (page.account_id, after.plan, after.active_until, after.cycle_ends_at, page.running_max)
-                + (after.look_at, page.warn_below)
+                + (after.look_at(page.frozen_life), page.warn_below)
             )
             subscriptions.append(
                 (page.account_id, after.anchor, after.next_plan, str(after.renewal), after.grace.total_seconds())

@@ -126,8 +126,10 @@ async def gather_pages(
             warn_below=warn_below,
             own_running_max=own_running_max,
             own_warn_below=own_warn_below,
+            frozen_life=plan_books.frozen_life,
         )
-    if lapsed := {a: until for a, (_, until, *_) in accounts.items() if until and lapsed_long_ago(until, now)}:
+    life = plan_books.frozen_life
+    if lapsed := {a: until for a, (_, until, *_) in accounts.items() if until and lapsed_long_ago(until, now, life)}:
         await judge_frozen(connection, lapsed, pages)
     for account_id, standing in standings.items():
         pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms

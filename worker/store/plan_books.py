@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.credits.plans import Plan, PlanBook, parse_plan_book
+from worker.credits.subscriptions import FROZEN_LIFE
 from worker.store.errors import Refused
 
 
 class PlanBooks:
-    """Parsed books by number. A book never changes, so a process reads each one once."""
+    """Parsed books by number. A book never changes, so a process reads each one once.
 
-    def __init__(self) -> None:
+    `frozen_life`: what no book has, but holds for all that was bought under any of them.
+    """
+
+    def __init__(self, frozen_life: timedelta = FROZEN_LIFE) -> None:
+        self.frozen_life = frozen_life
         self._parsed: dict[int, PlanBook] = {}
 
     async def current(self, connection: AsyncConnection) -> PlanBook:

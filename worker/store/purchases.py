@@ -153,7 +153,7 @@ def _credit(page: Page, amount: int, owed: int, reference: str, actor: str) -> i
         page.ledger.pay_debt(lot_id, paid, actor)
     subscription = page.subscription
     if page.ledger.topups_frozen and subscription is not None and subscription.active_until is not None:
-        page.writes.look_by = frozen_until(subscription.active_until, page.now)
+        page.writes.look_by = frozen_until(subscription.active_until, page.now, page.frozen_life)
     return paid
 
 

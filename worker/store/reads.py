@@ -6,8 +6,11 @@ field names are the keys of the public documents. Keys are only ever added.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from worker.credits.subscriptions import FROZEN_LIFE
 from worker.store.reads_accounts import AccountReads
 from worker.store.reads_events import EventReads
 from worker.store.reads_job_lists import JobListReads
@@ -21,8 +24,10 @@ __all__ = ["Reads"]
 class Reads(AccountReads, EventReads, JobReads, JobListReads, ReceiptReads, QueueReads):
     """All reads. `quoted_usage` tells a receipt what a quote was made for; only the kinds of jobs know."""
 
-    def __init__(self, engine: AsyncEngine, quoted_usage: QuotedUsage = no_usage) -> None:
-        AccountReads.__init__(self, engine)
+    def __init__(
+        self, engine: AsyncEngine, quoted_usage: QuotedUsage = no_usage, frozen_life: timedelta = FROZEN_LIFE
+    ) -> None:
+        AccountReads.__init__(self, engine, frozen_life)
         EventReads.__init__(self, engine)
         JobReads.__init__(self, engine)
         JobListReads.__init__(self, engine)

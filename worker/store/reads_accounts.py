@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.allocation import spendable
 from worker.credits.forecast import LOOK_BACK, Forecast, forecast_of
 from worker.credits.lots import Lot, LotSource
-from worker.credits.subscriptions import frozen_until
+from worker.credits.subscriptions import FROZEN_LIFE, frozen_until
 from worker.store.errors import Refused, UnknownAccount
 from worker.store.reads_spending import Spent, spent_since
 from worker.store.snapshots import snapshot
@@ -96,10 +96,11 @@ class JournalPage:
 
 
 class AccountReads:
-    """Reads about one account."""
+    """Reads about one account. `frozen_life`: how long its top-ups stay frozen once it has lapsed."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, frozen_life: timedelta = FROZEN_LIFE) -> None:
         self._engine = engine
+        self._frozen_life = frozen_life
 
     async def balance(self, account_id: str) -> Balance:
         """What the account has now. Expired credits count as gone even if nobody swept them yet.
@@ -112,7 +113,7 @@ class AccountReads:
                 raise UnknownAccount(account_id)
             rows = (await connection.execute(_OPEN_LOTS, {"account": account_id})).all()
             spent = await spent_since(connection, account_id, account.now - LOOK_BACK)
-        return _balance_of(account, rows, spent)
+        return _balance_of(account, rows, spent, self._frozen_life)
 
     async def journal(self, account_id: str, after_seq: int = 0, limit: int = 100) -> JournalPage:
         """Up to `limit` entries after `after_seq`, oldest first. Raises `UnknownAccount`.
@@ -150,7 +151,7 @@ async def check_account(connection: AsyncConnection, account_id: str) -> None:
         raise UnknownAccount(account_id)
 
 
-def _balance_of(account: Any, rows: Sequence[Any], spent: tuple[Spent, ...]) -> Balance:
+def _balance_of(account: Any, rows: Sequence[Any], spent: tuple[Spent, ...], frozen_life: timedelta) -> Balance:
     now: datetime = account.now
     topups_frozen = _topups_frozen(account)
     lots = [_lot_of(row) for row in rows]
@@ -162,7 +163,7 @@ def _balance_of(account: Any, rows: Sequence[Any], spent: tuple[Spent, ...]) -> 
     subscription, topup, grant = LotSource.SUBSCRIPTION, LotSource.TOPUP, LotSource.GRANT
     cycle = [lot for lot in lots if lot.source is subscription]  # its end is worth knowing even when it is all spent
     given = [lot for lot in lots if lot.source is grant and lot.available]
-    frozen, frozen_until = _frozen(rows, now, account.active_until) if topups_frozen else (0, None)
+    frozen, frozen_until = _frozen(rows, now, account.active_until, frozen_life) if topups_frozen else (0, None)
     return Balance(
         account=account.account_id,
         subscription=SubscriptionBalance(available[subscription], held[subscription], _soonest_end(cycle, now)),
@@ -211,14 +212,16 @@ def _soonest_end(lots: Iterable[Lot], now: datetime) -> datetime | None:
     return min((lot.expires_at for lot in lots if lot.expires_at and not lot.expired_by(now)), default=None)
 
 
-def _frozen(rows: Iterable[Any], now: datetime, lapsed_at: datetime | None) -> tuple[int, datetime | None]:
+def _frozen(
+    rows: Iterable[Any], now: datetime, lapsed_at: datetime | None, frozen_life: timedelta
+) -> tuple[int, datetime | None]:
     """The frozen credits, and when the first of them expire: the grace counts from the later of lapse and purchase.
 
     Who never subscribed has frozen credits without an end.
     """
     total, ends = 0, []
     for row in rows:
-        until = frozen_until(lapsed_at, row.created_at) if lapsed_at else None
+        until = frozen_until(lapsed_at, row.created_at, frozen_life) if lapsed_at else None
         amount = spendable(_lot_of(row), now, topups_frozen=False) if row.source == LotSource.TOPUP else 0
         if amount and (until is None or until > now):
             total += amount

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.credits.page import Look, Page
 from worker.credits.plans import Plan
-from worker.credits.subscriptions import FROZEN_LIFE, Renewal, Subscription, frozen_until
+from worker.credits.subscriptions import Renewal, Subscription, frozen_until
 from worker.store.plan_books import PlanBooks
 
 
@@ -53,7 +53,8 @@ async def judge_frozen(connection: AsyncConnection, lapsed: Mapping[str, datetim
     """Give top-ups that were frozen for too long their end, on the pages of accounts that lapsed (at) so long ago."""
     ends: dict[str, list[datetime]] = {account_id: [] for account_id in lapsed}
     for row in await connection.execute(_READ_TOPUPS, {"accounts": list(lapsed)}):
-        page, until = pages[row.account_id], frozen_until(lapsed[row.account_id], row.created_at)
+        page = pages[row.account_id]
+        until = frozen_until(lapsed[row.account_id], row.created_at, page.frozen_life)
         if until > page.now:
             ends[row.account_id].append(until)
         else:
@@ -62,9 +63,9 @@ async def judge_frozen(connection: AsyncConnection, lapsed: Mapping[str, datetim
         pages[account_id].frozen_next = Look(min(of_one, default=None))
 
 
-def lapsed_long_ago(active_until: datetime | None, now: datetime) -> bool:
+def lapsed_long_ago(active_until: datetime | None, now: datetime, frozen_life: timedelta) -> bool:
     """Whether top-ups bought before the lapse are frozen no more, but gone."""
-    return active_until is not None and active_until + FROZEN_LIFE <= now
+    return active_until is not None and active_until + frozen_life <= now
 
 
 _READ_TOPUPS = text("""
