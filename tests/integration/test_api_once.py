@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 from config.settings import load
+from tests.acceptance.stage import until
 from tests.integration.api_support import Api, an_api
 from tests.integration.cli_support import silence
 from tests.servers import Database
 from worker.store.api_keys import ApiKeys
 from worker.store.creations import CREATIONS_KEPT_SECONDS, SHOWN_AGAIN_SECONDS, Creations
+from worker.web import housekeeping
 from worker.web.app import make_app
 from worker.web.housekeeping import TOKEN_KEPT_SECONDS
 
@@ -134,6 +137,21 @@ async def test_what_is_not_shown_again_can_not_be_derived_again(api: Api) -> Non
         salts = dict(await connection.fetch("SELECT reference, salt FROM creations"))
     assert bytes(32) == salts["old"] != salts["fresh"]
     assert fresh["key"] == (await api.ok("POST", "/v1/keys", body, idempotency="fresh"))["key"]
+
+
+async def test_a_secret_can_be_derived_for_a_minute_too_long_at_most(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API looks by itself, at what came since it looked before."""
+    assert 60 >= housekeeping.EVERY_SECONDS
+    monkeypatch.setattr(housekeeping, "EVERY_SECONDS", 0.02)
+    engine = api.services.engine
+    keeping = asyncio.create_task(housekeeping.keep_house(ApiKeys(engine), Creations(engine)))
+    async with api.database.connection(as_owner=True) as connection:
+        for reference in ("first", "second"):
+            await api.ok("POST", "/v1/keys", {"role": "viewer", "label": "a"}, idempotency=reference)
+            await api.database.advance(timedelta(seconds=SHOWN_AGAIN_SECONDS + 1))
+            gone = "SELECT salt = $2 FROM creations WHERE reference = $1"
+            await until(functools.partial(connection.fetchval, gone, reference, bytes(32)), f"{reference} forgotten")
+    keeping.cancel()
 
 
 async def test_no_table_keeps_what_opens(api: Api) -> None:

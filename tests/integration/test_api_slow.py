@@ -9,10 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from structlog.testing import capture_logs
 
 from config.settings import load
 from tests.acceptance.stage import until
 from tests.servers import Database
+from worker.store.api_keys import NewKey, Role
+from worker.store.artifacts import Artifacts
+from worker.store.ids import new_id
+from worker.store.submits import ArtifactFacts
 from worker.web import server
 from worker.web.app import make_app
 
@@ -114,3 +120,65 @@ async def test_whoever_takes_no_answer_is_cut_off(running: tuple[server.Server, 
     await until(lambda: served.server_state.total_requests >= 40, "it answers")
     await until(lambda: not served.server_state.connections, "the connection is gone")
     deaf.close()
+
+
+async def a_long_file(app: FastAPI, folder: Path) -> tuple[str, str]:
+    """An artifact of 8 MB, and a key that may fetch it."""
+    services, artifact = app.state.services, new_id()
+    await services.accounts.create("ada", "test")
+    facts = ArtifactFacts(artifact, "long.wav", "audio/wav", f"inputs/{artifact}", bytes(32), 1, 8_000, 1, 8_000_000)
+    await Artifacts(services.engine).add("ada", facts, "test")
+    (folder / "inputs").mkdir(parents=True, exist_ok=True)
+    (folder / f"inputs/{artifact}").write_bytes(bytes(8_000_000))
+    return str(artifact), (await services.keys.create(NewKey(Role.ADMIN, "x"), "test")).key
+
+
+async def test_whoever_takes_a_little_now_and_then_is_cut_off(
+    running: tuple[server.Server, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download may wait for so long in all, whatever is taken in between; why it ended stands in the log."""
+    monkeypatch.setattr(server, "TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(server, "PACE_BYTES", 10**12)
+    served, port = running
+    for listening in served.servers[0].sockets:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+    artifact, key = await a_long_file(served._app, tmp_path / "a")
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    slow.setblocking(False)
+    loop, taken = asyncio.get_running_loop(), 0
+    await loop.sock_connect(slow, ("127.0.0.1", port))
+    head = f"GET /v1/artifacts/{artifact} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    await loop.sock_sendall(slow, head.encode())
+    await until(lambda: served.server_state.connections, "it is there")
+    (connection,) = served.server_state.connections
+    assert isinstance(connection, server.Impatient)
+    with capture_logs() as logs, suppress(ConnectionError):
+        while served.server_state.connections:
+            due = loop.time() + 0.02
+            await until(lambda: loop.time() > due or not served.server_state.connections, "it has waited")  # noqa: B023
+            taken += len(await loop.sock_recv(slow, 65_536))
+    slow.close()
+    assert 100_000 < taken < 8_000_000
+    told = [line["event"] for line in logs if line["log_level"] == "warning"]
+    assert ["answer cut off: it was taken too slowly"] == told
+
+
+@pytest.mark.parametrize(
+    ("before", "waited", "taken", "after"),
+    [
+        (None, 0.0, 0, 60.0),
+        (None, 59.0, 0, 1.0),
+        (None, 59.0, 100_000, 11.0),
+        (60.0, 6.0, 60_000, 60.0),  # at the pace itself it goes on for ever
+        (60.0, 6.0, 50_000, 59.0),
+        (1.0, 1.0, 0, 0.0),
+        (1.0, 9.0, 0, 0.0),
+        (60.0, 1.0, 10**9, 60.0),  # who was quick once may not wait for longer
+    ],
+)
+def test_patience_is_used_up_by_waiting_and_earned_by_taking(
+    before: float | None, waited: float, taken: int, after: float
+) -> None:
+    """At 10 kB/s; a minute in all at most."""
+    assert after == server.patience_after(before, waited, taken)

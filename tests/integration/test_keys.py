@@ -150,11 +150,27 @@ async def test_a_token_ends_with_the_key_that_minted_it(database: Database) -> N
         minters = [await keys.create(NewKey(Role.PIPELINE, name), ACTOR) for name in ("a", "b")]
         tokens = [await keys.token("ada", 600, ACTOR, minted_by=minter.shown.id) for minter in minters]
         session = await Sessions(store.engine).open(tokens[0].shown)
-        await keys.rotate(minters[0].shown.id, ACTOR, 0)
+        await keys.rotate(minters[0].shown.id, ACTOR, 1)
+        await database.advance(timedelta(seconds=2))
         assert all([await keys.opening(token.key) for token in tokens])
         await keys.revoke(minters[0].shown.id, ACTOR)
         assert [None, tokens[1].shown] == [await keys.opening(token.key) for token in tokens]
         assert None is await Sessions(store.engine).opening(session)
+
+
+async def test_a_rotation_without_an_overlap_ends_what_the_old_key_minted(database: Database) -> None:
+    """As a revocation does, at once: whoever rotates so doesn't trust the old key."""
+    async with opened(database) as store:
+        await store.account("ada")
+        keys = ApiKeys(store.engine)
+        old = await keys.create(NewKey(Role.PIPELINE, "songs"), ACTOR)
+        token = await keys.token("ada", 600, ACTOR, minted_by=old.shown.id)
+        session = await Sessions(store.engine).open(token.shown)
+        new = await keys.rotate(old.shown.id, ACTOR, 0)
+        assert [None, None] == [await keys.opening(made.key) for made in (old, token)]
+        assert None is await Sessions(store.engine).opening(session)
+        assert None is not (await keys.find(old.shown.prefix)).revoked_at
+        assert new.shown == await keys.opening(new.key)
 
 
 async def test_a_token_does_not_outlive_a_key_that_ends(database: Database) -> None:

@@ -94,7 +94,9 @@ def rotate(
     key: str,
     /,
     *,
-    overlap: Annotated[str, Parameter(help="Seconds for which the old key still opens.")] = "86400",
+    overlap: Annotated[
+        str, Parameter(help="Seconds for which the old key still opens; 0 revokes it and its tokens.")
+    ] = "86400",
     json: Json = False,
     actor: Actor = None,
 ) -> int:

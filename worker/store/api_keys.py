@@ -175,7 +175,8 @@ class ApiKeys:
     ) -> KeyMade:
         """A new key like this one, which itself still opens for `overlap_seconds`; once a request.
 
-        Raises `UnknownKey`, `Conflict`, and `Refused` for a key that opens nothing any more.
+        What it minted goes on. Without an overlap it is revoked, and with it every token that it minted. Raises
+        `UnknownKey`, `Conflict`, and `Refused` for a key that opens nothing any more.
         """
         check_actor(actor)
         if not 0 <= overlap_seconds <= _ROTATION_SECONDS_MAX:
@@ -362,7 +363,9 @@ _OUTLIVE = text("""
         FOR UPDATE
     )
     UPDATE api_keys AS k
-    SET expires_at = LEAST(old.expires_at, old.now + make_interval(secs => :seconds)), changed_by = :actor
+    SET expires_at = LEAST(old.expires_at, old.now + make_interval(secs => :seconds)),
+        revoked_at = CASE WHEN CAST(:seconds AS double precision) = 0 THEN old.now END,
+        changed_by = :actor
     FROM old
     WHERE k.key_id = old.key_id
       AND k.revoked_at IS NULL

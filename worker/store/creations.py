@@ -22,6 +22,8 @@ from worker.store.errors import Conflict
 SHOWN_AGAIN_SECONDS = 600
 #: Requests are known for so long, as jobs are at least. Seconds.
 CREATIONS_KEPT_SECONDS = 30 * 86_400.0
+#: Longer than any request is known.
+EVER_SECONDS = 10 * 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,15 @@ class Creations:
             if await made_before(connection, asked) is None:
                 await note_made(connection, asked, made)
 
-    async def forget(self, older_than_seconds: float) -> int:
+    async def forget(self, older_than_seconds: float, salts_within_seconds: float = EVER_SECONDS) -> int:
         """Forget requests of so long ago, and of the others how secrets come that are not shown again; returns how
-        many requests are gone."""
+        many requests are gone.
+
+        `salts_within_seconds`: those of longer ago were seen to before.
+        """
+        values = {"seconds": SHOWN_AGAIN_SECONDS, "within": salts_within_seconds, "none": _NO_SALT}
         async with transaction(self._engine, "forget_creations") as connection:
-            await connection.execute(_FORGET_SALTS, {"seconds": SHOWN_AGAIN_SECONDS, "none": _NO_SALT})
+            await connection.execute(_FORGET_SALTS, values)
             return int((await connection.execute(_FORGET, {"seconds": older_than_seconds})).rowcount)
 
 
@@ -126,6 +132,7 @@ _FORGET_SALTS = text("""
     UPDATE creations
     SET salt = :none
     WHERE at < fermata_now() - make_interval(secs => :seconds)
+      AND at > fermata_now() - make_interval(secs => :within)
       AND salt <> :none
 """)
 

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 
 import structlog
 
 from worker.store.api_keys import ApiKeys
-from worker.store.creations import CREATIONS_KEPT_SECONDS, Creations
+from worker.store.creations import CREATIONS_KEPT_SECONDS, EVER_SECONDS, Creations
 from worker.store.errors import StoreError
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks. Several processes may look; what one has deleted is gone for all.
-_EVERY_SECONDS = 3600.0
+#: Seconds between two looks: so much later than promised a secret that was made can still be derived, at most.
+#: Several processes may look; what one has deleted is gone for all.
+EVERY_SECONDS = 60.0
+#: Every so many looks also for tokens, which no index finds by their end.
+_TOKENS_EVERY = 60
+#: Seconds that a look goes back for salts, after one that went back to the beginning: no row is read for a month.
+_SALTS_WITHIN_SECONDS = 7_200.0
 #: Seconds for which a customer's token that closed is still known, for whoever reads the log.
 TOKEN_KEPT_SECONDS = 7 * 86_400.0
 
 
 async def keep_house(keys: ApiKeys, creations: Creations) -> None:
-    """Forget at the start and every hour, until cancelled. If it fails, the next time will do it."""
-    while True:
+    """Forget at the start and every minute, until cancelled. If it fails, the next time will do it."""
+    within = EVER_SECONDS
+    for look in count():
         try:
-            tokens = await keys.forget_tokens(TOKEN_KEPT_SECONDS)
-            requests = await creations.forget(CREATIONS_KEPT_SECONDS)
+            requests = await creations.forget(CREATIONS_KEPT_SECONDS, within)
+            within = _SALTS_WITHIN_SECONDS
+            tokens = await keys.forget_tokens(TOKEN_KEPT_SECONDS) if look % _TOKENS_EVERY == 0 else 0
         except StoreError as error:
+            within = EVER_SECONDS
             log.warning("old tokens and requests are not forgotten", error=str(error))
         else:
-            log.info("old tokens and requests forgotten", tokens=tokens, requests=requests)
-        await asyncio.sleep(_EVERY_SECONDS)
+            if requests or tokens:
+                log.info("old tokens and requests forgotten", tokens=tokens, requests=requests)
+        await asyncio.sleep(EVERY_SECONDS)

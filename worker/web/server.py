@@ -6,17 +6,22 @@ import asyncio
 from time import monotonic
 from typing import Any
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from config.settings import Settings
 
+log = structlog.get_logger(__name__)
+
 #: A request's head must be complete so many seconds after its first byte, after the connection was opened, or after
 #: the answer before it: what is left of a body that was answered early has no longer than that.
 HEAD_SECONDS = 10.0
-#: Whoever takes nothing of an answer for so many seconds gets no more of it.
+#: Whoever takes nothing of an answer for so many seconds gets no more of it; nor who has it wait for so long in all,
+#: less what was taken meanwhile at this many bytes a second: a little now and then holds no connection.
 TAKE_SECONDS = 60.0
+PACE_BYTES = 10_000
 #: Bytes of a head; `worker.web.guard` looks closer once it is here.
 HEAD_BYTES_MAX = 65_536
 
@@ -29,6 +34,9 @@ class Impatient(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _taking: asyncio.TimerHandle | None = None
+    _patience: float | None = None
+    _paused_at = 0.0
+    _paused_bytes = 0
     _in_head = True
     _head_bytes = 0
 
@@ -62,6 +70,7 @@ class Impatient(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._patience = None  # the next answer has its own
         if self.transport.is_closing():
             self._expect_taken()
         elif self.cycle.response_complete:  # no further request has begun
@@ -73,10 +82,13 @@ class Impatient(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._paused_at, self._paused_bytes = self.loop.time(), self.transport.get_write_buffer_size()
         self._expect_taken()
 
     def resume_writing(self) -> None:
         self._forget_taking()
+        taken = self._paused_bytes - self.transport.get_write_buffer_size()
+        self._patience = patience_after(self._patience, self.loop.time() - self._paused_at, taken)
         super().resume_writing()
         if self.transport.is_closing():
             self._expect_taken()
@@ -98,12 +110,27 @@ class Impatient(HttpToolsProtocol):
     def _expect_taken(self) -> None:
         """What is written must be taken: closing would wait for it for ever."""
         if self._taking is None and self.transport.get_write_buffer_size():
-            self._taking = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+            patience = TAKE_SECONDS if self._patience is None else self._patience
+            self._taking = self.loop.call_later(patience, self._cut_off)
+
+    def _cut_off(self) -> None:
+        # Whoever takes it can't be told any more: the answer has begun.
+        log.warning("answer cut off: it was taken too slowly", path=self.scope["path"][:200] if self.scope else None)
+        self.transport.abort()
 
     def _forget_taking(self) -> None:
         if self._taking is not None:
             self._taking.cancel()
             self._taking = None
+
+
+def patience_after(before: float | None, waited_seconds: float, taken_bytes: int) -> float:
+    """Seconds for which an answer may wait from now on, after it has waited so long and then so much was taken.
+
+    `before`: as long as it might have waited; None: it is the first time.
+    """
+    left = (TAKE_SECONDS if before is None else before) - waited_seconds + taken_bytes / PACE_BYTES
+    return max(0.0, min(TAKE_SECONDS, left))
 
 
 class Server(uvicorn.Server):

@@ -43,7 +43,10 @@ class RotateBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 86400}]})
 
     overlap_seconds: int = Field(
-        ROTATION_SECONDS, ge=0, le=30 * 86_400, description="For so long the old key still opens."
+        ROTATION_SECONDS,
+        ge=0,
+        le=30 * 86_400,
+        description="For so long the old key still opens. 0 revokes it and its tokens.",
     )
 
 
