@@ -1,6 +1,7 @@
 # Two commands on a fresh machine with python3 (3.11 or newer), python3-venv, git and make:
 #   make demo    the whole system for a minute, then a report
-#   make test    all tests
+#   make test    all tests; of a few long proofs a short version
+#   make proof   those whole
 # Both make .venv when it is missing, and start their own PostgreSQL and Valkey.
 
 PYTHON ?= python3
@@ -13,11 +14,11 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test check up bench fuzz audit chaos lock clean
+.PHONY: help demo test proof check up bench fuzz audit chaos lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo | test | check | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit [WRITE=1] | chaos [PROFILE=smoke|full|soak|mutants|control] [SEED=n] [MINUTES=n] [UNTIL=n] [WRITE=1] | lock | clean"
+	@echo "make demo | test | check | proof | up | bench [ONLY=name,name] [ROUNDS=5] | fuzz | audit [WRITE=1] | chaos [PROFILE=smoke|full|soak|mutants|control] [SEED=n] [MINUTES=n] [UNTIL=n] [WRITE=1] | lock | clean"
 
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo
@@ -26,6 +27,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests --ignore=tests/unit
+
+# What `make test` has in short: more stories, every crash point by itself, the way back to the release before.
+proof: $(STAMP)
+	@$(BIN)/pytest -q -n 2 --dist worksteal -m proof --whole tests
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -31,6 +31,17 @@ settings.register_profile("fuzz", settings.get_profile("unhurried"))  # test_fuz
 settings.load_profile("unhurried")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--whole`, as `make proof` asks for."""
+    parser.addoption("--whole", action="store_true", help="long proofs whole, where `make test` has a short version")
+
+
+@pytest.fixture(scope="session")
+def whole(request: pytest.FixtureRequest) -> bool:
+    """Whether a test marked `proof` is to be played whole; else a short version of it, in which a break is seen."""
+    return bool(request.config.getoption("whole"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Note which servers were given, and hide them from the code under test."""
     config.stash[GIVEN] = testing.taken_from(os.environ)

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 import redis
 
-from tests.acceptance.up import System, running_system
+from tests.acceptance.up import System, forking, running_system
 from tests.proc import family_of
 from tests.waiting import wait_until
 from worker.local.ports import free_port
@@ -55,8 +55,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def system(planted: dict[str, str]) -> Iterator[System]:
     """A whole system that was given them, and says as much as it can."""
     del planted
-    with running_system() as running:
-        yield running
+    with running_system() as running, forking(running) as typing:
+        yield typing
 
 
 def test_no_secret_leaves_its_place(planted: dict[str, str], system: System) -> None:

@@ -14,10 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def played(folder: Path) -> dict[str, Any]:
     """The demo's JSON, played by the wheel's own modules in a folder of its own."""
-    folder = tmp_path_factory.mktemp("demo")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run(
         [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)], check=True, timeout=120
@@ -42,7 +40,15 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return document
 
 
-def test_each_job_comes_to_what_it_must(report: dict[str, Any]) -> None:
+def test_a_demo_comes_to_what_it_must(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """Played once: a wheel is built for it."""
+    report = played(tmp_path)
+    for claim in (each_job_comes_to_what_it_must, the_files_stay_where_it_says, the_books_are_exact):
+        with subtests.test(claim.__name__):
+            claim(report)
+
+
+def each_job_comes_to_what_it_must(report: dict[str, Any]) -> None:
     """Held and charged by the prices we ship; the song ends on its last whole bar and costs less than was held."""
     figures = ("kind", "state", "quoted", "reserved", "charged", "refunded")
     assert [
@@ -56,14 +62,14 @@ def test_each_job_comes_to_what_it_must(report: dict[str, Any]) -> None:
     assert [5, 9, 5, 0, 20] == [sum(draw["amount"] for draw in job["draws"]) for job in report["jobs"]]
 
 
-def test_the_files_stay_where_it_says(report: dict[str, Any]) -> None:
+def the_files_stay_where_it_says(report: dict[str, Any]) -> None:
     """One song, one voice, four stems; each is a WAV file with sound in it."""
     paths = [Path(path) for job in report["jobs"] for path in job["artifacts"]]
     assert 6 == len(paths)
     assert all(path.read_bytes()[:4] == b"RIFF" and path.stat().st_size > 100_000 for path in paths)
 
 
-def test_the_books_are_exact(report: dict[str, Any]) -> None:
+def the_books_are_exact(report: dict[str, Any]) -> None:
     """The balance fell by what was charged, from the subscription; the top-up is untouched; the audit agrees."""
     before, after = report["balance_before"], report["balance_after"]
     assert (150, 117) == (before["subscription"]["available"], after["subscription"]["available"])

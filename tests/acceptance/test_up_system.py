@@ -6,26 +6,19 @@ import json
 import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
 import psutil
+import pytest
 
-from tests.acceptance.up import System, sessions_of
+from tests.acceptance.up import System, forking, sessions_of
 from tests.proc import family_of
 from tests.waiting import wait_until
 from worker.local.processes import is_alive
 from worker.local.up import LINES
 from worker.local.waiting import finished
-
-
-def test_all_of_it_ends_in_order(system: System) -> None:
-    """When it gets SIGTERM, then every process ends by itself, and it returns 0."""
-    family = family_of(system.child.pid)
-    os.kill(system.child.pid, signal.SIGTERM)
-    assert system.child.wait(60) == 0
-    assert [pid for pid in family if is_alive(pid)] == []
-    assert "killing" not in system.output.read_text()
 
 
 def test_a_kill_takes_all_of_it_down(system: System) -> None:
@@ -37,7 +30,28 @@ def test_a_kill_takes_all_of_it_down(system: System) -> None:
     wait_until(lambda: not any(map(is_alive, family)), "everything has ended")
 
 
-def test_a_killed_worker_is_started_again(system: System) -> None:
+def test_a_system_that_is_up_does_what_it_promises(system: System, subtests: pytest.Subtests) -> None:
+    """One after the other, since a start takes long; the last one ends it."""
+    for promise in (
+        each_process_is_connected_as_its_role,
+        the_session_of_the_readme_is_true,
+        a_killed_worker_is_started_again,
+        it_all_ends_in_order,
+    ):
+        with subtests.test(promise.__name__):
+            promise(system)
+
+
+def it_all_ends_in_order(system: System) -> None:
+    """When it gets SIGTERM, then every process ends by itself, and it returns 0."""
+    family = family_of(system.child.pid)
+    os.kill(system.child.pid, signal.SIGTERM)
+    assert system.child.wait(60) == 0
+    assert [pid for pid in family if is_alive(pid)] == []
+    assert "killing" not in system.output.read_text()
+
+
+def a_killed_worker_is_started_again(system: System) -> None:
     """When a worker gets `kill -9`, then the system has as many processes as before, and its API still answers."""
     victim = next(
         pid for pid in family_of(system.child.pid) if b"stem_split" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -54,16 +68,17 @@ def test_a_killed_worker_is_started_again(system: System) -> None:
     assert system.answers()
 
 
-def test_the_session_of_the_readme_is_true(system: System) -> None:
+def the_session_of_the_readme_is_true(system: System) -> None:
     """Typed into a shell that has read the system's settings, each line ends well and says what it promises."""
     (session,) = sessions_of("README.md")
-    said = {" ".join(line.split()[1:3]): system.typed(line) for line in session}
+    with forking(system) as typing:
+        said = {" ".join(line.split()[1:3]): typing.typed(line) for line in session}
     assert "succeeded" in said["jobs submit"]
     assert "succeeded" in said["jobs list"]
     assert "commit" in said["accounts journal"]
 
 
-def test_each_process_is_connected_as_its_role(system: System) -> None:
+def each_process_is_connected_as_its_role(system: System) -> None:
     """Workers and the scheduler as the role that sets no price, the API as the one that migrates nothing: every
     connection that each process holds, by its own end of it."""
     home = next(path.parent for path in system.data.rglob("postgres.passwords"))
@@ -73,11 +88,12 @@ def test_each_process_is_connected_as_its_role(system: System) -> None:
     connected = finished(_roles_by_port(f"postgresql://postgres:{password}@127.0.0.1:{port[1]}/fermata"))
     seen: dict[str, set[str]] = {}
     for pid in family_of(system.child.pid):
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        verb = next((word for word in words if word in ("api", "scheduler", "worker")), None)
-        if verb is not None:
-            ours = {end.laddr.port for end in psutil.Process(pid).net_connections("tcp") if end.laddr}
-            seen.setdefault(verb, set()).update(connected[here] for here in ours & connected.keys())
+        with suppress(FileNotFoundError):  # PostgreSQL's own come and go
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            verb = next((word for word in words if word in ("api", "scheduler", "worker")), None)
+            if verb is not None:
+                ours = {end.laddr.port for end in psutil.Process(pid).net_connections("tcp") if end.laddr}
+                seen.setdefault(verb, set()).update(connected[here] for here in ours & connected.keys())
     assert {"api": {"fermata_app"}, "scheduler": {"fermata_worker"}, "worker": {"fermata_worker"}} == seen
 
 

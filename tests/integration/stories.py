@@ -13,15 +13,16 @@ from worker.store.snapshots import snapshot
 #: Ten years: no job ends by itself in these stories.
 LONG = 10 * 365 * 86_400.0
 
-#: A few that are always the same; set STORIES for more, which are always others.
-EXAMPLES = int(os.environ.get("STORIES", "12"))
+#: How many in `make test`, and in `make proof`: always the same. Set STORIES for more, which are always others.
+SHORT, WHOLE = 5, 40
 
 
-def as_stories(steps: int, steps_of_many: int) -> settings:
+def as_stories(steps: int, steps_of_many: int, *, whole: bool) -> settings:
     """Of so many steps each; of more where many are asked for."""
-    many = EXAMPLES > 100
+    examples = int(os.environ.get("STORIES", WHOLE if whole else SHORT))
+    many = examples > 100
     return settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         stateful_step_count=steps_of_many if many else steps,
         deadline=None,
         # A story that fails is told as it is: to shorten it would take minutes.

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -240,6 +241,8 @@ async def _awaited(step: Callable[[], Awaitable[Any]]) -> Any:
     return await step()
 
 
-def test_any_story_of_an_account_is_told_alike(told: tuple[asyncio.Runner, Store]) -> None:
+@pytest.mark.proof
+def test_any_story_of_an_account_is_told_alike(told: tuple[asyncio.Runner, Store], whole: bool) -> None:
     """Grants, top-ups, subscriptions in all their turns, chargebacks, jobs that end in every way, and time."""
-    run_state_machine_as_test(lambda: Story(*told), settings=as_stories(15, 20))  # type: ignore[arg-type]  # any maker
+    stories = as_stories(15, 20, whole=whole)
+    run_state_machine_as_test(lambda: Story(*told), settings=stories)  # type: ignore[arg-type]  # any maker

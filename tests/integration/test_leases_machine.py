@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 import uuid_utils.compat as uuids
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -302,6 +303,8 @@ class Shift(RuleBasedStateMachine):
                 self.do(Settle(self.account, job.job_id, job.token, Ending.ENGINE_ERROR))
 
 
-def test_whoever_comes_back_with_an_old_token_changes_nothing(told: tuple[asyncio.Runner, Store]) -> None:
+@pytest.mark.proof
+def test_whoever_comes_back_with_an_old_token_changes_nothing(told: tuple[asyncio.Runner, Store], whole: bool) -> None:
     """Claims, renewals, settles, reapings, cancels, expiry and time, in any order, with every token there ever was."""
-    run_state_machine_as_test(lambda: Shift(*told), settings=as_stories(20, 40))  # type: ignore[arg-type]  # any maker
+    stories = as_stories(20, 40, whole=whole)
+    run_state_machine_as_test(lambda: Shift(*told), settings=stories)  # type: ignore[arg-type]  # any maker
