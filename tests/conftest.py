@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -16,6 +16,9 @@ from hypothesis import settings
 from tests import servers as testing
 from worker.local.roles import dsn
 from worker.local.system import LocalServers
+
+if TYPE_CHECKING:
+    from tests.acceptance.stage import Zygote
 
 GIVEN = pytest.StashKey[dict[str, str]]()
 STACK = pytest.StashKey[ExitStack]()
@@ -108,6 +111,16 @@ def environment(database: testing.Database, redis_url: str, tmp_path: Path) -> d
         "FERMATA_ARTIFACTS_URL": (tmp_path / "artifacts").as_uri(),
         "FERMATA_DATA_DIR": str(tmp_path / "data"),
     }
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Where processes are forked from."""
+    from tests.acceptance.stage import Zygote  # not for unit tests: it imports much
+
+    started = Zygote()
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -13,14 +13,6 @@ from tests.acceptance.up import System, running_system
 from tests.servers import Database
 
 
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Where processes are forked from."""
-    started = Zygote()
-    yield started
-    started.close()
-
-
 @pytest.fixture
 async def stage(
     database: Database, environment: dict[str, str], tmp_path: Path, zygote: Zygote

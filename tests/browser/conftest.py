@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,14 +32,6 @@ class Site:
             made = await ApiKeys(self.stage.store.engine).create(NewKey(Role(role), f"Kim, {role}"), ACTOR)
             self.keys[role] = made.key
         return self.keys[role]
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    """Where processes are forked from."""
-    started = Zygote()
-    yield started
-    started.close()
 
 
 @pytest.fixture

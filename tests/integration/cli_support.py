@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.stage import Zygote
 from tests.servers import Database
+from tests.waiting import wait_until
 from worker.cli import entry, opening
+from worker.local.processes import is_alive
 from worker.local.waiting import finished
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +120,13 @@ def run_command(environment: Mapping[str, str], *arguments: str, **more: Any) ->
         **more,
     )
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def forked(zygote: Zygote, environment: Mapping[str, str], folder: Path, *arguments: str) -> int:
+    """The exit code of a verb in a process of its own that costs no start, negative for a signal."""
+    pid = zygote.start("argv", arguments, environment, folder / "forked.log")
+    wait_until(lambda: not is_alive(pid), f"{' '.join(arguments)} has ended", seconds=60)
+    return zygote.reap(pid)
 
 
 def silence(path: Path, seconds: float, rate: int = 8_000) -> Path:

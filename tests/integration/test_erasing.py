@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from tests.acceptance.stage import Zygote
 from tests.integration import test_voices
 from tests.integration.books import opened
-from tests.integration.cli_support import ROOT, Answer, Fermata, files_in, silence
+from tests.integration.cli_support import Answer, Fermata, files_in, forked, silence
 from tests.servers import Database
 from worker.credits.outcomes import Ending
 from worker.failpoints import MOMENTS
@@ -135,12 +134,12 @@ STEPS = ("erase_account", "erase_jobs", "erase_artifacts")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("step", STEPS)
 def test_an_erasure_that_is_killed_is_done_by_the_next(
-    fermata: Fermata, environment: dict[str, str], ada: Path, step: str, moment: str
+    fermata: Fermata, environment: dict[str, str], zygote: Zygote, ada: Path, tmp_path: Path, step: str, moment: str
 ) -> None:
     """Wherever it dies, the books are exact; done again, nothing is left."""
-    child = [sys.executable, "-m", "worker.cli", "accounts", "erase", "ada", *WHY, "--confirm", "ada"]
     armed = {**environment, "FERMATA_FAILPOINTS": f"{step}.{moment}:kill"}
-    assert -signal.SIGKILL == subprocess.run(child, env=armed, cwd=ROOT, timeout=60, check=False).returncode
+    erasing = ("accounts", "erase", "ada", *WHY, "--confirm", "ada")
+    assert -signal.SIGKILL == forked(zygote, armed, tmp_path, *erasing)
     assert fermata.ok("audit")["ok"]
     assert 0 == erase(fermata).code
     assert ["artifacts"] == finished(words_anywhere(fermata.database, WORDS))  # bob's

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,8 +16,9 @@ import pytest
 import uuid_utils.compat as uuids
 
 from config.settings import Settings, load
+from tests.acceptance.stage import Zygote
 from tests.integration.books import ACTOR, Store, opened
-from tests.integration.cli_support import ROOT, Fermata, silence
+from tests.integration.cli_support import Fermata, forked, silence
 from tests.servers import Database
 from worker.artifacts.folder import FolderStore
 from worker.boot import opened_pruner
@@ -346,14 +345,19 @@ async def _much_to_do(database: Database) -> None:
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_prune_that_is_killed_goes_on_where_it_was(
-    fermata: Fermata, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+    fermata: Fermata,
+    environment: dict[str, str],
+    zygote: Zygote,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    moment: str,
 ) -> None:
     """Wherever it dies, the books are exact, and the next run takes the rest and comes to the same end."""
     finished(_much_to_do(fermata.database))
     kept = {f"FERMATA_{name.upper()}": str(value) for name, value in SHORT.items()}
-    child = [sys.executable, "-m", "worker.cli", "prune"]
     armed = {**environment, **kept, "FERMATA_FAILPOINTS": f"{step}.{moment}:kill"}
-    assert -signal.SIGKILL == subprocess.run(child, env=armed, cwd=ROOT, timeout=60, check=False).returncode
+    assert -signal.SIGKILL == forked(zygote, armed, tmp_path, "prune")
     assert fermata.ok("audit")["ok"]
     for name, value in kept.items():
         monkeypatch.setenv(name, value)
