@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -101,7 +101,7 @@ class OurDoor:
 
     async def balance(self, account: str) -> Answer:
         try:
-            return Told.OK, _credits_of(await self.client.reads.balance(account))
+            return Told.OK, credits_of(asdict(await self.client.reads.balance(account)))
         except StoreError as error:
             return _of_store(error)
 
@@ -169,20 +169,24 @@ class HttpDoor:
 
     async def balance(self, account: str) -> Answer:
         try:
-            return Told.OK, _credits_of(await self.fermata.balance(account))
-        except errors.FermataError as error:
-            return _of_http(error)
+            reply = await self.http.get(f"/v1/accounts/{account}/balance", timeout=PATIENCE_SECONDS)
+        except httpx2.TransportError as error:
+            return Told.UNKNOWN, {"error": type(error).__name__}
+        if reply.is_success:
+            return Told.OK, credits_of(reply.json())
+        return _of_http(errors.problem_of(reply.status_code, reply.json()))
 
 
-def _credits_of(balance: Any) -> Mapping[str, int]:
-    """A balance, ours or the client package's, in the words of `prefixes`."""
+def credits_of(balance: Mapping[str, Any]) -> Mapping[str, int]:
+    """A balance, as the API shows it, in the words of `prefixes`."""
+    subscription, topup, grants = balance["subscription"], balance["topup"], balance["grants"]
     return {
-        "subscription.available": balance.subscription.available,
-        "subscription.held": balance.subscription.held,
-        "topup.available": balance.topup.available + balance.topup.frozen,
-        "topup.held": balance.topup.held,
-        "grant.available": balance.grants.available,
-        "grant.held": balance.grants.held,
+        "subscription.available": subscription["available"],
+        "subscription.held": subscription["held"],
+        "topup.available": topup["available"] + topup["frozen"],
+        "topup.held": topup["held"],
+        "grant.available": grants["available"],
+        "grant.held": grants["held"],
     }
 
 

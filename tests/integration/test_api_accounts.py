@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chaos.clients import credits_of
 from tests.integration.api_support import SONG, Api, an_api
 from tests.servers import Database
 
@@ -41,6 +43,9 @@ async def test_an_account_is_opened_credited_and_shown(api: Api) -> None:
     balance = await api.ok("GET", "/v1/accounts/ada/balance", role="billing")
     monthly, pack = sold["plans"]["starter"]["monthly_credits"], sold["packs"]["small"]["credits"]
     assert (monthly, pack + 7, 5) == tuple(balance[lot]["available"] for lot in ("subscription", "topup", "grants"))
+    # As the clients of the chaos runs read it, by their two doors.
+    assert credits_of(balance) == credits_of(asdict(await api.services.reads.balance("ada")))
+    assert (pack + 7, 0) == (credits_of(balance)["topup.available"], credits_of(balance)["grant.held"])
     journal = await api.ok("GET", "/v1/accounts/ada/journal?limit=3", role="viewer")
     rest = await api.ok("GET", f"/v1/accounts/ada/journal?after={journal['next']}", role="viewer")
     entries = journal["entries"] + rest["entries"]
