@@ -1,7 +1,8 @@
 """Erase an account: prompts, words and sound are gone, from rows and from the store; the books stay exact.
 
-What stays says nothing of a person but the id that the caller gave it: the journal, what was charged, and of each
-request its numbers, its switches and the choices that a price depends on.
+What stays says nothing of a person but the ids and references that the caller gave: the journal, what was charged, and
+of each request its numbers, its switches and the choices that a price depends on. `tests/personal.py` has it column by
+column, docs/RUNBOOK.md for people.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ async def erase(
     at: UUID | None = _FIRST
     while at is not None:
         at = await erasing.jobs(account_id, at, kept)
+    entry: int | None = 0
+    while entry is not None:
+        entry = await erasing.log(account_id, entry)
     forgotten, after = 0, _FIRST
     while page := await erasing.artifacts(account_id, after):
         for _, key in page:

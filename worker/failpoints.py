@@ -91,6 +91,7 @@ TRANSACTIONS = frozenset(
         "drop_empty_months",
         "erase_account",
         "erase_jobs",
+        "erase_log",
         "erase_artifacts",
         # people and pipelines
         "create_account",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -14,6 +14,7 @@ import redis
 
 from tests.acceptance.up import System, forking, running_system
 from tests.proc import family_of
+from tests.redis_text import everything_in
 from tests.waiting import wait_until
 from worker.local.ports import free_port
 
@@ -139,14 +140,6 @@ def _command_line(pid: int) -> str:
 
 
 def _all_of_redis(system: System) -> str:
-    """By type: a dump would hold long texts compressed."""
-    reads: dict[bytes, Callable[[redis.Redis, bytes], object]] = {
-        b"string": lambda client, name: client.get(name),
-        b"list": lambda client, name: client.lrange(name, 0, -1),
-        b"hash": lambda client, name: client.hgetall(name),
-        b"set": lambda client, name: client.smembers(name),
-        b"zset": lambda client, name: client.zrange(name, 0, -1),
-    }
     with redis.Redis.from_url(_redis_url(system)) as client:
         client.hset("canary", mapping={"song": LONG})
-        return "\n".join(f"{name!r} {reads[client.type(name)](client, name)!r}" for name in client.scan_iter("*"))
+        return everything_in(client)

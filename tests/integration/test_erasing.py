@@ -18,6 +18,7 @@ from tests.servers import Database
 from worker.credits.outcomes import Ending
 from worker.failpoints import MOMENTS
 from worker.local.waiting import finished
+from worker.store.erasing import Erasing
 
 WORDS = "a waltz for Aunt Agatha"
 WHY = ("--reason", "ticket 4711", "--as", "kim")
@@ -128,7 +129,7 @@ async def _log(database: Database) -> list[tuple[str, str, str]]:
 
 
 #: Every transaction of an erasure: for each a process dies in it, before and after its COMMIT.
-STEPS = ("erase_account", "erase_jobs", "erase_artifacts")
+STEPS = ("erase_account", "erase_jobs", "erase_log", "erase_artifacts")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -186,6 +187,35 @@ def test_a_voice_is_taken_away_first(fermata: Fermata, ada: Path, clip: Path) ->
     assert 0 == erase(fermata).code
     (left,) = fermata.ok("artifacts", "list", "--account", "ada")["artifacts"]
     assert ("erased", []) == (left["name"], [path for path in files_in(ada) if left["artifact"] in path])
+
+
+async def test_the_log_loses_words_and_nothing_else(database: Database) -> None:
+    """Of an erased account its owner can take words out; who did what stays, and so does all of another account."""
+    async with opened(database) as store, database.connection(as_owner=True) as owner:
+        for account in ("ada", "bob"):
+            await store.account(account)
+            await store.accounts.grant(account, 5, "g", "kim", note=WORDS)
+        before = [dict(row) for row in await owner.fetch(_LOGGED)]
+        await Erasing(store.engine).begin("ada", "kim", "ticket 4711")
+        assert await Erasing(store.engine).log("ada", 0) is not None
+        wordless = [{**row, "note": None} if row["subject"] == "ada" else row for row in before]
+        assert wordless == [dict(row) for row in await owner.fetch(_LOGGED)]
+        for rewriting in (
+            "UPDATE audit_log SET actor = 'nobody' WHERE subject = 'ada'",
+            "UPDATE audit_log SET after = after || '{\"granted\": 6}' WHERE subject = 'ada'",
+            "UPDATE audit_log SET after = after - 'note' WHERE subject = 'bob'",
+            "DELETE FROM audit_log WHERE subject = 'ada'",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                await owner.execute(rewriting)
+
+
+_LOGGED = """
+    SELECT entry_id, at, actor, what, subject, after ->> 'granted' AS granted, after ->> 'note' AS note
+    FROM audit_log
+    WHERE what NOT LIKE 'erasures%'
+    ORDER BY entry_id
+"""
 
 
 async def test_only_ended_jobs_of_an_erased_account_are_touched(database: Database) -> None:

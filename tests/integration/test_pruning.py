@@ -271,13 +271,15 @@ async def test_the_database_itself_keeps_what_is_too_young(database: Database) -
             "fermata_close_month(0)",
             "fermata_erase_jobs('ada', gen_random_uuid(), '{}', 10)",
             "fermata_erase_artifacts('ada', '{}')",
+            "fermata_erase_log('ada', 0, 10)",
         ):
             with pytest.raises(asyncpg.RaiseError):
                 await app.execute(f"SELECT {call}")
         async with database.connection(as_owner=True) as owner:
             logged = await owner.fetchval("SELECT count(*) FROM audit_log")
-            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
-                await owner.execute("DELETE FROM audit_log")
+            for rewriting in ("DELETE FROM audit_log", "UPDATE audit_log SET after = after - 'actor'"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                    await owner.execute(rewriting)
         await database.advance(366 * DAY)
         assert logged == await app.fetchval("SELECT fermata_forget('audit log', 365, 10)") > 0
 

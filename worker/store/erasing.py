@@ -16,6 +16,8 @@ from worker.store.errors import Refused, UnknownAccount
 
 #: Jobs or artifacts of one transaction.
 _ROWS = 500
+#: Entries of the log that one transaction looks at; few of them are of one account.
+_ENTRIES = 10_000
 
 
 class Erasing:
@@ -25,7 +27,7 @@ class Erasing:
         self._engine = engine
 
     async def begin(self, account_id: str, actor: str, reason: str) -> None:
-        """Note who erases it and why; its refusals, deliveries and tokens go at once.
+        """Note who erases it and why; its refusals, deliveries, endpoints and tokens go at once, and notes about it.
 
         Raises `UnknownAccount`, and `Refused` while it has unfinished jobs or a voice that is made of its sound.
         """
@@ -54,6 +56,12 @@ class Erasing:
         async with transaction(self._engine, "erase_jobs") as connection:
             return (await connection.execute(_JOBS, values)).scalar_one_or_none()
 
+    async def log(self, account_id: str, after: int) -> int | None:
+        """Take its words out of the next entries of the log; returns where to go on, None at the end."""
+        values = {"account": account_id, "after": after, "most": _ENTRIES}
+        async with transaction(self._engine, "erase_log") as connection:
+            return (await connection.execute(_LOG, values)).scalar_one_or_none()
+
     async def artifacts(self, account_id: str, after: UUID) -> Sequence[tuple[UUID, str]]:
         """The next artifacts after that one, with their storage keys."""
         values = {"account": account_id, "after": after, "most": _ROWS}
@@ -78,6 +86,8 @@ _STANDING = text("""
 _BEGIN = text("SELECT fermata_erase_account(:account, :actor, :reason)")
 
 _JOBS = text("SELECT fermata_erase_jobs(:account, :after, CAST(:kept AS text[]), :most)")
+
+_LOG = text("SELECT fermata_erase_log(:account, :after, :most)")
 
 _ARTIFACTS = text("""
     SELECT artifact_id, storage_key
