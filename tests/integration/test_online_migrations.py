@@ -7,22 +7,24 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 import asyncpg
 import pytest
-from alembic import command
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from structlog.testing import capture_logs
 
+from config.settings import Settings
 from tests.acceptance.stage import until
+from tests.integration.cli_support import Fermata
 from tests.integration.test_schema import empty_database
-from tests.servers import Servers
+from tests.servers import Database, Servers
 from worker.local.roles import dsn
-from worker.store.migrate import LOCK_MILLISECONDS, alembic_config, migrate
+from worker.store.errors import MigrationWaited
+from worker.store.migrate import LOCK_MILLISECONDS, migrate, patiently, upgraded
 
 VERSIONS = Path(__file__).parents[2] / "worker/store/migrations/versions"
 #: Before turns, credits as sold, webhooks, checkpoints.
@@ -32,54 +34,65 @@ WRITERS, JOBS = 3, 3000
 
 async def as_it_was(owner_url: str) -> None:
     """The schema of an older release, with jobs in it."""
-
-    def upgrade(connection: Connection) -> None:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, OLD)
-
-    engine = create_async_engine(owner_url, poolclass=NullPool)
-    async with engine.connect() as connection:
-        await connection.run_sync(upgrade)
-        await connection.commit()
-    await engine.dispose()
+    await stepped(owner_url, OLD)
     owner = await asyncpg.connect(dsn(owner_url))
     for statement in _FILLED.split(";\n\n"):
         await owner.execute(statement.replace(":jobs", str(JOBS)))
     await owner.close()
 
 
-async def writing(owner_url: str, number: int, stop: asyncio.Event, stalls: list[float]) -> int:
-    """What every release does to an account, until told to stop: returns how often, and notes how long each took."""
-    connection = await asyncpg.connect(dsn(owner_url), command_timeout=60)
+@dataclass(slots=True)
+class Written:
+    """What writers did: how long each step took, and how many the database turned away."""
+
+    stalls: list[float] = field(default_factory=list)
+    refused: int = 0
+
+
+async def writing(owner_url: str, number: int, stop: asyncio.Event, written: Written) -> int:
+    """What every release does to an account, until told to stop: returns how often it tried.
+
+    It waits for a lock as long as our own processes do, and is turned away then, by PostgreSQL's clock.
+    """
+    waits = {"lock_timeout": f"{round(1000 * Settings().lock_timeout_seconds)}"}
+    connection = await asyncpg.connect(dsn(owner_url), command_timeout=60, server_settings=waits)
     done = 0
     while not stop.is_set():
         started = monotonic()
-        for statement in _ONE_STEP.split(";\n\n"):
-            await connection.execute(statement.replace(":number", str(number)))
-        stalls.append(monotonic() - started)
+        try:
+            for statement in _ONE_STEP.split(";\n\n"):
+                await connection.execute(statement.replace(":number", str(number)))
+        except asyncpg.LockNotAvailableError:
+            await connection.execute("ROLLBACK")
+            written.refused += 1
+        else:
+            written.stalls.append(monotonic() - started)
         done += 1
     await connection.close()
     return done
 
 
 @asynccontextmanager
-async def writers(owner_url: str) -> AsyncIterator[list[float]]:
-    """Several of them for as long as the block. One that is turned away fails the test."""
-    stop, stalls = asyncio.Event(), list[float]()
+async def writers(owner_url: str) -> AsyncIterator[Written]:
+    """Several of them for as long as the block."""
+    stop, written = asyncio.Event(), Written()
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(writing(owner_url, number, stop, stalls)) for number in range(WRITERS)]
-        yield stalls
+        tasks = [group.create_task(writing(owner_url, number, stop, written)) for number in range(WRITERS)]
+        yield written
         stop.set()
     assert all(task.result() for task in tasks)
 
 
 async def test_writers_go_on_while_the_schema_grows_up(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
-    """From an old schema to this one beside writers, while somebody reads a table for long: it steps back till then."""
+    """From an old schema to this one beside writers, while somebody reads a table for long: it steps back till then.
+
+    Nobody is turned away: who queues behind a migration goes on before a lock's time is up.
+    """
     async with empty_database(servers) as url:
         await as_it_was(url)
         reader = await asyncpg.connect(dsn(url))
-        async with writers(url) as stalls:
+        async with writers(url) as written:
+            stalls = written.stalls
             await reader.execute("BEGIN")
             await reader.execute("SELECT count(*) FROM accounts, due")
             with capture_logs() as logs:
@@ -96,10 +109,76 @@ async def test_writers_go_on_while_the_schema_grows_up(servers: Servers, capsys:
         owner = await asyncpg.connect(dsn(url))
         assert JOBS == await owner.fetchval("SELECT count(*) FROM due WHERE since IS NOT NULL")
         steps = await owner.fetchval("SELECT sum(spent) FROM lots")
+        assert 0 == written.refused
         assert steps == len(stalls) == await owner.fetchval("SELECT count(*) FROM journal")
         await owner.close()
     with capsys.disabled():
         sys.stdout.write(f"\nlongest of {len(stalls):,} steps beside the migrations: {1000 * max(stalls):.0f} ms ")
+
+
+#: After the heart, each on top of the one before.
+SINCE = [revision for revision in sorted(path.stem[:4] for path in VERSIONS.glob("*.py")) if revision > OLD]
+
+
+async def test_no_migration_waits_behind_a_long_transaction(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside one that reads every table and does not end, each is through at once, or gives up and left nothing."""
+    monkeypatch.setattr("worker.store.migrate.PATIENCE_SECONDS", 0.0)
+    waited = []
+    async with empty_database(servers) as url:
+        await as_it_was(url)
+        reader, owner = await asyncpg.connect(dsn(url)), await asyncpg.connect(dsn(url))
+        for revision in SINCE:
+            before = await owner.fetch(_CATALOGUE)
+            await reader.execute("BEGIN")
+            await reader.execute(await owner.fetchval(_READ_EVERY_TABLE))
+            if (told := await why_not(url, revision)) is not None:
+                assert f"at revision {int(revision) - 1:04}, and nothing of the next one was done" in told
+                assert f"pid {reader.get_server_pid()} " in told
+                assert before == await owner.fetch(_CATALOGUE)
+                waited.append(revision)
+            await reader.execute("ROLLBACK")
+            await stepped(url, revision)
+        await reader.close()
+        await owner.close()
+    assert {"0003", "0004", "0009"} <= set(waited) < set(SINCE)
+
+
+async def why_not(url: str, revision: str) -> str | None:
+    """Try that migration; what is said if it gives up."""
+    try:
+        await stepped(url, revision)
+    except MigrationWaited as error:
+        return str(error)
+    return None
+
+
+async def stepped(url: str, revision: str) -> None:
+    """One migration, as `migrate` does all of them."""
+    engine = create_async_engine(url, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await patiently(connection, lambda open_one: open_one.run_sync(upgraded, revision))
+    finally:
+        await engine.dispose()
+
+
+async def test_who_is_in_the_way_is_told_in_one_line(
+    fermata: Fermata, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command gives up in time, says what to do, and the schema stays as it was."""
+    monkeypatch.setattr("worker.store.migrate.PATIENCE_SECONDS", 0.0)
+    async with database.connection(as_owner=True) as reader:
+        await reader.execute("UPDATE alembic_version SET version_num = '0019'")
+        await reader.execute("DROP FUNCTION fermata_book_in_time() CASCADE")
+        await reader.execute("BEGIN")
+        await reader.execute("LOCK TABLE price_books IN ROW EXCLUSIVE MODE")
+        monkeypatch.setenv("FERMATA_OWNER_DATABASE_URL", dsn(database.owner_url))
+        answer = await asyncio.to_thread(fermata, "migrate")
+        await reader.execute("ROLLBACK")
+        assert (3, True) == (answer.code, f"pid {reader.get_server_pid()} " in answer.complaint), answer.err
+        assert "stays at revision 0019" in answer.complaint
+        assert "run `fermata migrate` again" in answer.complaint
+        assert "0019" == await reader.fetchval("SELECT version_num FROM alembic_version")
 
 
 # --- what a migration may do --------------------------------------------------------------------------------------
@@ -219,6 +298,30 @@ FROM generate_series(1, :jobs) AS n;
 
 INSERT INTO due (account_id, job_id, queue, kind, priority, not_before, ends_by)
 SELECT account_id, job_id, queue, kind, 0, now(), ends_by FROM jobs
+"""
+
+#: Everything that a migration could leave behind.
+_CATALOGUE = """
+    SELECT 'relation' AS what, c.relname::text AS name, c.relkind::text AS more FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'column', a.attrelid::regclass || '.' || a.attname, a.atttypid::regtype::text FROM pg_attribute AS a
+    JOIN pg_class AS c ON c.oid = a.attrelid AND c.relnamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'function', p.proname, p.prosrc FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT 'trigger', t.tgrelid::regclass || '.' || t.tgname, '' FROM pg_trigger AS t
+    UNION ALL
+    SELECT 'constraint', k.conrelid::regclass || '.' || k.conname, k.convalidated::text FROM pg_constraint AS k
+    UNION ALL
+    SELECT 'revision', version_num, '' FROM alembic_version
+    ORDER BY 1, 2, 3
+"""
+
+_READ_EVERY_TABLE = """
+    SELECT string_agg(format('SELECT count(*) FROM %I', tablename), ' UNION ALL ')
+    FROM pg_tables
+    WHERE schemaname = 'public'
 """
 
 #: Each in a transaction of its own would not be one step; the driver sends several statements as one.

@@ -2,7 +2,8 @@
 
 StoreError
 ├── LedgerUnavailable      PostgreSQL can't be reached or is too busy: nothing was decided; wait and try again
-│   └── AccountBusy        others hold the account: somebody else's job may have the slot meanwhile
+│   ├── AccountBusy        others hold the account: somebody else's job may have the slot meanwhile
+│   └── MigrationWaited    a table was in use all the time: nothing was changed; end who is in the way, migrate again
 ├── OutcomeUnknown         the answer of a COMMIT was lost: read the row to learn what happened
 ├── UnknownAccount         no such account: create it first
 ├── UnknownJob             no such job in this account
@@ -34,6 +35,10 @@ class LedgerUnavailable(StoreError):
 
 class AccountBusy(LedgerUnavailable):
     """An operation that has no time to wait met its account busy for too long. Nothing was written."""
+
+
+class MigrationWaited(LedgerUnavailable):
+    """A migration gave way to others for as long as it has patience. It was rolled back; says who was in the way."""
 
 
 class OutcomeUnknown(StoreError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from pathlib import Path
 from time import monotonic
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
 from worker.store.database import engine_at
+from worker.store.errors import MigrationWaited
 
 log = structlog.get_logger(__name__)
 
@@ -46,19 +48,15 @@ async def migrate(owner_url: str) -> str:
 
     Safe to run by several at once and again, and beside whatever works there: each migration is a transaction of its
     own, no statement of one waits longer than `LOCK_MILLISECONDS` for a table that others use, with everybody else
-    behind it, and one that waited in vain is tried again until `PATIENCE_SECONDS` are over. Loads config/prices.toml
-    and config/plans.toml as book 1 into empty tables only.
+    behind it, and one that waited in vain is tried again until `PATIENCE_SECONDS` are over; then `MigrationWaited` says
+    who was in the way. Loads config/prices.toml and config/plans.toml as book 1 into empty tables only.
     """
     engine = engine_at(owner_url, poolclass=NullPool, connect_args={"command_timeout": _STATEMENT_SECONDS})
     try:
         async with engine.connect() as connection:
             await _alone(connection)
-            await connection.execute(_LOCK_TIMEOUT, {"milliseconds": str(LOCK_MILLISECONDS)})
-            await connection.commit()
-            await _upgraded(connection)
-            await _grant(connection)
-            await _load_books(connection)
-            revision = str(await connection.scalar(text("SELECT version_num FROM alembic_version")))
+            await patiently(connection, _brought_up)
+            revision = str(await connection.scalar(_REVISION))
             await connection.commit()
             return revision
     finally:
@@ -79,24 +77,52 @@ async def _alone(connection: AsyncConnection) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _upgraded(connection: AsyncConnection) -> None:
+async def patiently(connection: AsyncConnection, step: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+    """Do it, in which no statement waits longer than `LOCK_MILLISECONDS`; again for as long as a table is in use.
+
+    Raises `MigrationWaited` once `PATIENCE_SECONDS` are over.
+    """
     deadline = monotonic() + PATIENCE_SECONDS
+    await connection.execute(_LOCK_TIMEOUT, {"milliseconds": str(LOCK_MILLISECONDS)})
+    await connection.commit()
     while True:
         try:
-            await connection.run_sync(_upgrade)
+            await step(connection)
             return await connection.commit()
         except DBAPIError as error:
             await connection.rollback()
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE or monotonic() > deadline:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
+            if monotonic() > deadline:
+                raise await _waited_for(connection) from error
             log.info("migration waits: a table is in use")
             await asyncio.sleep(_AGAIN_SECONDS)
 
 
-def _upgrade(connection: Connection) -> None:
+async def _brought_up(connection: AsyncConnection) -> None:
+    await connection.run_sync(upgraded)
+    await _grant(connection)
+    await _load_books(connection)
+
+
+async def _waited_for(connection: AsyncConnection) -> MigrationWaited:
+    """Who is in the way, as far as the owner may know."""
+    others = [f"pid {row.pid} ({row.name or 'no name'})" for row in await connection.execute(_IN_THE_WAY)]
+    revision = await connection.scalar(_REVISION)
+    await connection.rollback()
+    return MigrationWaited(
+        f"migrations: a table was in use for {PATIENCE_SECONDS:g} s, and nobody was to wait behind us: "
+        f"the schema stays at revision {revision}, and nothing of the next one was done. "
+        f"In the way: {', '.join(others) or 'nobody any more'}. "
+        "Let these transactions end, or end them with pg_terminate_backend, and run `fermata migrate` again"
+    )
+
+
+def upgraded(connection: Connection, revision: str = "head") -> None:
+    """Every migration up to that one, each in a transaction of its own."""
     config = alembic_config()
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 async def _grant(connection: AsyncConnection) -> None:
@@ -120,6 +146,20 @@ async def _load_books(connection: AsyncConnection) -> None:
 
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:lock)")
 _LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :milliseconds, false)")
+_REVISION = text("SELECT version_num FROM alembic_version")
+#: Whoever holds a lock on a table of ours: readers too are in a migration's way.
+_IN_THE_WAY = text("""
+    SELECT DISTINCT l.pid, a.application_name AS name
+    FROM pg_locks AS l
+    JOIN pg_class AS c ON c.oid = l.relation
+    LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+    WHERE l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND c.relnamespace = 'public'::regnamespace
+      AND l.pid <> pg_backend_pid()
+    ORDER BY l.pid
+    LIMIT 5
+""")
 _COUNT_PRICE_BOOKS = text("SELECT count(*) FROM price_books")
 _COUNT_PLAN_BOOKS = text("SELECT count(*) FROM plan_books")
 _INSERT_PRICE_BOOK = text("""
