@@ -39,7 +39,7 @@ GOALS: Mapping[str, float] = MappingProxyType(
         # ten million entries and a million jobs: at most 1.5 × what a hundredth takes, and 200,000 entries/s
         **{
             f"growth_{name}": 1.0
-            for name in ("reserve_p50_ms", "reserve_p99_ms", "settle_p99_ms", "look_ms", "balance_ms")
+            for name in ("reserve_p50_ms", "reserve_p99_ms", "settle_p99_ms", "look_ms", "balance_ms", "audit_mb")
         },
         "growth_audit_since_per_s": 1.0,
         # four minutes of music through each embedded engine

@@ -441,7 +441,7 @@ async def _say_gone(workers: Workers, worker_id: str) -> None:
 @asynccontextmanager
 async def opened_pruner(engine: AsyncEngine, artifacts: ArtifactStore, settings: Settings) -> AsyncIterator[Pruner]:
     """A pruner with connections of its own, whose statements may take long."""
-    async with patient(engine, "fermata prune", PATIENCE_SECONDS) as own:
+    async with patient(engine, "fermata prune", PATIENCE_SECONDS, work_mem="64MB") as own:
         yield Pruner(Pruning(own, settings), artifacts)
 
 

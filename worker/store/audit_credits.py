@@ -40,11 +40,11 @@ DEBTS = text("""
             FROM journal
             WHERE move = 'revoke'
               AND reason = 'debt'
-              AND at >= :since
+              AND at >= :closed_until
             UNION ALL
             SELECT account_id, lot_id, debt_paid
             FROM checkpoints
-            WHERE month < :since
+            WHERE month < :closed_until
               AND debt_paid > 0
         ) AS entries
         GROUP BY account_id, lot_id

@@ -103,8 +103,10 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
 
 
 @asynccontextmanager
-async def patient(engine: AsyncEngine, name: str, statement_seconds: float) -> AsyncIterator[AsyncEngine]:
-    """Connections to the same database whose statements may take their time, and may sort in memory."""
+async def patient(
+    engine: AsyncEngine, name: str, statement_seconds: float, **settings: str
+) -> AsyncIterator[AsyncEngine]:
+    """Connections to the same database whose statements may take their time; `settings` are further ones of theirs."""
     own = engine_at(
         engine.url,
         poolclass=NullPool,
@@ -115,9 +117,9 @@ async def patient(engine: AsyncEngine, name: str, statement_seconds: float) -> A
                 "application_name": name,
                 "timezone": "UTC",
                 "jit": "off",
-                "work_mem": "64MB",
                 "statement_timeout": str(round(statement_seconds * 1000)),
                 "idle_in_transaction_session_timeout": "60000",
+                **settings,
             },
         },
     )
