@@ -5,14 +5,22 @@ What decides is the product's code; see `metering` for what may happen between i
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.unit.credits.metering import MUTANTS, WORLDS, World, explored
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
-def test_in_every_state_the_promises_hold_and_the_end_can_be_reached(world: World) -> None:
-    """Nobody is charged twice, no bucket is below zero, old tokens change nothing, a live lease is respected."""
+def test_in_every_state_the_promises_hold_and_the_end_can_be_reached(world: World, whole: bool) -> None:
+    """Nobody is charged twice, no bucket is below zero, old tokens change nothing, a live lease is respected.
+
+    In short, two jobs may fail once less: half the states or fewer.
+    """
+    if not whole and len(world.quotes) > 1:
+        world = replace(world, failures_max=world.failures_max - 1)
     found = explored(world)
     assert found.wrong is None, "\n".join([found.wrong or "", *found.steps])
     assert found.states > 200
