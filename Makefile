@@ -23,14 +23,15 @@ help:
 demo: $(STAMP)
 	@exec $(BIN)/fermata demo
 
-# Unit tests need no servers and answer within seconds, so they come first.
+# Unit tests need no servers and answer within seconds, so they come first. The others wait for processes a third of
+# their time: three at a time keep two cores busy.
 test: $(STAMP)
 	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
-	@$(BIN)/pytest -q -n 2 --dist worksteal tests --ignore=tests/unit
+	@$(BIN)/pytest -q -n 3 --dist worksteal tests --ignore=tests/unit
 
 # What `make test` has in short: more stories, every crash point by itself, the way back to the release before.
 proof: $(STAMP)
-	@$(BIN)/pytest -q -n 2 --dist worksteal -m proof --whole tests
+	@$(BIN)/pytest -q -n 3 --dist worksteal -m proof --whole tests
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

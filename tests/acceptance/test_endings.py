@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.acceptance.stage import Stage, put_plans_in_force, put_prices_in_force
+from tests.acceptance.stage import Process, Stage, put_plans_in_force, put_prices_in_force
 from worker.store.ops import Scope
 
 
@@ -195,14 +195,21 @@ async def test_a_deadline_that_passes_while_queued(stage: Stage) -> None:
         assert ("past_ends_by", 0, []) == (seen.reason, seen.charged, seen.endings)
 
 
+async def awake(stage: Stage, **settings: object) -> Process:
+    """A worker, and a scheduler, that have done a job: a deadline of seconds does not pass while they start."""
+    stage.scheduler()
+    worker = stage.worker(**settings)
+    await stage.becomes(await stage.submit(account_id=await stage.account("first", 10)), "succeeded")
+    return worker
+
+
 async def test_a_deadline_that_passes_while_running(stage: Stage) -> None:
     """Given a run that is not done by `ends_by`, then it is stopped, fails without a charge and is not tried again.
 
     A deadline is the customer's choice: credits that expired meanwhile are not made good, or it would carry them over.
     """
+    await awake(stage)
     await stage.account("eve", 10, expires_at=from_now(1.5))
-    stage.scheduler()
-    stage.worker()
     job_id = await stage.submit("gated", "eve", gate=str(stage.gate()), ends_by=from_now(2))
     seen = await stage.becomes(job_id, "failed")
     assert ("past_ends_by_started", 0) == (seen.reason, seen.charged)
@@ -211,8 +218,7 @@ async def test_a_deadline_that_passes_while_running(stage: Stage) -> None:
 
 async def test_a_deadline_sells_what_was_finished(stage: Stage) -> None:
     """Given an output that was finished before `ends_by`, then it is sold, and only it."""
-    stage.scheduler()
-    stage.worker()
+    await awake(stage)
     job_id = await stage.submit("gated", gate=str(stage.gate()), before=1, ends_by=from_now(1.5))
     seen = await stage.becomes(job_id, "succeeded")
     assert (True, 10, ["early-1"]) == (seen.partial, seen.charged, seen.outputs)
@@ -220,8 +226,7 @@ async def test_a_deadline_sells_what_was_finished(stage: Stage) -> None:
 
 async def test_a_deadline_that_passes_between_attempts(stage: Stage) -> None:
     """Given a job that failed and backs off, when `ends_by` passes, then it fails and its hold goes back."""
-    stage.scheduler()
-    stage.worker(backoff_first_seconds=60, backoff_max_seconds=60)
+    await awake(stage, backoff_first_seconds=60, backoff_max_seconds=60)
     job_id = await stage.submit("failing", error="unavailable", ends_by=from_now(2))
     seen = await stage.becomes(job_id, "failed")
     assert ("past_ends_by_started", ["engine_unavailable"], 0) == (seen.reason, seen.endings, seen.charged)
@@ -230,8 +235,7 @@ async def test_a_deadline_that_passes_between_attempts(stage: Stage) -> None:
 
 async def test_a_hold_ends_soon_after_its_deadline_without_any_worker(stage: Stage) -> None:
     """Given a worker that is frozen for good with a job, when `ends_by` passes, then its hold ends by itself."""
-    stage.scheduler()
-    worker = stage.worker()
+    worker = await awake(stage)
     job_id = await stage.submit("gated", gate=str(stage.gate()), ends_by=from_now(2.5))
     await stage.becomes(job_id, "running")
     worker.freeze()
