@@ -124,7 +124,7 @@ async def _measured(servers: LocalServers, size: Size) -> Measured:
     reserves, settles = await _pairs(servers.database_url, size)
     async with opened_store(settings, "fermata-bench") as store:
         overview, reads, pruning = OverviewReads(store.engine), Reads(store.engine), Pruning(store.engine, settings)
-        look = await _median(overview.now) + await _median(lambda: _ended(overview))
+        look = await _median(lambda: _ended(overview))
         balance = await _median(lambda: reads.balance("account-7"))
         started = time.monotonic()
         while await pruning.close_month():
@@ -226,8 +226,8 @@ async def _counted(superuser: str) -> tuple[int, int, float]:
 
 
 async def _ended(overview: OverviewReads) -> None:
-    now = (await overview.now()).now
-    await overview.ended(now - timedelta(minutes=60), now)
+    now = await overview.clock()
+    await overview.look(windows=[(now - timedelta(minutes=60), now)])
 
 
 async def _median(read: Callable[[], Awaitable[Any]]) -> float:

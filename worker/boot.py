@@ -316,25 +316,29 @@ async def opened_board(services: Services) -> AsyncIterator[Board]:
     from worker.store.reads_overview import OverviewReads
     from worker.store.sessions import Sessions
     from worker.web.dashboard.board import Board
+    from worker.web.dashboard.guests import Guests
     from worker.web.dashboard.live import Live
     from worker.web.dashboard.pictures import Pictures
 
     overview = OverviewReads(services.engine)
-    live = Live(overview)
+    sessions = Sessions(services.engine)
+    live, guests = Live(overview), Guests(sessions)
     try:
         yield Board(
             services=services,
             lists=AccountListReads(services.engine),
             overview=overview,
-            sessions=Sessions(services.engine),
+            sessions=sessions,
             upkeep=Upkeep(services.engine),
             events=EventReads(services.engine),
             webhooks=webhook_desk(services.settings, services.engine),
             live=live,
+            guests=guests,
             pictures=Pictures(picture, services.client.artifacts),
         )
     finally:
         await live.close()
+        await guests.close()
 
 
 @asynccontextmanager

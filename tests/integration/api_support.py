@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import uvicorn
 from fastapi import FastAPI
 
-from config.settings import load
+from config.settings import Settings, load
 from tests.servers import Database
 from worker.store.api_keys import NewKey, Role
 from worker.web.app import make_app
+from worker.web.server import server_of
 from worker.web.services import Services
 
 ACTOR = "test"
@@ -89,3 +92,19 @@ async def an_api(database: Database, folder: Path, **settings: Any) -> AsyncIter
         transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://fermata") as http:
             yield Api(app, app.state.services, http, database)
+
+
+@asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[tuple[uvicorn.Server, str]]:
+    """An API process, as good as: the same server in this loop, and where it answers."""
+    server = server_of(make_app(settings), settings)
+    task = asyncio.create_task(server._serve())
+    while not server.started:
+        assert not task.done(), task.result()
+        await asyncio.sleep(0.01)
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    try:
+        yield server, f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        await task

@@ -10,6 +10,7 @@ from html import unescape
 from typing import Any
 
 import httpx2
+from fastapi import FastAPI
 
 from tests.integration.api_support import Api
 from worker.web.dashboard.board import Board
@@ -56,7 +57,11 @@ async def visiting(api: Api, role: str | None = "admin", key: str | None = None)
 
 def board_in(api: Api) -> Board:
     """The board of the application under test."""
-    app = api.http._transport.app  # type: ignore[attr-defined]
-    mounted = next(route for route in app.routes if getattr(route, "name", None) == "dashboard")
+    return board_of_app(api.app)
+
+
+def board_of_app(app: FastAPI) -> Board:
+    """The board of an application that has started."""
+    mounted: Any = next(route for route in app.routes if getattr(route, "name", None) == "dashboard")
     board: Board = mounted.app.state.board
     return board

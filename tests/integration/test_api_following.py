@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from config.settings import load
-from tests.integration.api_support import ACTOR
+from tests.integration.api_support import ACTOR, served
 from tests.integration.books import Store, opened
 from tests.servers import Database
 from worker.boot import background
@@ -29,9 +29,7 @@ from worker.store.leases import Held
 from worker.store.reads_following import FollowingReads, Pulse
 from worker.web import keyring
 from worker.web import server as web_server
-from worker.web.app import make_app
 from worker.web.routes import following
-from worker.web.server import server_of
 from worker.web.watching import Watcher
 
 
@@ -56,18 +54,8 @@ class Stage:
             api_port=0,
             **chosen,
         )
-        server = server_of(make_app(settings), settings)
-        task = asyncio.create_task(server._serve())
-        while not server.started:
-            assert not task.done(), task.result()
-            await asyncio.sleep(0.01)
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
-        self.url = f"http://{host}:{port}"
-        try:
+        async with served(settings) as (server, self.url):
             yield server
-        finally:
-            server.should_exit = True
-            await task
 
     def client(self) -> httpx2.AsyncClient:
         """With the key, and patient."""

@@ -1,23 +1,28 @@
 """What everybody in front of the dashboard looks at, read once for all of them: cheap whatever lies in the tables.
 
-Three reads, each one snapshot: what moves every second, what moves slowly, and what ended in some minutes. The last
-is asked for in small windows, so that a day's plot never costs one long statement.
+A look is one statement: what moves every second and, as asked, what moves slowly or what ended in some minutes. The
+last is asked for in small windows, so that a day's plot never costs one long statement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import text
+import msgspec
+from sqlalchemy import Boolean, bindparam, case, func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.elements import ColumnElement, TextClause
 
 from worker.store.reads_accounts import check_limit
 from worker.store.reads_jobs import ALIVE_SECONDS
-from worker.store.reads_queues import QUEUES, WORKERS, QueueShown, WorkerShown, worker_of
-from worker.store.snapshots import snapshot
+from worker.store.reads_queues import QUEUES, WORKERS, QueueShown, WorkerShown
+from worker.store.snapshots import one_statement, snapshot
+
+T = TypeVar("T")
 
 #: Times are taken from so many of a queue's latest ends, none older than an hour.
 _TIMED_JOBS = 100
@@ -98,35 +103,63 @@ class EndedMinute:
     refunded: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look has read. `slow` only if it was asked for; `ended` within the windows that were."""
+
+    now: Now
+    slow: Slow | None
+    ended: tuple[EndedMinute, ...]
+
+
 class OverviewReads:
     """Reads for everybody at once."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def now(self, watched: Collection[UUID] = ()) -> Now:
-        """Queues, workers, the scheduler's sign, and the jobs that somebody watches."""
-        values = {"alive": ALIVE_SECONDS}
-        async with snapshot(self._engine) as connection:
-            queues = tuple(QueueShown(*row) for row in await connection.execute(QUEUES, values))
-            workers = tuple(worker_of(row) for row in await connection.execute(WORKERS, values))
-            around = (await connection.execute(_AROUND)).one()
-            jobs = await connection.execute(_WATCHED, {"jobs": list(watched)}) if watched else ()
-            glances = tuple(JobGlance(*row) for row in jobs)
-        return Now(around.now, queues, workers, around.dispatch_seconds, tuple(around.paused_kinds), glances)
+    async def clock(self) -> datetime:
+        """The database's clock."""
+        async with one_statement(self._engine) as connection:
+            now: datetime = (await connection.execute(_CLOCK)).scalar_one()
+        return now
 
-    async def slow(self) -> Slow:
-        """Times of the queues, and all credits that are held or available in open lots."""
-        async with snapshot(self._engine) as connection:
-            times = tuple(QueueTimes(*row) for row in await connection.execute(_TIMES, {"limit": _TIMED_JOBS}))
-            sums = (await connection.execute(_CREDITS)).one()
-        return Slow(times, *sums)
+    async def look(
+        self,
+        watched: Collection[UUID] = (),
+        windows: Sequence[tuple[datetime, datetime]] = (),
+        *,
+        slow: bool = False,
+    ) -> Seen:
+        """One look, in one statement.
 
-    async def ended(self, since: datetime, until: datetime) -> tuple[EndedMinute, ...]:
-        """What ended from `since` until before `until`, by minute."""
-        async with snapshot(self._engine) as connection:
-            rows = await connection.execute(_ENDED, {"since": since, "until": until})
-            return tuple(EndedMinute(*row) for row in rows)
+        Always: queues, workers, the scheduler's sign, and the `watched` jobs. With `slow`: times of the queues and the
+        sums over lots. `windows`: what ended from a time until before another, by minute.
+        """
+        values = {
+            "alive": ALIVE_SECONDS,
+            "jobs": list(watched),
+            "since": [since for since, _ in windows],
+            "until": [until for _, until in windows],
+            "slow": slow,
+            "limit": _TIMED_JOBS,
+        }
+        async with one_statement(self._engine) as connection:
+            row = (await connection.execute(_LOOK, values)).one()
+        around = _decoded(row.around, tuple[_Around])[0]
+        now = Now(
+            now=around.now,
+            queues=_decoded(row.queues, tuple[QueueShown, ...]),
+            workers=_decoded(row.workers, tuple[WorkerShown, ...]),
+            dispatch_seconds=around.dispatch_seconds,
+            paused_kinds=around.paused_kinds,
+            watched=_decoded(row.watched, tuple[JobGlance, ...]),
+        )
+        moved = None
+        if slow:
+            sums = _decoded(row.credits, tuple[_Credits])[0]
+            moved = Slow(_decoded(row.times, tuple[QueueTimes, ...]), sums.held, sums.available, sums.paused_accounts)
+        return Seen(now, moved, _decoded(row.ended, tuple[EndedMinute, ...]))
 
     async def running(self, limit: int = 200) -> tuple[RunningShown, ...]:
         """What runs, by worker, the longest first."""
@@ -153,7 +186,7 @@ _AROUND = text("""
 """)
 
 _WATCHED = text("""
-    SELECT j.job_id, j.state, j.attempt, CAST(COALESCE(l.progress, 0) AS double precision), l.stage
+    SELECT j.job_id AS id, j.state, j.attempt AS attempts, COALESCE(l.progress, 0) AS progress, l.stage
     FROM jobs AS j
     LEFT JOIN live AS l USING (account_id, job_id)
     WHERE j.job_id = ANY(CAST(:jobs AS uuid[]))
@@ -173,9 +206,11 @@ _TIMES = text("""
         SELECT account_id, job_id, queue, row_number() OVER (PARTITION BY queue) AS place
         FROM recent
     )
-    SELECT n.queue, count(*),
-           percentile_cont(0.5) WITHIN GROUP (ORDER BY t.wait), percentile_cont(0.95) WITHIN GROUP (ORDER BY t.wait),
-           percentile_cont(0.5) WITHIN GROUP (ORDER BY t.run), percentile_cont(0.95) WITHIN GROUP (ORDER BY t.run)
+    SELECT n.queue, count(*) AS jobs,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY t.wait) AS wait_p50,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY t.wait) AS wait_p95,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY t.run) AS run_p50,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY t.run) AS run_p95
     FROM numbered AS n
     JOIN jobs AS j USING (account_id, job_id)
     CROSS JOIN LATERAL (
@@ -189,20 +224,65 @@ _TIMES = text("""
 """)
 
 _CREDITS = text("""
-    SELECT CAST(COALESCE(sum(held), 0) AS bigint),
-           CAST(COALESCE(sum(available) FILTER (WHERE expires_at IS NULL OR expires_at > fermata_now()), 0) AS bigint),
-           (SELECT count(*) FROM accounts WHERE paused)
+    SELECT COALESCE(sum(held), 0) AS held,
+           COALESCE(sum(available) FILTER (WHERE expires_at IS NULL OR expires_at > fermata_now()), 0) AS available,
+           (SELECT count(*) FROM accounts WHERE paused) AS paused_accounts
     FROM lots
     WHERE NOT closed
 """)
 
+#: Each window by the index over events, whatever the planner thinks of all of them together.
 _ENDED = text("""
-    SELECT date_trunc('minute', e.at), e.queue, e.state, count(*), CAST(sum(e.charged) AS bigint),
-           CAST(COALESCE(sum(r.amount - r.charged), 0) AS bigint)
-    FROM events AS e
-    LEFT JOIN reservations AS r USING (account_id, job_id)
-    WHERE e.what = 'ended'
-      AND e.at >= :since
-      AND e.at < :until
-    GROUP BY 1, 2, 3
+    SELECT ended.minute, ended.queue, ended.state, ended.jobs, ended.charged, ended.refunded
+    FROM unnest(CAST(:since AS timestamptz[]), CAST(:until AS timestamptz[])) AS w (since, until)
+    CROSS JOIN LATERAL (
+        SELECT date_trunc('minute', e.at) AS minute, e.queue, e.state, count(*) AS jobs, sum(e.charged) AS charged,
+               COALESCE(sum(r.amount - r.charged), 0) AS refunded
+        FROM events AS e
+        LEFT JOIN reservations AS r USING (account_id, job_id)
+        WHERE e.what = 'ended'
+          AND e.at >= w.since
+          AND e.at < w.until
+        GROUP BY 1, 2, 3
+    ) AS ended
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    now: datetime
+    dispatch_seconds: float | None
+    paused_kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Credits:
+    held: int
+    available: int
+    paused_accounts: int
+
+
+def _all_of(read: TextClause) -> ColumnElement[Any]:
+    """All rows of a read as one value: objects whose names are its columns."""
+    rows = read.columns().subquery("one")
+    objects = func.coalesce(func.json_agg(literal_column("one")), literal_column("'[]'"))
+    return select(objects).select_from(rows).scalar_subquery()
+
+
+def _decoded(objects: Any, rows: type[T]) -> T:
+    return msgspec.convert(objects, rows)
+
+
+_CLOCK = text("SELECT fermata_now()")
+
+#: PostgreSQL runs those parts that a CASE leaves out not at all.
+_SLOW = bindparam("slow", type_=Boolean)
+_LOOK = select(
+    _all_of(_AROUND).label("around"),
+    _all_of(QUEUES).label("queues"),
+    _all_of(WORKERS).label("workers"),
+    _all_of(_WATCHED).label("watched"),
+    case((_SLOW, _all_of(_TIMES))).label("times"),
+    case((_SLOW, _all_of(_CREDITS))).label("credits"),
+    _all_of(_ENDED).label("ended"),
+)

@@ -83,7 +83,7 @@ class QueueReads:
 def worker_of(row: Any) -> WorkerShown:
     """A worker of a row of `WORKERS`."""
     return WorkerShown(
-        worker=row.worker_id,
+        worker=row.worker,
         host=row.host,
         pid=row.pid,
         version=row.version,
@@ -103,6 +103,7 @@ _DEPTHS = text("""
     GROUP BY queue
 """)
 
+#: Its columns are the fields of `QueueShown`, in their order.
 QUEUES = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
@@ -144,11 +145,13 @@ QUEUES = text("""
         UNION SELECT queue FROM served
         UNION SELECT queue FROM controlled
     )
-    SELECT names.queue, COALESCE(queued.ready, 0), COALESCE(queued.later, 0), COALESCE(queued.blocked, 0),
-           COALESCE(waiting.parked, 0), COALESCE(running.running, 0),
-           CAST(COALESCE(EXTRACT(EPOCH FROM clock.now - queued.oldest), 0) AS double precision),
-           COALESCE(served.workers, 0), COALESCE(served.slots, 0), COALESCE(controlled.paused, false),
-           CASE WHEN controlled.paused THEN controlled.reason END, controlled.running_max
+    SELECT names.queue, COALESCE(queued.ready, 0) AS ready, COALESCE(queued.later, 0) AS later,
+           COALESCE(queued.blocked, 0) AS blocked, COALESCE(waiting.parked, 0) AS parked,
+           COALESCE(running.running, 0) AS running,
+           CAST(COALESCE(EXTRACT(EPOCH FROM clock.now - queued.oldest), 0) AS double precision) AS oldest_seconds,
+           COALESCE(served.workers, 0) AS workers, COALESCE(served.slots, 0) AS slots,
+           COALESCE(controlled.paused, false) AS paused,
+           CASE WHEN controlled.paused THEN controlled.reason END AS pause_reason, controlled.running_max
     FROM names
     CROSS JOIN clock
     LEFT JOIN queued USING (queue)
@@ -159,8 +162,9 @@ QUEUES = text("""
     ORDER BY names.queue
 """)
 
+#: Its columns are the fields of `WorkerShown`.
 WORKERS = text("""
-    SELECT w.worker_id, w.host, w.pid, w.version, w.queues, w.slots, w.started_at, w.seen_at,
+    SELECT w.worker_id AS worker, w.host, w.pid, w.version, w.queues, w.slots, w.started_at, w.seen_at,
            COALESCE(mine.running, 0) AS running,
            CASE
                WHEN w.stopped_at IS NOT NULL THEN 'stopped'

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.store.api_keys import KeyShown, hash_of, shown_key
 from worker.store.database import transaction
-from worker.store.snapshots import snapshot
+from worker.store.snapshots import one_statement
 
 #: A working day, in seconds. Then the key is asked for again.
 SESSION_SECONDS = 12 * 3600
@@ -32,9 +33,15 @@ class Sessions:
 
     async def opening(self, secret: str) -> KeyShown | None:
         """The key of this session, if both still open now by the database's clock."""
-        async with snapshot(self._engine) as connection:
-            row = (await connection.execute(_OPENING, {"hash": hash_of(secret)})).one_or_none()
-        return None if row is None else shown_key(row)
+        async with one_statement(self._engine) as connection:
+            row = (await connection.execute(_OPENING, {"hashes": [hash_of(secret)]})).one_or_none()
+        return None if row is None else shown_key(row[:-1])
+
+    async def still_open(self, hashes: Collection[bytes]) -> frozenset[bytes]:
+        """Those of these sessions, named by the hashes of their secrets, that still open now: in one statement."""
+        async with one_statement(self._engine) as connection:
+            rows = await connection.execute(_OPENING, {"hashes": list(hashes)})
+            return frozenset(row.hash for row in rows)
 
     async def close(self, secret: str) -> None:
         """End it. Harmless if it is over."""
@@ -50,11 +57,11 @@ _OPEN = text("""
 
 _OPENING = text("""
     SELECT k.key_id, k.prefix, k.role, k.label, k.account_prefix, k.account_id, k.created_at, k.actor, k.expires_at,
-           k.revoked_at, k.last_used_at, k.replaces, k.minted_by
+           k.revoked_at, k.last_used_at, k.replaces, k.minted_by, s.hash
     FROM sessions AS s
     JOIN api_keys AS k USING (key_id)
     LEFT JOIN api_keys AS minter ON minter.key_id = k.minted_by
-    WHERE s.hash = :hash
+    WHERE s.hash = ANY(CAST(:hashes AS bytea[]))
       AND s.expires_at > fermata_now()
       AND k.revoked_at IS NULL
       AND minter.revoked_at IS NULL

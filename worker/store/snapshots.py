@@ -16,3 +16,10 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     # The driver sends this with its BEGIN: no round trip of their own.
     async with reading(engine.execution_options(isolation_level="REPEATABLE READ")) as connection:
         yield connection
+
+
+@asynccontextmanager
+async def one_statement(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """For a single statement that reads: a snapshot by itself, so it goes without a BEGIN and a COMMIT around it."""
+    async with reading(engine.execution_options(isolation_level="AUTOCOMMIT")) as connection:
+        yield connection

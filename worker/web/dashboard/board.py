@@ -12,6 +12,7 @@ from worker.store.reads_events import EventReads
 from worker.store.reads_overview import OverviewReads
 from worker.store.sessions import Sessions
 from worker.store.upkeep import Upkeep
+from worker.web.dashboard.guests import Guests
 from worker.web.dashboard.live import Live
 from worker.web.dashboard.pictures import Pictures
 from worker.web.services import Services
@@ -30,6 +31,7 @@ class Board:
     events: EventReads
     webhooks: WebhookDesk
     live: Live
+    guests: Guests
     pictures: Pictures
 
 

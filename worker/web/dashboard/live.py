@@ -1,4 +1,4 @@
-"""One look a second for everybody: however many people watch, PostgreSQL is asked once, and not at all for nobody.
+"""One look a second for everybody: however many watch, PostgreSQL is sent one statement, and none for nobody.
 
 Every page that shows the overview, and every stream that keeps it moving, takes the latest look. A look that takes
 long makes the pause before the next one longer: watching never takes more than a fifth of one connection's time.
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from time import monotonic
 from uuid import UUID
 
@@ -29,6 +29,14 @@ PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
 _SHARE = 5
 #: A stream ends after so long and is opened anew by the page: then its session is checked again.
 STREAM_SECONDS = 300.0
+
+#: Whether whoever watches may still be shown anything.
+Welcome = Callable[[], bool]
+
+
+def everybody() -> bool:
+    """Of streams that nobody needs to sign in for."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,8 @@ class Live:
     looks: int = 0
     _latest: Look | None = None
     _looked_at: float = float("-inf")
+    #: The database's clock at a look, and ours right after it.
+    _clock: tuple[datetime, float] | None = None
     _slow: Slow | None = None
     _slow_at: float = float("-inf")
     _history: History = field(default_factory=History)
@@ -87,8 +97,9 @@ class Live:
         """The database's clock, as of the latest look."""
         return (await self.latest()).now.now
 
-    async def looks_from(self, watched: UUID | None = None) -> AsyncGenerator[Look]:
-        """Each new look from the present one on; a slow reader skips those that it missed. Ends by itself.
+    async def looks_from(self, watched: UUID | None = None, welcome: Welcome = everybody) -> AsyncGenerator[Look]:
+        """Each new look from the present one on; a slow reader skips those that it missed. Ends by itself, and with
+        the next look once whoever watches is not welcome any more.
 
         Close it as soon as nobody reads on (`aclosing`): while it is open, it keeps us looking.
         """
@@ -97,6 +108,8 @@ class Live:
         with self._watching(watched):
             while monotonic() < ends:
                 look = await self._after(seen)
+                if not welcome():
+                    return
                 seen = look.number
                 yield look
 
@@ -151,18 +164,29 @@ class Live:
             await asyncio.sleep(max(self.pause_seconds - took, took * (_SHARE - 1), 0.05))
 
     async def _look(self) -> None:
-        now = await self.reads.now(self._watched.keys())
         # One or the other, so that no look asks for everything at once; the first one does.
         slow_is_due = self._slow is None or monotonic() - self._slow_at > SLOW_SECONDS
-        if self._slow is None or slow_is_due:
-            self._slow = await self.reads.slow()
-            self._slow_at = monotonic()
+        windows = []
         if not slow_is_due or self._latest is None:
-            for since, until in self._history.wanted(now.now):
-                self._history = self._history.with_ended(await self.reads.ended(since, until), since, until)
+            windows = list(self._history.wanted(await self._about_now()))
+        seen = await self.reads.look(self._watched.keys(), windows, slow=slow_is_due)
+        self._clock = (seen.now.now, monotonic())
+        if seen.slow is not None:
+            self._slow, self._slow_at = seen.slow, monotonic()
+        for since, until in windows:
+            ended = (row for row in seen.ended if since <= row.minute < until)
+            self._history = self._history.with_ended(ended, since, until)
+        assert self._slow is not None
         self.looks += 1
-        self._latest = Look(self.looks, now, self._slow, self._history)
+        self._latest = Look(self.looks, seen.now, self._slow, self._history)
         self._looked_at = monotonic()
+
+    async def _about_now(self) -> datetime:
+        """The database's clock, near enough to say which minutes to read: the first look alone has to ask."""
+        if self._clock is None:
+            return await self.reads.clock()
+        seen, at = self._clock
+        return seen + timedelta(seconds=monotonic() - at)
 
     def _say_away(self) -> None:
         if self._latest is not None and not self._latest.away:

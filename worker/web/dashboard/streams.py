@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from time import monotonic
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from worker.credits.states import ENDED
-from worker.store.errors import StoreError
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.doors import job_id_of
-from worker.web.dashboard.live import Live, Look
+from worker.web.dashboard.live import Live, Look, Welcome, everybody
 from worker.web.dashboard.overview import overview_part, plots_part
-from worker.web.dashboard.session import SignedOut, Visitor, visitor_of
+from worker.web.dashboard.session import COOKIE, Visitor
 from worker.web.dashboard.workers import workers_part
 
 #: Streams of one process. Further ones are told to come again.
 STREAMS_MAX = 2000
 #: Looks between two sendings of the plots, which show minutes.
 PLOTS_EVERY = 10
-#: Seconds after which a stream asks again whether its session is open.
-LOOK_SECONDS = 10.0
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -42,7 +38,7 @@ async def workers(request: Request, visitor: Visitor) -> Response:
 async def job(request: Request, visitor: Visitor) -> Response:
     """One job's progress, until it has ended."""
     job_id = job_id_of(request.path_params["job"])
-    return _stream(request, lambda live: job_events(live, job_id))
+    return _stream(request, lambda live, welcome: job_events(live, job_id, welcome))
 
 
 def event(text: str, name: str | None = None) -> bytes:
@@ -51,54 +47,49 @@ def event(text: str, name: str | None = None) -> bytes:
     return "\n".join([*([f"event: {name}"] if name else []), *lines, "", ""]).encode()
 
 
-def _stream(request: Request, events: Callable[[Live], AsyncGenerator[bytes]]) -> Response:
+def _stream(request: Request, events: Callable[[Live, Welcome], AsyncGenerator[bytes]]) -> Response:
     board = board_of(request)
     if board.live.viewers >= STREAMS_MAX:
         return Response(status_code=503, headers={"retry-after": "30"})
-    shown = _while_signed_in(request, events(board.live))
-    return StreamingResponse(shown, media_type="text/event-stream", headers=_HEADERS)
 
+    async def shown() -> AsyncIterator[bytes]:
+        """Until the session is over or its key is revoked."""
+        with board.guests.staying(request.cookies[COOKIE]) as welcome:
+            async with aclosing(events(board.live, welcome)) as lines:
+                async for line in lines:
+                    yield line
 
-async def _while_signed_in(request: Request, events: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-    """What is shown, until the session is over or its key is revoked: asked again every ten seconds."""
-    asked_at = monotonic()
-    async with aclosing(events):
-        async for line in events:
-            if monotonic() - asked_at >= LOOK_SECONDS:
-                asked_at = monotonic()
-                try:
-                    await visitor_of(request)
-                except SignedOut:
-                    return
-                except StoreError:
-                    pass  # nobody can say now, and nobody is cut off
-            yield line
+    return StreamingResponse(shown(), media_type="text/event-stream", headers=_HEADERS)
 
 
 async def _parts(
-    live: Live, name: str, make: Callable[[Look], str], seldom: Callable[[Look], str] | None = None
+    live: Live,
+    welcome: Welcome,
+    name: str,
+    make: Callable[[Look], str],
+    seldom: Callable[[Look], str] | None = None,
 ) -> AsyncGenerator[bytes]:
-    async with aclosing(live.looks_from()) as looks:
+    async with aclosing(live.looks_from(welcome=welcome)) as looks:
         async for look in looks:
             yield live.part(name, look, lambda look: event(make(look)).decode())
             if seldom is not None and look.number % PLOTS_EVERY == 0:
                 yield live.part("plots", look, lambda look: event(seldom(look), "plots").decode())
 
 
-def overview_events(live: Live) -> AsyncGenerator[bytes]:
+def overview_events(live: Live, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:
     """What moves on the overview, with each look; now and then what its plots show."""
-    return _parts(live, "overview", overview_part, plots_part)
+    return _parts(live, welcome, "overview", overview_part, plots_part)
 
 
-def workers_events(live: Live) -> AsyncGenerator[bytes]:
+def workers_events(live: Live, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:
     """What moves on the page of workers, with each look."""
-    return _parts(live, "workers", workers_part)
+    return _parts(live, welcome, "workers", workers_part)
 
 
-async def job_events(live: Live, job_id: UUID) -> AsyncGenerator[bytes]:
+async def job_events(live: Live, job_id: UUID, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:
     """One job whenever it has changed; `moved` where the whole page is another one now. Ends with the job."""
     shown = None
-    async with aclosing(live.looks_from(job_id)) as looks:
+    async with aclosing(live.looks_from(job_id, welcome)) as looks:
         async for look in looks:
             glance = look.glance(job_id)
             if glance is None or glance == shown:
