@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -246,10 +247,10 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         await refuse_other_clocks(store, settings)
         keys, figures = ApiKeys(store.engine), FigureReads(store.engine)
         keyring, metrics, sign = Keyring(keys), Metrics("api"), sign_of_life(settings, "api", figures)
-        metrics.watch_batches(store.operations)
+        metrics.watch_batches(store.operations, client.submits)
         store.transitions.counts = metrics.committed
         client.counts = _submits_counted(client.kinds, metrics)
-        metrics.watch_space(lambda: shutil.disk_usage(client.artifacts.work).free)
+        metrics.watch_space(lambda: _free_bytes(client.artifacts.work))
         watch = metrics.watch_books(figures)
         following = FollowingReads(store.engine)
         watcher = Watcher(following, settings.api_followers_per_key, settings.api_followers_per_token)
@@ -293,6 +294,13 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         finally:
             await keyring.write_used()
             await limits.close()
+
+
+def _free_bytes(folder: Path) -> int:
+    """Room where a folder is, or will be once it is needed."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def _submits_counted(kinds: Mapping[str, Kind], metrics: Metrics) -> Callable[[object, Submitted | Exception], None]:
@@ -477,6 +485,7 @@ async def opened_scheduler(settings: Settings) -> AsyncIterator[Scheduler]:
             metrics.watch_count("fermata_leases_expired", "Leases of running jobs that lapsed", lambda: reap.reaped)
             metrics.watch_count("fermata_hinted_jobs", "Jobs that were hinted", lambda: dispatch.hinted)
             metrics.watch_count("fermata_hints", "Messages that told of them", lambda: dispatch.hints)
+            dispatch.counts = metrics.hint
             measuring = [metrics.watch_loop(), metrics.watch_books(figures).run()]
         scheduler = Scheduler(
             [

