@@ -32,6 +32,7 @@ class Wire:
     lit: asyncio.Event = field(default_factory=asyncio.Event)
     #: Where it listens.
     entrance: int = 0
+    _server: asyncio.Server | None = None
     _talks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def lose(self, fault: Fault) -> None:
@@ -84,6 +85,12 @@ class Wire:
         await asyncio.gather(*talks, return_exceptions=True)
         return len(talks)
 
+    async def close(self) -> None:
+        """Let nobody in any more, and end all connections."""
+        if self._server is not None:
+            self._server.close()
+        await self.cut()
+
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while chunk := await reader.read(65_536):
@@ -109,13 +116,12 @@ class DatabaseWire(Wire):
 async def laid(wire: Wire) -> AsyncIterator[None]:
     """Let it be gone through, for as long as the block."""
     wire.lit.set()
-    server = await asyncio.start_server(wire.talk, "127.0.0.1", 0)
-    wire.entrance = server.sockets[0].getsockname()[1]
+    wire._server = await asyncio.start_server(wire.talk, "127.0.0.1", 0)
+    wire.entrance = wire._server.sockets[0].getsockname()[1]
     try:
         yield
     finally:
-        server.close()
-        await wire.cut()
+        await wire.close()
 
 
 @asynccontextmanager

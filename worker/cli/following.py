@@ -72,12 +72,13 @@ class _Bar:
 
 
 async def follow(tail: Tail, seconds: float | None, *, as_json: bool) -> None:
-    """Write each step of a job on a line of its own, until Ctrl-C or for so long."""
+    """Write each step of a job on a line of its own, until Ctrl-C, for so long, or as long as anybody reads."""
     ends = None if seconds is None else monotonic() + seconds
     try:
         while ends is None or monotonic() < ends:
             for step in await tail.steps():
-                write(_step_as_json(step) if as_json else _step(step))
+                if not write(_step_as_json(step) if as_json else _step(step)):
+                    return
             await asyncio.sleep(_TAIL_SECONDS)
     except asyncio.CancelledError:
         return  # Ctrl-C

@@ -31,14 +31,16 @@ def as_json_text(document: object) -> str:
     return json.dumps(msgspec.to_builtins(document), indent=2) + "\n"
 
 
-def write(text: str) -> None:
-    """Write to stdout. A reader that has seen enough is no error, and what was done stays done."""
+def write(text: str) -> bool:
+    """Write to stdout; whether anybody reads it. One who has seen enough is no error, and what was done stays done."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         # What is left in the buffer would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def say(text: str) -> None:
