@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -27,7 +27,7 @@ from worker.store.submits import Submitted
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX, is_line
 from worker.store.workers import Workers
 
-#: Jobs of one act at most: what a person can mean to do at once.
+#: Jobs of one portion at most. An act on more goes on where the last portion ended, by its `next`.
 JOBS_MAX = 10_000
 
 #: What can be cancelled, and what can be tried again.
@@ -54,6 +54,8 @@ class Wanted:
     created_before: datetime | None = None
     #: With these values, read as text; with an account only.
     metadata: Mapping[str, str] = field(default_factory=dict)
+    #: Only those behind this place: the `next` of the portion before.
+    after: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,11 @@ class JobDone:
 
 @dataclass(frozen=True, slots=True)
 class ManyDone:
-    """What an act did, or, with `dry_run`, would do. `more`: others match beyond the limit."""
+    """What an act did to a portion, or, with `dry_run`, would do.
+
+    `more`: others match beyond the limit; `next` is then the place from which the next portion goes on. `total` and
+    `total_quoted`, of a dry run: all that match, this portion and what lies beyond.
+    """
 
     act: str
     dry_run: bool
@@ -87,6 +93,17 @@ class ManyDone:
     jobs: tuple[JobDone, ...]
     #: The credits that were given, or would be.
     credits: int = 0
+    next: str | None = None
+    total: int | None = None
+    total_quoted: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Portion:
+    jobs: list[JobLine]
+    next: str | None
+    total: int | None
+    total_quoted: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +183,8 @@ class Steering:
         check_reference(f"{reference}:{UUID(int=0)}")  # as it stands at each job
         if not 1 <= percent <= PERCENT_MAX:
             raise Refused("percent", f"must be from 1 to {PERCENT_MAX}")
-        found, more = await self._matching(wanted, CHARGED)
+        portion = await self._portion(wanted, CHARGED, to_the_end=dry_run)
+        found = portion.jobs
         by_account: dict[str, dict[UUID, int]] = defaultdict(dict)
         for job in found:
             if job.charged:
@@ -192,7 +210,7 @@ class Steering:
             changed=0 if dry_run else len(given),
             turned_down=len(why_not),
             quoted=sum(job.quoted for job in found),
-            more=more,
+            more=portion.next is not None,
             jobs=tuple(
                 replace(
                     _done(job, word if job.id in given else why_not.get(job.id, "nothing left to give")),
@@ -201,6 +219,9 @@ class Steering:
                 for job in found
             ),
             credits=sum(given.values()),
+            next=portion.next,
+            total=portion.total,
+            total_quoted=portion.total_quoted,
         )
 
     async def drain_worker(self, worker_id: str, actor: str) -> None:
@@ -216,7 +237,7 @@ class Steering:
     async def _many(
         self,
         act: str,
-        states: Iterable[JobState],
+        states: tuple[JobState, ...],
         wanted: Wanted,
         actor: str,
         do: Callable[[JobLine], Awaitable[JobDone]],
@@ -224,7 +245,8 @@ class Steering:
         *,
         dry_run: bool,
     ) -> ManyDone:
-        jobs, more = await self._matching(wanted, tuple(states))
+        portion = await self._portion(wanted, states, to_the_end=dry_run)
+        jobs = portion.jobs
         if dry_run:
             done = [_done(job, would) for job in jobs]
         else:
@@ -239,20 +261,39 @@ class Steering:
             changed=0 if dry_run else sum(one.outcome in _CHANGED for one in done),
             turned_down=turned_down,
             quoted=sum(job.quoted for job in jobs),
-            more=more,
+            more=portion.next is not None,
             jobs=tuple(done),
+            next=portion.next,
+            total=portion.total,
+            total_quoted=portion.total_quoted,
         )
 
-    async def _matching(self, wanted: Wanted, states: tuple[JobState, ...]) -> tuple[list[JobLine], bool]:
-        """The jobs, and whether there are others beyond the limit."""
+    async def _portion(self, wanted: Wanted, states: tuple[JobState, ...], *, to_the_end: bool) -> _Portion:
+        """As many of the jobs as wanted. `to_the_end`: count those beyond, too."""
         if not 1 <= wanted.limit <= JOBS_MAX:
             raise Refused("limit", f"must be from 1 to {JOBS_MAX:,}")
         if wanted.state is not None and wanted.state not in states:
             raise Refused("state", f"must be one of {', '.join(states)}")
         found: list[JobLine] = []
-        for state in states if wanted.state is None else (wanted.state,):
-            after: UUID | None = None
-            while len(found) <= wanted.limit:
+        place, beyond, quoted = "", 0, 0
+        async for state, job in self._matching(wanted, states if wanted.state is None else (wanted.state,)):
+            if len(found) < wanted.limit:
+                found.append(job)
+                place = f"{state}:{job.id}"
+                continue
+            beyond, quoted = beyond + 1, quoted + job.quoted
+            if not to_the_end:
+                break
+        if not to_the_end:
+            return _Portion(found, place if beyond else None, None, None)
+        quoted += sum(job.quoted for job in found)
+        return _Portion(found, place if beyond else None, len(found) + beyond, quoted)
+
+    async def _matching(self, wanted: Wanted, states: tuple[JobState, ...]) -> AsyncIterator[tuple[JobState, JobLine]]:
+        """All that match, behind the place that is wanted, by the state under which they were found."""
+        first, after = _place(wanted.after, states)
+        for state in states[states.index(first) :]:
+            while True:
                 page = await self.client.reads.jobs(
                     wanted.account,
                     state,
@@ -263,11 +304,39 @@ class Steering:
                     created_before=wanted.created_before,
                     metadata=wanted.metadata,
                 )
-                found += [job for job in page.jobs if _matches(job, wanted)]
+                for job in page.jobs:
+                    if _matches(job, wanted):
+                        yield state, job
                 after = page.next
                 if after is None:
                     break
-        return found[: wanted.limit], len(found) > wanted.limit
+
+
+async def in_portions(act: Callable[[Wanted], Awaitable[ManyDone]], wanted: Wanted) -> ManyDone:
+    """An act on all that match, however many: one portion of `wanted.limit` after the other, as one answer.
+
+    Of its jobs it names those that were turned down; all are counted. If it breaks off, what was done is done, and
+    the same act again does the rest.
+    """
+    whole: ManyDone | None = None
+    while True:
+        done = await act(wanted)
+        named = tuple(job for job in done.jobs if job.outcome.startswith(_TURNED_DOWN))
+        if whole is None:
+            whole = replace(done, jobs=named)
+        else:
+            whole = replace(
+                whole,
+                matched=whole.matched + done.matched,
+                changed=whole.changed + done.changed,
+                turned_down=whole.turned_down + done.turned_down,
+                quoted=whole.quoted + done.quoted,
+                credits=whole.credits + done.credits,
+                jobs=whole.jobs + named,
+            )
+        if done.next is None:
+            return replace(whole, more=False, next=None)
+        wanted = replace(wanted, after=done.next)
 
 
 #: How the outcome of a job begins that could not be done.
@@ -287,6 +356,20 @@ def _done(job: JobLine, outcome: str) -> JobDone:
     return JobDone(job.id, job.account, job.state, job.quoted, outcome)
 
 
+def _place(after: str | None, states: tuple[JobState, ...]) -> tuple[JobState, UUID | None]:
+    """Where to go on. Raises `Refused` for what no portion of this act has told."""
+    if after is None:
+        return states[0], None
+    state, _, job = after.partition(":")
+    try:
+        found = JobState(state), UUID(job)
+    except ValueError:
+        found = None
+    if found is None or found[0] not in states:
+        raise Refused("after", "must be the `next` of the portion before, of the same act and filter")
+    return found
+
+
 def _matches(job: JobLine, wanted: Wanted) -> bool:
     return (wanted.queue is None or job.queue == wanted.queue) and (
         wanted.reason is None or job.reason == wanted.reason
@@ -294,7 +377,7 @@ def _matches(job: JobLine, wanted: Wanted) -> bool:
 
 
 def _told(wanted: Wanted) -> Mapping[str, Any]:
-    names = ("account", "kind", "queue", "state", "reason", "created_from", "created_before")
+    names = ("account", "kind", "queue", "state", "reason", "created_from", "created_before", "after")
     told = {name: str(value) for name in names if (value := getattr(wanted, name)) is not None}
     return {**told, "metadata": dict(wanted.metadata)} if wanted.metadata else told
 

@@ -68,12 +68,29 @@ async def test_many_are_looked_at_then_cancelled_then_tried_again(api: Api) -> N
     assert {"jobs.cancel_many", "jobs.retry_many", "jobs.compensate_many"} <= set(await told(api))
 
 
+async def test_any_number_is_done_in_portions(api: Api) -> None:
+    """`next` is the place from which the next portion goes on; a dry run counts all that match."""
+    jobs = {(await api.submit())["id"] for _ in range(5)}
+    body: dict[str, Any] = {"account": "ada", "reason": "bad batch", "limit": 2}
+    look = await api.ok("POST", "/v1/jobs/cancel-many", {**body, "dry_run": True}, role="ops")
+    assert (2, 5, True) == (look["matched"], look["total"], look["more"])
+    met: list[str] = []
+    while True:
+        done = await api.ok("POST", "/v1/jobs/cancel-many", body, role="ops")
+        met += [job["id"] for job in done["jobs"]]
+        if done["next"] is None:
+            break
+        body["after"] = done["next"]
+    assert sorted(jobs) == sorted(met)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
         ("cancel-many", {"reason": "x", "state": "succeeded"}, "state"),
         ("cancel-many", {"reason": "x", "state": "lost"}, "state"),
         ("cancel-many", {"reason": "x", "limit": 10_001}, "limit"),
+        ("cancel-many", {"reason": "x", "after": "nowhere"}, "after"),
         ("cancel-many", {"reason": "x", "metadata": {"album": "blue"}}, "metadata"),
         ("cancel-many", {"reason": "x", "everything": True}, "everything"),
         ("cancel-many", {}, "reason"),

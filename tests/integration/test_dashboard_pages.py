@@ -294,6 +294,23 @@ async def test_many_jobs_are_narrowed_and_compensated_on_the_page(api: Api, visi
     )
 
 
+async def test_what_lies_beyond_the_limit_follows_in_portions(api: Api, visit: Visit) -> None:
+    """The preview counts all of them; each portion offers the next one, until none is left."""
+    for _ in range(5):
+        await api.submit()
+    looked = (await visit.send("/do/jobs/preview", verb="cancel", account="ada", limit="2")).text
+    assert "2 jobs</b> match, and 3 more beyond the limit" in looked
+    page, told = looked, []
+    while fields := dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page)):
+        page = (await visit.send("/do/jobs/many", **{"reason": "wrong model", **fields})).text
+        told += re.findall(r"\d of \d jobs cancelled", page)
+        if "Go on with the next 2" not in page:
+            break
+    assert ["2 of 2 jobs cancelled", "2 of 2 jobs cancelled", "1 of 1 jobs cancelled"] == told
+    assert 5 == len((await api.services.reads.jobs(state="cancelled")).jobs)
+    assert "0 jobs</b> match" in (await visit.send("/do/jobs/preview", verb="cancel", account="ada", limit="2")).text
+
+
 async def test_a_confirmation_reaches_no_job_that_the_look_could_not_show(api: Api, visit: Visit) -> None:
     """Whoever confirms has seen all that it can touch: what is submitted meanwhile is left alone."""
     await api.submit()

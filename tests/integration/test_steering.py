@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from uuid import UUID
 import pytest
 import uuid_utils.compat as uuids
 
-from tests.integration.books import an_output
+from tests.integration.books import an_output, opened
 from tests.integration.cli_support import Fermata
 from tests.integration.test_client import a_client, asked
 from tests.servers import Database
@@ -21,7 +22,7 @@ from worker.client import Client
 from worker.credits.operations import Cancel, Claim, Claimed, Fenced, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.states import JobState
-from worker.steering import Steering, Wanted
+from worker.steering import Steering, Wanted, in_portions
 from worker.store.accounts import Accounts
 from worker.store.audit import audit
 from worker.store.audit_log import AuditLog
@@ -213,6 +214,57 @@ async def test_an_account_that_can_not_be_given_harms_no_other(database: Databas
         assert (await audit(client.views._engine)).ok
 
 
+async def test_any_number_is_done_in_portions(database: Database, tmp_path: Path) -> None:
+    """Each portion goes on where the last one ended: none is met twice, none left out; a look counts them all."""
+    async with steered(database, tmp_path) as (steering, client):
+        jobs = await submitted(client, 7)
+        first = await running(client)
+        portion = Wanted(account="ada", limit=3)
+        look = await steering.cancel_many(portion, "bad batch", "olga", dry_run=True)
+        assert (3, 8, 8 * first.job.quoted, True) == (look.matched, look.total, look.total_quoted, look.more)
+        behind = await steering.cancel_many(replace(portion, after=look.next), "bad batch", "olga", dry_run=True)
+        assert (3, 5) == (behind.matched, behind.total)
+        met: list[UUID] = []
+        place: str | None = None
+        for expected in (3, 3, 2):
+            done = await steering.cancel_many(replace(portion, after=place), "bad batch", "olga", dry_run=False)
+            assert (expected, expected, None) == (done.matched, done.changed, done.total)
+            met += [job.id for job in done.jobs]
+            place = done.next
+            late = await submitted(client)  # none of those that were looked at: it is left alone
+        assert place is None
+        assert sorted([*jobs, first.job.job_id]) == sorted(met)
+        assert "queued" == (await client.reads.job(late[0])).state
+        retried = await in_portions(
+            lambda wanted: steering.retry_many(wanted, "olga", dry_run=False),
+            Wanted(account="ada", state=JobState.CANCELLED, limit=2),
+        )
+        assert (7, 7, 0, None, False) == (
+            *(retried.matched, retried.changed, retried.turned_down),
+            *(retried.next, retried.more),
+        )
+        for place in ("", "queued", "queued:x", f"lost:{jobs[0]}", f"failed:{jobs[0]}"):
+            with pytest.raises(Refused, match="after: must be the `next` of the portion before"):
+                await steering.cancel_many(replace(portion, after=place), "x", "olga", dry_run=True)
+
+
+async def test_compensations_of_any_number_are_given_once_each(database: Database, tmp_path: Path) -> None:
+    """In portions of two; the same act again gives nothing more."""
+    async with steered(database, tmp_path) as (steering, client):
+        for _ in range(5):
+            await sold(client)
+        act = Wanted(account="ada", state=JobState.SUCCEEDED, limit=2)
+
+        async def given(*, dry_run: bool) -> tuple[int, int, int]:
+            done = await in_portions(
+                lambda wanted: steering.compensate_many(wanted, 50, "monday", "noise", "olga", dry_run=dry_run), act
+            )
+            return done.matched, done.changed, done.credits
+
+        assert [(5, 0, 15), (5, 5, 15), (5, 0, 0)] == [await given(dry_run=dry) for dry in (True, False, False)]
+        assert (await audit(client.views._engine)).ok
+
+
 async def test_many_are_narrowed_by_time_and_metadata(database: Database, tmp_path: Path) -> None:
     """Those of the hour that went wrong, those of one album: all others are left alone."""
     async with steered(database, tmp_path) as (steering, client):
@@ -275,5 +327,27 @@ def test_people_steer_too(fermata: Fermata) -> None:
     for verb in (("cancel-many",), ("compensate-many", "--percent", "50", "--reference", "monday")):
         late = fermata.ok("jobs", *verb, "--account", "ada", "--reason", "x", "--dry-run", *narrow)
         assert (0, True) == (late["matched"], late["dry_run"])
+    more = [fermata.ok(*submit)["id"] for _ in range(3)]
+    part = ("jobs", "cancel-many", "--account", "ada", "--reason", "x", "--limit", "2")
+    look = fermata.ok(*part, "--dry-run")
+    assert (2, 4, True) == (look["matched"], look["total"], look["more"])
+    assert "4 job(s) match in all" in fermata(*part, "--dry-run").out
+    assert 2 == fermata.ok(*part, "--dry-run", "--after", look["next"])["matched"]
+    whole = fermata.ok(*part, "--all")
+    assert (4, 4, None, []) == (whole["matched"], whole["changed"], whole["next"], whole["jobs"])
+    assert {"cancelled"} == {fermata.ok("jobs", "show", job)["state"] for job in more}
+    assert "after: must be" in fermata(*part, "--after", "nowhere").err
     assert "no state 'lost'" in fermata("jobs", "retry-many", "--state", "lost").err
     assert "no worker 'w-9' is alive" in fermata("drain", "w-9").err
+
+
+async def test_more_than_a_page_of_jobs_are_stopped_by_one_command(database: Database, fermata: Fermata) -> None:
+    """1,100 of them, past every limit of one portion; without narrowing by time."""
+    async with opened(database) as store:
+        await store.account("ada", 10_000)
+        await asyncio.gather(*(store.queued("ada", 1) for _ in range(1_100)))
+        look = await asyncio.to_thread(fermata.ok, "jobs", "cancel-many", "--reason", "x", "--dry-run")
+        assert (1_000, 1_100) == (look["matched"], look["total"])
+        done = await asyncio.to_thread(fermata.ok, "jobs", "cancel-many", "--reason", "x", "--all")
+        assert (1_100, 1_100, 0) == (done["matched"], done["changed"], done["turned_down"])
+        assert 1_100 == await store.value("SELECT count(*) FROM jobs WHERE state = 'cancelled'")

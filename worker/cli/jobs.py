@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
@@ -16,7 +17,7 @@ from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
 if TYPE_CHECKING:
     from worker.cli.opening import Books, Desk
     from worker.client import JobRequest
-    from worker.steering import Steering, Wanted
+    from worker.steering import ManyDone, Steering, Wanted
     from worker.store.compensations import Compensated
     from worker.store.reads_jobs import JobShown
     from worker.store.submits import Submitted
@@ -33,7 +34,12 @@ Wait = Annotated[
 OfAccount = Annotated[str | None, Parameter(name="--account", help="Of this account only.")]
 OfKind = Annotated[str | None, Parameter(name="--kind", help="Of this kind only.")]
 OfQueue = Annotated[str | None, Parameter(name="--queue", help="Of this queue only.")]
-AtMost = Annotated[str, Parameter(name="--limit", help="1 to 10,000 jobs.")]
+AtMost = Annotated[str, Parameter(name="--limit", help="1 to 10,000 jobs at once.")]
+Behind = Annotated[str | None, Parameter(name="--after", help="Go on behind this place: `next` of the portion before.")]
+Everything = Annotated[
+    bool,
+    Parameter(name="--all", negative="", show_default=False, help="However many: in portions of --limit."),
+]
 Since = Annotated[str | None, Parameter(name="--since", help="Submitted at this time or later, with its zone.")]
 Until = Annotated[str | None, Parameter(name="--until", help="Submitted before this time, with its zone.")]
 OfMetadata = Annotated[
@@ -277,6 +283,8 @@ def cancel_many(
     until: Until = None,
     metadata: OfMetadata = (),
     limit: AtMost = "1000",
+    after: Behind = None,
+    everything: Everything = False,
     reason: Annotated[str, Parameter(help="Why, for the customers and the books.")],
     dry_run: DryRun = False,
     json: Json = False,
@@ -284,9 +292,12 @@ def cancel_many(
 ) -> int:
     """Cancel all unfinished jobs that match. `--dry-run` shows first which those are."""
     why, who = values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
-    wanted = _wanted(account, kind, queue, state, None, limit, since, until, metadata)
-    done = opening.with_desk(lambda desk: _steering(desk).cancel_many(wanted(), why, who, dry_run=dry_run))
-    return present(done, json, jobs_shown.many(done))
+    wanted = _wanted(account, kind, queue, state, None, limit, since, until, metadata, after)
+
+    def act(steering: Steering, wanted: Wanted) -> Awaitable[ManyDone]:
+        return steering.cancel_many(wanted, why, who, dry_run=dry_run)
+
+    return _present_many(act, wanted, everything=everything, json=json)
 
 
 @app.command(name="retry-many")
@@ -301,15 +312,20 @@ def retry_many(
     until: Until = None,
     metadata: OfMetadata = (),
     limit: AtMost = "1000",
+    after: Behind = None,
+    everything: Everything = False,
     dry_run: DryRun = False,
     json: Json = False,
     actor: Actor = None,
 ) -> int:
     """Ask again for all jobs that match, each once. `--dry-run` shows first which those are, and what they cost."""
     who = values.actor_of(actor)
-    wanted = _wanted(account, kind, queue, state, reason, limit, since, until, metadata)
-    done = opening.with_desk(lambda desk: _steering(desk).retry_many(wanted(), who, dry_run=dry_run))
-    return present(done, json, jobs_shown.many(done))
+    wanted = _wanted(account, kind, queue, state, reason, limit, since, until, metadata, after)
+
+    def act(steering: Steering, wanted: Wanted) -> Awaitable[ManyDone]:
+        return steering.retry_many(wanted, who, dry_run=dry_run)
+
+    return _present_many(act, wanted, everything=everything, json=json)
 
 
 @app.command(name="compensate-many")
@@ -327,6 +343,8 @@ def compensate_many(
     until: Until = None,
     metadata: OfMetadata = (),
     limit: AtMost = "1000",
+    after: Behind = None,
+    everything: Everything = False,
     dry_run: DryRun = False,
     json: Json = False,
     actor: Actor = None,
@@ -334,10 +352,30 @@ def compensate_many(
     """Give credits for all charged jobs that match, in total at most what each cost. `--dry-run` shows first what."""
     part, name = values.whole("percent", percent, 1, 100), values.line("reference", reference, 100)
     why, who = values.line("reason", reason, _REASON_MAX), values.actor_of(actor)
-    wanted = _wanted(account, kind, queue, state, ended_for, limit, since, until, metadata)
-    done = opening.with_desk(
-        lambda desk: _steering(desk).compensate_many(wanted(), part, name, why, who, dry_run=dry_run)
-    )
+    wanted = _wanted(account, kind, queue, state, ended_for, limit, since, until, metadata, after)
+
+    def act(steering: Steering, wanted: Wanted) -> Awaitable[ManyDone]:
+        return steering.compensate_many(wanted, part, name, why, who, dry_run=dry_run)
+
+    return _present_many(act, wanted, everything=everything, json=json)
+
+
+def _present_many(
+    act: Callable[[Steering, Wanted], Awaitable[ManyDone]],
+    wanted: Callable[[], Wanted],
+    *,
+    everything: bool,
+    json: bool,
+) -> int:
+    """Do it to a portion, or to everything in portions, and show what was done."""
+
+    async def work(desk: Desk) -> ManyDone:
+        from worker.steering import in_portions
+
+        steering = _steering(desk)
+        return await (in_portions(partial(act, steering), wanted()) if everything else act(steering, wanted()))
+
+    done = opening.with_desk(work)
     return present(done, json, jobs_shown.many(done))
 
 
@@ -351,6 +389,7 @@ def _wanted(
     since: str | None,
     until: str | None,
     metadata: tuple[str, ...],
+    after: str | None,
 ) -> Callable[[], Wanted]:
     """Checked now, made when the database is needed anyway."""
     whose = None if account is None else values.account_id(account)
@@ -369,7 +408,7 @@ def _wanted(
         if state is not None and state not in list(JobState):
             raise Refused("state", f"no state {state!r}; there are {', '.join(sorted(JobState))}")
         chosen = None if state is None else JobState(state)
-        return Wanted(whose, sort, where, chosen, reason, most, begin, end, pairs)
+        return Wanted(whose, sort, where, chosen, reason, most, begin, end, pairs, after)
 
     return made
 

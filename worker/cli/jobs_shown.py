@@ -186,8 +186,10 @@ def many(done: ManyDone) -> Iterator[RenderableType]:
     yield f"{done.matched:,} job(s) match, quoted {done.quoted:,} credits; {did}"
     if done.credits:
         yield f"{done.credits:,} credits {'would be given' if done.dry_run else 'were given'}"
+    if done.total is not None and done.more:
+        yield f"{done.total:,} job(s) match in all, quoted {done.total_quoted:,} credits"
     if done.more:
-        yield "more match: raise --limit, or run it again"
+        yield f"more match: --all does them too, or --after {done.next} the next portion"
 
 
 def _lines(title: str, lines: Sequence[Line]) -> Iterator[RenderableType]:

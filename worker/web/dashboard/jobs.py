@@ -84,10 +84,19 @@ async def _done(request: Request, visitor: Visitor, form: Form, looked_at: datet
             found = await steering.compensate_many(wanted, percent, form.line("reference"), reason, by, dry_run=dry_run)
         case _:
             raise Refused("verb", "must be cancel, retry or compensate, as your role may do it")
-    fields = {name: form.text(name) for name in (*FILTERS, "ended_for", "limit", "percent", "reference")}
+    fields = {name: form.text(name) for name in (*FILTERS, "ended_for", "limit", "after", "percent", "reference")}
     if wanted.created_before is not None:
         fields["until"] = wanted.created_before.replace(tzinfo=None).isoformat()
-    values = {"verb": verb, "wanted": wanted, "fields": fields, "found": found, "shown": found.jobs[:_PREVIEW]}
+    if found.next is not None and not dry_run:
+        fields["after"] = found.next
+    values = {
+        "verb": verb,
+        "wanted": wanted,
+        "fields": fields,
+        "reason": form.text("reason"),
+        "found": found,
+        "shown": found.jobs[:_PREVIEW],
+    }
     return frame.page(request, visitor, "many.html", values)
 
 
@@ -105,6 +114,7 @@ def _wanted(form: Form) -> Wanted:
         created_from=found["created_from"],
         created_before=found["created_before"],
         metadata=found["metadata"] or {},
+        after=form.optional("after"),
     )
 
 

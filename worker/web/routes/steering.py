@@ -45,6 +45,9 @@ class FilterBody(Body):
         default_factory=dict, max_length=8, description="With these values; with an account only."
     )
     limit: int = Field(1000, ge=1, le=JOBS_MAX, description="At most so many at once.")
+    after: str | None = Field(
+        None, min_length=1, max_length=64, description="Go on behind this place: `next` of the portion before."
+    )
     dry_run: bool = Field(False, description="Only tell what would happen to which.")
 
     def wanted(self, caller: Caller) -> Wanted:
@@ -63,6 +66,7 @@ class FilterBody(Body):
             created_from=self.created_from,
             created_before=self.created_before,
             metadata=self.metadata,
+            after=self.after,
         )
 
 
