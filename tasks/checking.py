@@ -71,7 +71,7 @@ class Checked:
         asked = self.commission.asked[len(self._came)]
         least_seconds = None if self.may_be_shorter else asked.seconds_out
         if (problem := problem_with(output, least_seconds, self.gates)) is not None:
-            raise QualityGate(problem)
+            raise QualityGate(problem, output.told)
         await self.context.finished(replace(output, usage=_at_most(output.usage, asked)))
         self._came.append(output.name)
 
@@ -79,7 +79,10 @@ class Checked:
         """Raises `QualityGate` if the engine ended in peace without all its outputs."""
         came, asked = len(self._came), len(self.commission.names)
         if came < asked:
-            raise QualityGate(f"{came} of the {asked} outputs that were asked came")
+            raise QualityGate(
+                f"{came} of the {asked} outputs that were asked came",
+                {"outputs_asked": str(asked), "outputs_came": str(came)},
+            )
 
 
 def _at_most(usage: Usage, asked: Usage) -> Usage:

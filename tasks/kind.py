@@ -76,6 +76,13 @@ class Output:
     #: False for what only goes along with another output (its waveform): it is no usage and costs nothing.
     billable: bool = True
 
+    @property
+    def told(self) -> Mapping[str, str]:
+        """All that was measured of it, for the receipt."""
+        used = self.usage
+        seconds = {"seconds_in": str(used.seconds_in), "seconds_out": str(used.seconds_out)}
+        return {**self.measures, "output": self.name, **seconds}
+
 
 class Listener(Protocol):
     """Who hears how a run goes."""
@@ -206,7 +213,13 @@ class OutOfMemory(EngineFailure):
 
 
 class QualityGate(EngineFailure):
+    """`measures`: what the gate has judged by, for the receipt; named as those of an output."""
+
     code = "quality_gate"
+
+    def __init__(self, message: str, measures: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.measures: Mapping[str, str] = measures or {}
 
 
 class EngineUnavailable(EngineFailure):

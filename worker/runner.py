@@ -21,13 +21,13 @@ import msgspec
 import structlog
 
 from config.settings import Settings
-from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, RunLimits
+from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output, QualityGate, RunLimits
 from tasks.voices import REFERENCE, voice_of
 from worker import tracing
 from worker.artifacts.store import ArtifactError, ArtifactStore, DamagedArtifact
 from worker.credits.operations import Claim, Claimed, Dropped, Ended, Fenced, Parked, Requeued, Settle
 from worker.credits.outcomes import Ending
-from worker.credits.page import Artifact
+from worker.credits.page import REJECTED, Artifact
 from worker.credits.prices import Usage, price
 from worker.credits.states import JobState
 from worker.failpoints import failpoint
@@ -159,6 +159,8 @@ class Outcome:
 
     ending: Ending
     message: str | None = None
+    #: What a quality gate has turned down, as it was measured.
+    rejected: Mapping[str, str] | None = None
 
 
 class Tally(Protocol):
@@ -382,10 +384,7 @@ class Runner:
             measured=measured,
             outputs=tuple(attempt.kept),
             outputs_due=attempt.outputs_due,
-            usage=[
-                {**o.measures, "output": o.name, "seconds_in": str(u.seconds_in), "seconds_out": str(u.seconds_out)}
-                for o, u in zip(sold_by_use, usage, strict=True)
-            ],
+            usage=[*(output.told for output in sold_by_use), *_turned_down(outcome)],
             message=outcome.message,
             backoff_first_seconds=self.settings.backoff_first_seconds,
             backoff_max_seconds=self.settings.backoff_max_seconds,
@@ -454,6 +453,8 @@ def _outcome_of(work: asyncio.Future[None]) -> Outcome:
     match error:
         case None:
             return Outcome(Ending.SUCCEEDED)
+        case QualityGate():
+            return Outcome(Ending.QUALITY_GATE, error.message[:_MESSAGE_LENGTH_MAX], error.measures)
         case EngineError():
             return Outcome(_ending_of(error), error.message[:_MESSAGE_LENGTH_MAX])
         case DamagedArtifact():
@@ -466,6 +467,13 @@ def _outcome_of(work: asyncio.Future[None]) -> Outcome:
         case _:
             log.error("run raised", exc_info=error)
             return Outcome(Ending.INTERNAL_ERROR, "something went wrong on our side")
+
+
+def _turned_down(outcome: Outcome) -> list[Mapping[str, str]]:
+    """What a gate has turned down, beside what was sold: named so, for it is no use of the job and costs nothing."""
+    if outcome.rejected is None:
+        return []
+    return [{"seconds_in": "0", "seconds_out": "0", **outcome.rejected, REJECTED: outcome.message or ""}]
 
 
 def _ending_of(error: EngineError) -> Ending:

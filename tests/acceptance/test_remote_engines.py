@@ -156,7 +156,12 @@ async def test_a_silent_song_is_made_once_more_and_then_refunded(
     assert {"available": 1000, "held": 0, "spent": 0, "expired": 0} == await stage.balance()
     assert [str(job_id), f"{job_id}-1"] == list(cog.jobs)
     receipt = await stage.client.reads.receipt(job_id)
-    assert "song is silent: -200 dB at its loudest, not above -60" == receipt.attempts[0].message
+    why = "song is silent: -200 dB at its loudest, not above -60"
+    for attempt in receipt.attempts:
+        assert (why, ()) == (attempt.message, attempt.usage)
+        (rejected,) = attempt.rejected
+        assert {"output": "song", "peak_db": "-200.0", "rejected": why}.items() <= rejected.items()
+        assert 10 == pytest.approx(float(rejected["seconds_out"]), abs=0.1)
 
 
 async def test_the_second_take_may_be_good(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
@@ -169,7 +174,9 @@ async def test_the_second_take_may_be_good(stage: Stage, cog: CogProvider, tmp_p
     assert (QUOTE, ["quality_gate", "succeeded"]) == (seen.charged, seen.endings)
     assert ["song", "song-peaks"] == seen.outputs
     receipt = await stage.client.reads.receipt(job_id)
-    assert 1 == len(receipt.attempts[-1].usage)
+    assert [(0, 1), (1, 0)] == [(len(attempt.usage), len(attempt.rejected)) for attempt in receipt.attempts]
+    assert 5 == pytest.approx(float(receipt.attempts[0].rejected[0]["seconds_out"]), abs=0.1)
+    assert (QUOTE, QUOTE) == (receipt.charged, sum(line.amount for line in receipt.charge_lines))
     assert {"peak_db": "-6.0", "clipped_ppm": "0"}.items() <= receipt.attempts[-1].usage[0].items()
 
 

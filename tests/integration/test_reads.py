@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,14 @@ from sqlalchemy import text
 
 from tests.integration.books import ACTOR, Store, an_output, opened
 from tests.servers import Database
+from worker.cli import jobs_shown
+from worker.cli.output import rendered
 from worker.credits.operations import Cancel
 from worker.credits.outcomes import Ending
 from worker.credits.prices import Line, Usage
 from worker.credits.states import JobState
 from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount, UnknownJob
+from worker.store.past_jobs import PastJobs
 from worker.store.reads import Reads
 from worker.store.reads_job_lists import JobsPage
 from worker.store.reads_jobs import WaitingFor
@@ -504,6 +508,35 @@ async def test_a_receipt_shows_which_lots_paid_and_by_which_rule(database: Datab
     assert [(1, "w1", "succeeded", tuple(usage_of(60)))] == [
         (run.attempt, run.worker, run.ending, run.usage) for run in receipt.attempts
     ]
+
+
+#: As the worker notes a take that a gate has turned down.
+TURNED_DOWN = {
+    "output": "song-2",
+    "peak_db": "-200.0",
+    "seconds_in": "0",
+    "seconds_out": "30",
+    "rejected": "song-2 is silent",
+}
+
+
+async def test_what_a_gate_turned_down_is_shown_and_costs_nothing(database: Database) -> None:
+    """Its measures stand in the receipt as data, apart from what was used; neither charge nor rehearsal counts it."""
+    async with opened(database) as store:
+        account = await store.account("ada", 100)
+        claimed = await store.running(account, quoted=28)
+        used = usage_of(60)
+        kept: dict[str, Any] = {"measured": 16, "outputs": [an_output(60)], "usage": [*used, TURNED_DOWN]}
+        await store.settle(account, claimed, Ending.QUALITY_GATE, message="song-2 is silent", **kept)
+        receipt = await Reads(store.engine).receipt(claimed.job.job_id)
+        past = PastJobs(store.engine)
+        (page,) = [page async for page in past.pages(await past.period())]
+    (attempt,) = receipt.attempts
+    assert (tuple(used), (TURNED_DOWN,)) == (attempt.usage, attempt.rejected)
+    assert (True, 16, 16) == (receipt.partial, receipt.charged, sum(line.amount for line in receipt.charge_lines))
+    assert [[Usage(seconds_out=Decimal(60))]] == [list(job.usages) for job in page.jobs]
+    shown = rendered(jobs_shown.receipt(receipt))
+    assert re.search(r"1 +song-2 +0 +30 +peak_db -200\.0 +song-2 is silent\n", shown)
 
 
 async def test_a_receipt_shows_every_attempt_and_no_charge_for_our_failure(database: Database) -> None:

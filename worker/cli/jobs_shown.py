@@ -146,7 +146,9 @@ def _paid(shown: Receipt) -> Iterator[RenderableType]:
 
 
 def _runs(shown: Receipt) -> Iterator[RenderableType]:
-    """The attempts, and what was measured of each output."""
+    """The attempts, and what was measured of each output, sold or not."""
+    from worker.web.dashboard.words import measures
+
     if shown.attempts:
         yield "\nattempts"
         yield table(
@@ -154,12 +156,18 @@ def _runs(shown: Receipt) -> Iterator[RenderableType]:
             [(a.attempt, a.worker, a.started_at, a.ended_at, a.ending, a.message) for a in shown.attempts],
             right=["attempt"],
         )
-    measured = [(a.attempt, part) for a in shown.attempts for part in a.usage]
+    measured = [(a.attempt, part) for a in shown.attempts for part in (*a.usage, *a.rejected)]
     if measured:
         yield "\nwhat was measured"
         yield table(
-            ["attempt", "output", "seconds read", "seconds written"],
-            [(n, part.get("output"), part.get("seconds_in"), part.get("seconds_out")) for n, part in measured],
+            ["attempt", "output", "seconds read", "seconds written", "measures", "turned down"],
+            [
+                (
+                    *(n, part.get("output"), part.get("seconds_in"), part.get("seconds_out")),
+                    *(measures(part), part.get("rejected")),
+                )
+                for n, part in measured
+            ],
             right=["attempt", "seconds read", "seconds written"],
         )
 

@@ -113,6 +113,10 @@ class LiveRow:
     engine_state: Mapping[str, Any] | None
 
 
+#: Marks a part of an attempt's usage that a quality gate has turned down, and says why: it costs nothing.
+REJECTED = "rejected"
+
+
 @value
 class AttemptRow:
     """An attempt that has ended: its row leaves `live` for `attempts`."""

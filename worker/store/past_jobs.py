@@ -47,10 +47,11 @@ class PastPage:
 
 
 class _Part(msgspec.Struct):
-    """What one output used, as the attempt's row has it."""
+    """What one output used, as the attempt's row has it; `rejected` is set of one that was not good enough."""
 
     seconds_in: str
     seconds_out: str
+    rejected: str | None = None
 
 
 #: By its word: looking it up takes a tenth of `Ending(word)`.
@@ -148,7 +149,7 @@ def _past_job(row: Any) -> PastJob:
     parts = _parts.decode(usage) if usage is not None else ()
     return PastJob(
         *(account_id, job_id, kind, plan, _request.decode(request), _ENDINGS[reason], quoted, charged, started_at),
-        usages=[Usage(Decimal(part.seconds_in), Decimal(part.seconds_out)) for part in parts],
+        usages=[Usage(Decimal(part.seconds_in), Decimal(part.seconds_out)) for part in parts if part.rejected is None],
     )
 
 

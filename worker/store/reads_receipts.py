@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.allocation import Draw, split
 from worker.credits.lots import LotSource, Move
 from worker.credits.outcomes import Basis, Charge, Ending, charge_for, rule_sentence, sentence_for
+from worker.credits.page import REJECTED
 from worker.credits.prices import Line, PriceBook, UnknownPrice, Usage, price
 from worker.credits.refusals import Refusal
 from worker.credits.states import JobState
@@ -71,7 +72,10 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class AttemptShown:
-    """One run that ended. `usage`: seconds measured for each output that it finished."""
+    """One run that ended. `usage`: what was measured of each output that it finished.
+
+    `rejected`: what was measured of what its quality gates turned down, and why.
+    """
 
     attempt: int
     worker: str
@@ -80,6 +84,7 @@ class AttemptShown:
     ending: str
     message: str | None
     usage: tuple[Mapping[str, str], ...]
+    rejected: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +225,16 @@ async def _balances(connection: AsyncConnection, account_id: str, seqs: Sequence
 
 
 def _attempt_of(row: Any) -> AttemptShown:
-    usage = tuple(row.usage or ())
-    return AttemptShown(row.attempt, row.worker_id, row.started_at, row.ended_at, row.ending, row.message, usage)
+    return AttemptShown(
+        *(row.attempt, row.worker_id, row.started_at, row.ended_at, row.ending, row.message),
+        usage=_used(row),
+        rejected=tuple(part for part in row.usage or () if REJECTED in part),
+    )
+
+
+def _used(attempt: Any) -> tuple[Mapping[str, str], ...]:
+    """What an attempt's finished outputs used: what a gate has turned down is not among them."""
+    return tuple(part for part in attempt.usage or () if REJECTED not in part)
 
 
 def _charge_lines(gathered: _Gathered, charge: Charge) -> tuple[Line, ...]:
@@ -248,7 +261,7 @@ def _measured(gathered: _Gathered) -> list[Usage]:
     """What the attempt that settled the job used."""
     job = gathered.job
     settled = [row for row in gathered.attempts if row.attempt == job.attempt]
-    parts = settled[0].usage or () if settled else ()
+    parts = _used(settled[0]) if settled else ()
     return [Usage(Decimal(part["seconds_in"]), Decimal(part["seconds_out"])) for part in parts]
 
 

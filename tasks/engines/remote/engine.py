@@ -56,6 +56,10 @@ class Remote:
         """What was made, or None while it is under way. Raises `Failed` if it never will be."""
         raise NotImplementedError
 
+    async def noted(self, context: Context, state: Mapping[str, Any], made: Made) -> Mapping[str, Any]:
+        """The state, once its work was seen to be done: what helps to find the results again has been remembered."""
+        return state
+
     @property
     def renews_links(self) -> bool:
         """Whether another look at finished work gives fresh links to its results, rather than having it made anew."""
@@ -91,7 +95,13 @@ class Remote:
             made = await self._wait(commission, context, state)
             if len(made.urls) != len(commission.names):
                 asked, came = len(commission.names), len(made.urls)
-                raise Failed(QualityGate(f"{self.name} made {came} of the {asked} outputs that were asked"))
+                raise Failed(
+                    QualityGate(
+                        f"{self.name} made {came} of the {asked} outputs that were asked",
+                        {"outputs_asked": str(asked), "outputs_came": str(came)},
+                    )
+                )
+            state = await self.noted(context, state, made)
             try:
                 return [await self._fetch(context, n, url) for n, url in enumerate(made.urls)], made
             except Gone:

@@ -188,8 +188,9 @@ async def test_too_few_outputs_don_t_pass(context: Recorder) -> None:
     """An engine that ends in peace without all it was asked has not succeeded; what came stays counted."""
     through = checked(context)
     await through.finished(an_output("song"))
-    with pytest.raises(QualityGate, match=r"^1 of the 2 outputs that were asked came$"):
+    with pytest.raises(QualityGate, match=r"^1 of the 2 outputs that were asked came$") as caught:
         through.check_all_came()
+    assert {"outputs_asked": "2", "outputs_came": "1"} == caught.value.measures
     assert ["song"] == [output.name for output in context.outputs]
 
 
@@ -233,8 +234,10 @@ async def test_a_silent_song_is_not_sold(context: Recorder) -> None:
     """The kind's own gates hold for each engine."""
     kind = Generation({"studio": Mute("mute", WhistleOptions())})
     request = parse(kind, {"prompt": "x", "seconds": 5, "model": "studio"})
-    with pytest.raises(QualityGate, match=r"^song is silent: -200 dB at its loudest, not above -60$"):
+    with pytest.raises(QualityGate, match=r"^song is silent: -200 dB at its loudest, not above -60$") as caught:
         await kind.run(request, {}, context, RunLimits())
+    judged = {"output": "song", "peak_db": "-200.0", "seconds_in": "0", "seconds_out": "5.000000"}
+    assert judged.items() <= caught.value.measures.items()
     assert [] == context.outputs
 
 

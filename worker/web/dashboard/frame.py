@@ -60,7 +60,16 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for shown in (words.tone, words.number, words.span, words.moment, words.ago, words.percent, words.named):
+    for shown in (
+        words.tone,
+        words.number,
+        words.span,
+        words.moment,
+        words.ago,
+        words.percent,
+        words.named,
+        words.measures,
+    ):
         environment.filters[shown.__name__] = shown
     environment.filters["bytes"] = words.bytes_of
     environment.globals.update(asset=asset, waits=words.WAITS)

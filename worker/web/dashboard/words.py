@@ -97,3 +97,9 @@ def percent(part: float, whole: float) -> str:
 def named(value: str) -> str:
     """A name of ours, as people write it: `vocal_conversion` is vocal conversion."""
     return value.replace("_", " ")
+
+
+def measures(part: Mapping[str, str]) -> str:
+    """What was measured of an output beside its seconds, each by its name."""
+    others = {"output", "seconds_in", "seconds_out", "rejected"}
+    return ", ".join(f"{name} {value}" for name, value in sorted(part.items()) if name not in others)
