@@ -25,6 +25,7 @@ from tasks.registry import close_engines, lacking, prepared, registry
 from worker import failpoints
 from worker.artifacts.places import store_at
 from worker.artifacts.store import ArtifactStore
+from worker.calling_off import CallingOff
 from worker.client import Client
 from worker.duties.cycles import Cycles
 from worker.duties.deliver import Deliver
@@ -58,6 +59,8 @@ from worker.store.creations import Creations
 from worker.store.database import make_engine, patient
 from worker.store.dispatching import Dispatching
 from worker.store.errors import StoreError
+from worker.store.given_up import CHANNEL as GIVEN_UP
+from worker.store.given_up import GivenUp
 from worker.store.group_commit import GroupCommit
 from worker.store.leases import Leases, clock_is_ours
 from worker.store.limits import Limits
@@ -425,9 +428,9 @@ async def opened_worker(
             price_books=store.price_books,
             metrics=metrics,
         )
-        listening = listen(
-            database_url(settings), {"fermata_cancel": lambda _: keeper.look_now(), CHANNEL: outside.heard}
-        )
+        calling_off = CallingOff(kinds, GivenUp(store.engine))
+        heard = {"fermata_cancel": lambda _: keeper.look_now(), CHANNEL: outside.heard, GIVEN_UP: calling_off.heard}
+        listening = listen(database_url(settings), heard)
         loop = asyncio.get_running_loop()
         # What a killed worker left on a disk of this machine alone, nobody else can see.
         sweep = Sweep(artifacts, Artifacts(store.engine), settings, artifacts.work_leftovers)
@@ -439,6 +442,7 @@ async def opened_worker(
                     yield WorkerServices(slots, runner, dispatching, Fitting(Tiers(store.engine), dispatching, lacks))
             finally:
                 await _say_gone(workers, worker_id)
+                await calling_off.close()
                 await close_engines(kinds)
                 await close_children()
 

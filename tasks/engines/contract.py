@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from tasks.finish import Finish
 from tasks.kind import Context, EngineUnavailable, InputFile, RunLimits, Usage
@@ -66,6 +66,18 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """End what it keeps open: connections, processes."""
+        ...
+
+
+@runtime_checkable
+class CallsOff(Protocol):
+    """An engine that leaves work elsewhere, and can end it without a run."""
+
+    async def forget(self, state: Mapping[str, Any]) -> None:
+        """A job has ended of which an attempt remembered this: end its work elsewhere, if it is this engine's.
+
+        Within seconds, and without an error where that can't be done.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import httpx2
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ import soundfile
 
 from tests.acceptance.stage import Stage
 from tests.providers import AceStepProvider, CogProvider, Fault, Provider, running
+from worker.boot import steering_over
 from worker.local.ports import free_port
+from worker.local.roles import dsn
+from worker.store.ops import Scope
 
 #: 4 credits and 1 for each started 5 seconds, 2.5 times for the tier.
 QUOTE = 15
@@ -178,6 +182,55 @@ async def test_the_second_take_may_be_good(stage: Stage, cog: CogProvider, tmp_p
     assert 5 == pytest.approx(float(receipt.attempts[0].rejected[0]["seconds_out"]), abs=0.1)
     assert (QUOTE, QUOTE) == (receipt.charged, sum(line.amount for line in receipt.charge_lines))
     assert {"peak_db": "-6.0", "clipped_ppm": "0"}.items() <= receipt.attempts[-1].usage[0].items()
+
+
+async def test_a_job_that_is_cancelled_between_attempts_is_called_off(
+    stage: Stage, cog: CogProvider, tmp_path: Path
+) -> None:
+    """Given an order whose worker was lost, when its job is cancelled before another one has it, the provider hears."""
+    engines = document(tmp_path, "cog", cog)
+    cog.looks_needed = None
+    stage.scheduler()
+    doomed = stage.worker("generation", engines=engines)
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio")
+    await stage.until(lambda: cog.asked("GET /predictions"), "looked at")
+    await stage.controls.pause(Scope.QUEUE, "generation", "so that nobody else takes it", "test")
+    doomed.kill()
+    await stage.becomes(job_id, "queued")
+    stage.worker("generation", engines=engines)
+    await stage.until(lambda: _listens(stage), "the next worker listens")
+    assert not cog.jobs[str(job_id)].cancelled
+    await stage.client.cancel("ada", job_id, "changed my mind")
+    await stage.until(lambda: cog.jobs[str(job_id)].cancelled, "the provider was told")
+    seen = await stage.job(job_id)
+    assert ("cancelled", 0, ["lost_worker"]) == (seen.state, seen.charged, seen.endings)
+
+
+async def _listens(stage: Stage) -> bool:
+    """Whether a worker has asked for all that it is to hear: looked for as its own role, which sees its statements."""
+    connection = await asyncpg.connect(dsn(stage.database.worker_url or stage.database.url))
+    try:
+        return bool(
+            await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND query LIKE '%LISTEN%fermata_given_up%' "
+                "AND pid <> pg_backend_pid()"
+            )
+        )
+    finally:
+        await connection.close()
+
+
+async def test_a_job_that_is_ended_by_force_is_called_off(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:
+    """Given a run that hangs at its provider, when a person ends it, then the provider hears of it too."""
+    cog.looks_needed = None
+    stage.scheduler()
+    stage.worker("generation", engines=document(tmp_path, "cog", cog))
+    job_id = await stage.submit("generation", prompt="x", seconds=10, model="studio")
+    await stage.until(lambda: cog.asked("GET /predictions"), "looked at")
+    await steering_over(stage.client, stage.store).force_end(job_id, "hangs", "olga")
+    await stage.until(lambda: cog.jobs[str(job_id)].cancelled, "the provider was told")
+    assert ("failed", 0) == ((seen := await stage.job(job_id)).state, seen.charged)
 
 
 async def test_a_webhook_has_the_worker_look_at_once(stage: Stage, cog: CogProvider, tmp_path: Path) -> None:

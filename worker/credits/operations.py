@@ -301,6 +301,8 @@ class Settle:
             outputs=[_shown(output) for output in outputs] if sold else None,
         )
         page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
+        if self.reap_grace_seconds is not None:  # who ran it was lost, and can't tell its provider
+            page.writes.given_up.append(job.job_id)
         self._close_attempt(page, job, end.reason)
         return Ended(end.state, end.reason, ended.charged)
 
@@ -367,6 +369,7 @@ class ForceEnd:
         held = page.ledger.reservations[job.job_id].amount
         ended = settle.decide(page)
         assert isinstance(ended, Ended)
+        page.writes.given_up.append(job.job_id)
         _log(page, self, "jobs.force_end", job, {"state": ended.state, "refunded": held - ended.charged})
         return ended
 
@@ -509,6 +512,8 @@ def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None
         charged = _end_hold(page, job, ending, 0, sold=False).charged
     _change(page, job, end.state, ended=True, reason=ending, message=message, charged=charged)
     (page.writes.parked_gone if job.state is JobState.WAITING else page.writes.due_gone).append(job.job_id)
+    if job.attempt:
+        page.writes.given_up.append(job.job_id)
     # Whoever stood in the line for credits has left it: the younger ones behind may fit.
     page.ledger.raised = True
     return Ended(end.state, ending, charged)

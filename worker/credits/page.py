@@ -178,6 +178,8 @@ class Writes:
     unhinted: list[tuple[UUID, str | None]] = field(default_factory=list)
     cancel_asked: list[tuple[UUID, str]] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
+    #: Jobs that ended while nobody who runs them could tell their providers.
+    given_up: list[UUID] = field(default_factory=list)
     artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
     acts: list[Act] = field(default_factory=list)

@@ -60,6 +60,9 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
         await run(driver, _NOTIFY_DUE)
     if written[_ASK_CANCEL]:
         await run(driver, _NOTIFY_CANCEL)
+    given_up = [str(job_id) for page in pages for job_id in page.writes.given_up]
+    for first in range(0, len(given_up), _IDS_MAX):
+        await run(driver, _NOTIFY_GIVEN_UP, {"ids": " ".join(given_up[first : first + _IDS_MAX])})
 
 
 async def _run(driver: Driver, write: _Write, pages: Sequence[Page], lot_ids: LotIds, now: datetime) -> int:
@@ -519,6 +522,10 @@ _MAKE_ROOM = Statement("""
 _NOTIFY_DUE = Statement("SELECT pg_notify('fermata_due', '')")
 
 _NOTIFY_CANCEL = Statement("SELECT pg_notify('fermata_cancel', '')")
+
+#: Heard by workers, see `given_up.py`. Its payload: ids of jobs, with blanks between; PostgreSQL takes 8,000 bytes.
+_NOTIFY_GIVEN_UP = Statement("SELECT pg_notify('fermata_given_up', :ids)")
+_IDS_MAX = 200
 
 
 _NEW_LOTS = _Write(

@@ -94,35 +94,43 @@ class Cog(Remote):
         return state
 
     async def look(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> Made | None:
-        if "urls" in state:
-            return Made(state["urls"], state["measures"])
+        known = Made(state["urls"], state["measures"]) if "urls" in state else None
         if self.options.wait == "hold":
+            if known is not None:
+                return known
             answer = await self._put(commission, context, state)
         else:
             try:
                 answer = await self.provider.ask("GET", f"/predictions/{state['prediction']}")
-            except Gone:  # it never came there, or a restart lost it
-                answer = await self._put(commission, context, state)
+            except Gone:
+                if known is not None:
+                    return known  # forgotten over there since: it is fetched, if it still lies there, never made again
+                answer = await self._put(commission, context, state)  # it never came there, or a restart lost it
         found = _object(answer)
         status = found.get("status")
         if status in ("starting", "processing"):
             context.progress(0.1 if status == "starting" else 0.3, status)
             return None
         if status == "succeeded":
-            made = Made(_urls(found.get("output"), commission.names), _measures(found))
-            if self.options.wait == "hold" and all(map(_is_short, made.urls)):
-                # Plain Cog forgets it now: whoever comes next fetches by these.
-                await context.remember({**state, "urls": made.urls, "measures": made.measures})
-            return made
+            return Made(_urls(found.get("output"), commission.names), _measures(found))
         log.error("prediction_failed", provider=self.name, status=status, error=str(found.get("error"))[:500])
         raise Failed(EngineFailure(f"{self.name} could not make it"))
+
+    async def noted(self, context: Context, state: Mapping[str, Any], made: Made) -> Mapping[str, Any]:
+        """With where its results lie: plain Cog forgets it at once, a service some day or by a restart."""
+        if state.get("urls") == made.urls or not all(map(_is_short, made.urls)):
+            return state
+        state = {**state, "urls": made.urls, "measures": made.measures}
+        await context.remember(state)
+        return state
 
     @property
     def renews_links(self) -> bool:
         return self.options.wait == "poll"
 
     async def call_off(self, state: Mapping[str, Any]) -> None:
-        await self.provider.ask_once("POST", f"/predictions/{state['prediction']}/cancel")
+        if "prediction" in state:  # else it came to nothing there, and was not ordered again
+            await self.provider.ask_once("POST", f"/predictions/{state['prediction']}/cancel")
 
     async def _put(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> httpx2.Response:
         body: dict[str, Any] = {"input": self._input(commission, await self._audio(commission, context))}

@@ -68,6 +68,11 @@ class Remote:
     async def call_off(self, state: Mapping[str, Any]) -> None:
         """Tell the provider that nobody wants it any more."""
 
+    async def forget(self, state: Mapping[str, Any]) -> None:
+        """Call off what an attempt ordered here, unless it was seen to be done."""
+        if (own := self._own(state)) and "urls" not in own:
+            await self._called_off(own)
+
     async def run(self, commission: Commission, context: Context, limits: RunLimits) -> None:
         """Order it unless an earlier attempt did, wait for it, fetch it, hand it over."""
         state: Mapping[str, Any] = {}

@@ -26,7 +26,7 @@ from fermata_client.requests import Number
 from tasks.engines.contract import EngineNotReady
 from tasks.engines.offer import Options, PathOption
 from tasks.engines.remote.failures import Again, Away, Busy, again_for, wait_of
-from tasks.engines.remote.reaching import Forbidden, Transport, check_url
+from tasks.engines.remote.reaching import Forbidden, Transport, check_url, host_of
 from tasks.kind import EngineError, EngineUnavailable
 
 log = structlog.get_logger(__name__)
@@ -51,8 +51,10 @@ class ProviderOptions(Options):
     url: str = Field(max_length=2000)
     #: A file that holds nothing but the provider's secret. Sent to the URL's own origin only.
     secret_file: PathOption | None = None
-    #: Whether it may be reached by plain http and at private addresses: it stands in our own network.
+    #: Whether its host may be reached by plain http and at private addresses: it stands in our own network.
     private: bool = False
+    #: Further hosts of our own network where its results may lie, by name or address. Any other must be a public one.
+    result_hosts: list[str] = Field(default_factory=list, max_length=16)
     #: Requests at once, by this worker process.
     connections: int = Field(8, ge=1, le=256)
     #: Without a byte from it for so long, a request has failed.
@@ -67,6 +69,10 @@ class ProviderOptions(Options):
     result_bytes_max: int = Field(512 * 1024**2, ge=1024)
 
 
+#: For the log of a worker whose provider led it where it does not go.
+_PRIVATE_HINT = "hosts of your own network are named: private = true for the provider's, result_hosts for others"
+
+
 class Gone(EngineError):
     """A result that the provider says it does not have."""
 
@@ -75,10 +81,13 @@ class Provider:
     """The way to one provider. One object a process; it connects when it is first asked."""
 
     def __init__(self, name: str, options: ProviderOptions) -> None:
-        """Raises `ValueError` for a URL that is no place to go."""
+        """Raises `ValueError` for a URL or a host that is no place to go."""
         self.name = name
         self.options = options
         self._url = _parsed(options.url, private=options.private)
+        own = [host_of(self._url)] if options.private else []
+        #: Hosts that may have private addresses. Whoever makes a result's URL can't lead us to any other one.
+        self._own = frozenset([*own, *map(_host, options.result_hosts)])
         self._secret: str | None = None
         self._client: httpx2.AsyncClient | None = None
         self._room = asyncio.Semaphore(options.connections)
@@ -163,6 +172,7 @@ class Provider:
         except Again as error:
             raise EngineUnavailable(f"{self.name} {error.problem}") from None
         except Forbidden as error:
+            log.error("provider_forbidden", provider=self.name, problem=str(error), hint=_PRIVATE_HINT)
             raise EngineError(f"{self.name} can't be reached: {error}") from None
         raise AssertionError("every attempt returns or raises")
 
@@ -256,7 +266,7 @@ class Provider:
         if self._client is None:
             limits = httpx2.Limits(max_connections=self.options.connections)
             self._client = httpx2.AsyncClient(
-                transport=Transport(private=self.options.private, limits=limits),
+                transport=Transport(own=self._own, limits=limits),
                 timeout=self.options.timeout_seconds,
                 max_redirects=REDIRECTS_MAX,
                 trust_env=False,
@@ -266,7 +276,7 @@ class Provider:
 
     async def _look_at(self, request: httpx2.Request) -> None:
         """Also at where a redirect leads."""
-        check_url(request.url, private=self.options.private)
+        check_url(request.url, own=self._own)
 
     def _located(self, url: str) -> httpx2.URL:
         """Where a result is: an absolute path lies below the provider's own."""
@@ -274,7 +284,7 @@ class Provider:
             where = self._url.join(self._url.path.rstrip("/") + url if url.startswith("/") else url)
         except httpx2.InvalidURL:
             raise EngineError(f"{self.name} gave a result's URL that is none") from None
-        check_url(where, private=self.options.private)
+        check_url(where, own=self._own)
         return where
 
     def _authorised(self, url: httpx2.URL) -> dict[str, str]:
@@ -306,13 +316,24 @@ def json_of(answer: httpx2.Response) -> Any:
 def _parsed(url: str, *, private: bool) -> httpx2.URL:
     try:
         found = httpx2.URL(url)
-        check_url(found, private=private)
+        check_url(found, own=[host_of(found)] if private else [])
     except (httpx2.InvalidURL, Forbidden) as error:
         hint = "" if private else "; a provider in your own network needs private = true"
         raise ValueError(f"url: {error}{hint}") from None
     if found.query or found.fragment:
         raise ValueError("url: must have no query")
     return found
+
+
+def _host(given: str) -> str:
+    """A host of the document. Raises `ValueError` for more, or less, than a host."""
+    try:
+        found = httpx2.URL(f"https://[{given}]" if ":" in given else f"https://{given}")
+    except httpx2.InvalidURL:
+        found = httpx2.URL("")
+    if not found.host or " " in given or found != httpx2.URL(scheme="https", host=found.host):
+        raise ValueError(f"result_hosts: {given[:100]!r} is no host: name it without scheme, port and path")
+    return host_of(found)
 
 
 def _pause(error: Exception, ends: float) -> bool | float:

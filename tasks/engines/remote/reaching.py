@@ -1,10 +1,12 @@
-"""Where a provider may be reached: no private address unless the document allows it, whatever a name resolves to."""
+"""Where a provider may be reached: at public addresses, whatever a name resolves to, and at hosts that the document
+names as its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import httpcore2
@@ -17,10 +19,19 @@ class Forbidden(Exception):
     """An address that we don't go to. Asking again can't help."""
 
 
-def check_url(url: httpx2.URL, *, private: bool) -> None:
-    """Raises `Forbidden` for a URL that is no web address, says who we are, or goes where it may not."""
-    if url.scheme != "https" and not (private and url.scheme == "http"):
-        raise Forbidden("only https is used" if not private else "only http and https are used")
+def host_of(url: httpx2.URL) -> str:
+    """As it is connected to: in ASCII, an IPv6 address without brackets."""
+    return url.raw_host.decode("ascii").lower()
+
+
+def check_url(url: httpx2.URL, *, own: Collection[str]) -> None:
+    """Raises `Forbidden` for a URL that is no web address, says who we are, or goes where it may not.
+
+    `own`: hosts of our own network, which may have private addresses and be spoken to by http.
+    """
+    ours = host_of(url) in own
+    if url.scheme != "https" and not (ours and url.scheme == "http"):
+        raise Forbidden("only https is used" if not ours else "only http and https are used")
     if not url.host:
         raise Forbidden("it names no host")
     if url.userinfo:
@@ -29,15 +40,16 @@ def check_url(url: httpx2.URL, *, private: bool) -> None:
         literal = is_public(url.host)
     except ValueError:
         return  # a name: looked at when it is resolved
-    if not literal and not private:
+    if not literal and not ours:
         raise Forbidden("it is a private address")
 
 
 class PublicOnly(httpcore2.AsyncNetworkBackend):
-    """Connects to public addresses only, to exactly the one that was looked at."""
+    """Connects to public addresses only, to exactly the one that was looked at; `own` hosts may be anywhere."""
 
-    def __init__(self, inner: httpcore2.AsyncNetworkBackend) -> None:
+    def __init__(self, inner: httpcore2.AsyncNetworkBackend, own: Collection[str]) -> None:
         self._inner = inner
+        self._own = own
 
     async def connect_tcp(
         self,
@@ -47,6 +59,8 @@ class PublicOnly(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        if host.lower() in self._own:
+            return await self._inner.connect_tcp(host, port, timeout, local_address, socket_options)
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -67,10 +81,9 @@ class PublicOnly(httpcore2.AsyncNetworkBackend):
 
 
 class Transport(httpx2.AsyncHTTPTransport):
-    """httpx2's own, which connects to public addresses only unless told otherwise."""
+    """httpx2's own, which connects to public addresses and to `own` hosts only."""
 
-    def __init__(self, *, private: bool, limits: httpx2.Limits) -> None:
+    def __init__(self, *, own: Collection[str], limits: httpx2.Limits) -> None:
         super().__init__(limits=limits, trust_env=False)
-        if not private:
-            # httpx2 takes no backend, its pool does; a test sees that a private address stays out of reach.
-            self._pool._network_backend = PublicOnly(self._pool._network_backend)
+        # httpx2 takes no backend, its pool does; a test sees that a private address stays out of reach.
+        self._pool._network_backend = PublicOnly(self._pool._network_backend, own)

@@ -30,6 +30,7 @@ from worker.credits.operations import (
     EndOverdue,
     Expire,
     Fenced,
+    ForceEnd,
     Parked,
     Requeued,
     Settle,
@@ -549,6 +550,42 @@ def test_a_cancelled_retry_gives_its_hold_back() -> None:
     Cancel("ada", JOB, "unwanted").decide(page)
     assert (10, 0) == (page.ledger.lots[1].available, page.ledger.lots[1].held)
     assert [JOB] == page.ledger.settled
+
+
+#: Past the lease by then.
+REAPED = Settle("ada", JOB, TOKEN, Ending.LOST_WORKER, reap_grace_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("act", "job", "given_up"),
+    [
+        (Cancel("ada", JOB, "unwanted"), a_job(attempt=1), True),
+        (Cancel("ada", JOB, "unwanted"), a_job(), False),
+        (Cancel("ada", JOB, "unwanted"), a_job("running"), False),
+        (EndOverdue("ada", JOB), a_job(attempt=1, ends_by=NOON), True),
+        (ForceEnd("ada", JOB, "hangs"), a_job("running"), True),
+        (REAPED, a_job("running", failures_max=1), True),
+        (REAPED, a_job("running"), False),
+        (Settle("ada", JOB, TOKEN, Ending.INVALID_INPUT), a_job("running"), False),
+    ],
+    ids=[
+        "started",
+        "never started",
+        "running",
+        "overdue",
+        "by force",
+        "lost for good",
+        "lost for once",
+        "by its worker",
+    ],
+)
+def test_providers_hear_of_jobs_that_end_while_nobody_runs_them(act: Any, job: Job, given_up: bool) -> None:
+    """A running one is called off by its worker, one that goes on is not, one that never ran left nothing behind."""
+    running = job.state is JobState.RUNNING
+    lease = a_lease(lapses_in=-HOUR if act is REAPED else HOUR) if running else None
+    page = a_page(job, available=0 if job.attempt else 100, holds=bool(job.attempt), lease=lease)
+    act.decide(page)
+    assert ([JOB] if given_up else []) == page.writes.given_up
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from tasks.registry import RegistryError, prepared, registry
 from tasks.stem_split import StemSplit
 from tasks.tiers import Tiered
 from tasks.validation import parse
-from tests.providers import AceStepProvider, CogProvider, Fault, running
+from tests.providers import AceStepProvider, CogProvider, Fault, Job, running
 from tests.unit.tasks.contexts import JOB, Recorder
 from tests.waiting import wait_until
 
@@ -257,6 +257,50 @@ async def test_plain_cogs_result_is_fetched_again_never_made_again(
     await song(kind, later := anew(context))
     assert (["song"], 1) == ([one.name for one in later.outputs], len(cog.asked("PUT")))
     assert "1.250" == later.outputs[0].measures["predict_seconds"]
+
+
+async def test_a_prediction_that_was_done_is_never_made_again(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """The service forgot it before its result was here: that is fetched from where it lay."""
+    kind = made("cog", cog.url, patience_seconds="0")
+    cog.faults = [Fault("GET /files", cut=True)]
+    with pytest.raises(EngineUnavailable, match=r"^far can't be reached, or broke off$"):
+        await song(kind, context)
+    cog.faults = [Fault("GET /predictions", status=404)]
+    await song(kind, later := anew(context))
+    assert (["song"], 1, 2) == (
+        [one.name for one in later.outputs],
+        len(cog.asked("PUT")),
+        len(cog.asked("GET /files")),
+    )
+    assert [] == cog.faults
+
+
+async def test_a_prediction_that_is_gone_with_its_result_ends_the_job(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """It was made, and what was made is lost over there: no further attempt pays the provider for another one."""
+    kind = made("cog", cog.url, patience_seconds="0")
+    cog.faults = [Fault("GET /files", cut=True)]
+    with pytest.raises(EngineUnavailable):
+        await song(kind, context)
+    cog.die()
+    cog.dead = False
+    cog.faults = [Fault("GET /files", status=404), Fault("GET /files", status=410)]
+    with pytest.raises(EngineError, match=r"^far no longer has the result$") as ended:
+        await song(kind, anew(context))
+    assert (False, 1) == (ended.value.retryable, len(cog.asked("PUT")))
+
+
+async def test_a_prediction_that_was_lost_before_it_was_done_is_ordered_again(
+    cog: CogProvider, context: Recorder, made: Callable[..., Any]
+) -> None:
+    """Under the same id: it never came to anything over there."""
+    cog.faults = [Fault("GET /predictions", status=404)]
+    await song(made("cog", cog.url), context)
+    assert [f"PUT /predictions/{JOB}"] * 2 == [one.line for one in cog.asked("PUT")]
+    assert ["song"] == [one.name for one in context.outputs]
 
 
 async def test_plain_cogs_result_that_is_gone_ends_the_job(
@@ -654,6 +698,42 @@ async def test_a_name_that_leads_to_a_private_address_is_not_followed(
         await song(made("cog", f"https://localhost:{port}", private="false"), context)
     assert not ended.value.retryable
     assert [] == cog.heard
+
+
+@pytest.mark.parametrize("way", ["result", "redirect"])
+async def test_a_private_provider_opens_its_own_host_only(
+    context: Recorder, made: Callable[..., Any], cog: CogProvider, stack: ExitStack, way: str
+) -> None:
+    """Its results may not lead to another address of our network, but to the hosts that the document names."""
+    elsewhere = CogProvider()
+    elsewhere.jobs[str(JOB)] = Job({"seconds": 10})
+    stack.enter_context(running(elsewhere))
+    there = f"{elsewhere.url.replace('127.0.0.1', 'localhost')}/files/{JOB}/song-0"
+
+    def lead_there() -> None:
+        if way == "result":
+            cog.results = [there]
+        else:
+            cog.faults = [Fault("GET /files", status=302, headers={"Location": there})]
+
+    lead_there()
+    with pytest.raises(EngineError, match=r"^far can't be reached: only https is used$") as ended:
+        await song(made("cog", cog.url), context)
+    assert (False, []) == (ended.value.retryable, elsewhere.heard)
+    cog.results = [there.replace("http:", "https:")]
+    with pytest.raises(EngineError, match=r"^far can't be reached: its name leads to a private address$"):
+        await song(made("cog", cog.url), second := anew(context))
+    cog.results = None
+    lead_there()
+    await song(made("cog", cog.url, result_hosts='["LocalHost"]'), later := anew(second))
+    assert (["song"], 1) == ([one.name for one in later.outputs], len(elsewhere.heard))
+
+
+@pytest.mark.parametrize("host", ["", "https://x", "x:80", "x/y", "user@x", "a b"])
+def test_a_result_host_is_a_host(made: Callable[..., Any], host: str) -> None:
+    """Named in one sentence, at start."""
+    with pytest.raises(RegistryError, match=r"engines\.far: result_hosts: .* is no host: name it without scheme"):
+        made("cog", "https://music.example", result_hosts=f'["{host}"]')
 
 
 def test_adapters_turn_down_what_they_cant_do(made: Callable[..., Any]) -> None:
