@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -34,6 +35,8 @@ from worker.store.errors import (
 ACTOR = "chaos"
 #: A call that has no answer by then is given up: unknown.
 PATIENCE_SECONDS = 12.0
+#: So long a client that must know asks the same again.
+PERSISTENCE_SECONDS = 120.0
 #: What nobody asks for but under a key that stands for something else.
 OTHER_BODY: Mapping[str, Any] = {"kind": "null", "params": {"outputs": 7}, "on_insufficient": "refuse"}
 
@@ -269,11 +272,20 @@ class Client:
                 first[place] = call
         found = []
         for call in first.values():
-            told, answer = await self._told(call.what, call.account, call.key, call.asked)
+            told, answer = await self._told_at_last(call)
             said = {**call.answer, "replayed": True}
             if told is not Told.OK or any(answer[name] != said[name] for name in answer):
                 found.append(f"{self.name} was told {told} {dict(answer)} where it had been told {call}")
         return found
+
+    async def _told_at_last(self, call: Call) -> Answer:
+        """Ask the same again until there is an answer: on a starved machine one may be in doubt, or not come at all."""
+        given_up_at = monotonic() + PERSISTENCE_SECONDS
+        while True:
+            told, answer = await self._told(call.what, call.account, call.key, call.asked)
+            if told not in (Told.UNKNOWN, Told.AWAY) or monotonic() > given_up_at:
+                return told, answer
+            await asyncio.sleep(0.2)
 
     async def _something(self) -> None:
         dice = self.wishes.dice

@@ -227,7 +227,9 @@ async def _judge(theatre: Theatre, clients: Sequence[Client]) -> None:
     calls = [call for client in clients for call in client.journal.calls]
     for disagreement in disagreements(calls, await _books(theatre)):
         theatre.chronicle.violated(disagreement)
-    for complaint in unexplained(calls, await _ledgers(theatre)):
+    ledgers = await _ledgers(theatre)
+    # In a thread: the wires of the whole deployment go through this loop.
+    for complaint in await asyncio.to_thread(lambda: list(unexplained(calls, ledgers))):
         theatre.chronicle.violated(complaint)
     before = await _counts(theatre)
     for found in await asyncio.gather(*(client.ask_all_again() for client in clients)):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import random
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.chaos.adversary import PROFILES, plan, steps_of
+from tests.chaos.clients import Client, Door, Wishes
 from tests.chaos.faults import FAULTS, LONG_FAULTS
-from tests.chaos.journal import Books, Call, JobInBooks, Told, disagreements
+from tests.chaos.journal import Books, Call, JobInBooks, Journal, Told, disagreements
 from tests.chaos.mutants import MUTANTS, ROOT, Found, Mutant, Patch, Stale, _why
 from tests.chaos.prefixes import EFFECTS, Entry, Ledger, LotFacts, unexplained
 from tests.chaos.report import page, quantile
@@ -153,6 +156,40 @@ def test_the_judge_folds_as_the_books_do(move: Move) -> None:
     lot = Lot(1, LotSource.GRANT, granted=9, available=5, expires_at=None, held=4)
     after = moved(lot, move, 3)
     assert EFFECTS[move.value] == ((after.available - 5) / 3, (after.held - 4) / 3)
+
+
+@dataclass(slots=True)
+class InDoubt:
+    """A door that answers so many times with a doubt, then as it is told to."""
+
+    doubts: int
+    then: tuple[Told, Mapping[str, Any]]
+    asked: int = 0
+
+    async def submit(self, account: str, key: str, asked: Mapping[str, Any]) -> tuple[Told, Mapping[str, Any]]:
+        self.asked += 1
+        return (Told.UNKNOWN, {}) if self.asked <= self.doubts else self.then
+
+
+@pytest.mark.parametrize(
+    ("then", "complaints"),
+    [
+        ((Told.OK, {**ID, "replayed": True}), 0),
+        ((Told.OK, {**ID, "replayed": False}), 1),
+        ((Told.OK, {"id": "j2", "quoted": 20, "replayed": True}), 1),
+        ((Told.REFUSED, CONFLICT), 1),
+    ],
+)
+async def test_who_asks_again_wants_an_answer_and_the_same(
+    then: tuple[Told, Mapping[str, Any]], complaints: int, tmp_path: Path
+) -> None:
+    """A doubt is none: it is asked once more. Any other answer than the first one is complained of."""
+    journal = Journal(tmp_path / "journal", lambda: (0.0, 0.0))
+    journal.tell(journal.ask("submit", "ada", "k", ASKED), Told.OK, {**ID, "replayed": False})
+    door = InDoubt(1, then)
+    client = Client("one", cast(Door, door), journal, Wishes(random.Random(1), (), "ada", ""), 0.0)
+    assert complaints == len(await client.ask_all_again())
+    assert 2 == door.asked
 
 
 def test_a_plan_is_its_seeds() -> None:
