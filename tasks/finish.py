@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from fermata_client.requests import FinishedRequest, Format
+from tasks.kind import field_of
 
 #: The fields that say how outputs are finished: our doing, so no engine is told.
 FIELDS = frozenset(FinishedRequest.model_fields)
@@ -28,7 +29,7 @@ class Finish:
 def finish_of(kind: str, request: Any, job_id: UUID) -> Finish:
     """How the outputs of this request are finished. Their tags name the job, the tier and the seed."""
     made_by = {"job": str(job_id), "kind": kind, "model": str(request.model)}
-    seed = getattr(request, "seed", None)
+    seed = field_of(request, "seed")
     if seed is not None:
         made_by["seed"] = str(seed)
     return Finish(request.format, request.loudness, request.peaks, request.title, made_by)

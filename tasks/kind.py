@@ -166,6 +166,12 @@ class Kind(Protocol):
         ...
 
 
+def field_of(request: Request, name: str) -> Any:
+    """What a request says in the field `name`; None where its kind has no such field."""
+    # Asked of the model itself, a missing field costs an exception and its message, at each submit.
+    return vars(request).get(name)
+
+
 @runtime_checkable
 class Checking(Protocol):
     """A kind that can tell more of a request than its model does."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from tasks.audio import Silent
 from tasks.engines.child import run_in_child
-from tasks.kind import InvalidInput, RefusedRequest, RunLimits
+from tasks.kind import InvalidInput, RefusedRequest, Request, RunLimits, field_of
 
 #: The input that a voice's clip becomes.
 REFERENCE = "reference"
 
 
-def voice_of(request: Any) -> str | None:
+def voice_of(request: Request) -> str | None:
     """The voice that a request names, if it is of a kind that has such a thing."""
-    name = getattr(request, "target", None)
+    name = field_of(request, "target")
     return name if isinstance(name, str) else None
 
 

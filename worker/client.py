@@ -23,7 +23,7 @@ import uuid_utils.compat as uuids
 
 from config.settings import Settings
 from tasks.audio import ProbeLimits, probe
-from tasks.kind import AudioInfo, Kind, RefusedRequest, Request
+from tasks.kind import AudioInfo, Kind, RefusedRequest, Request, field_of
 from tasks.validation import check_inputs, parse
 from tasks.voices import voice_of
 from worker import tracing
@@ -371,7 +371,7 @@ def _log_submitted(job: Submitted, traceparent: str | None) -> None:
 def check_plan(kind: Kind, request: Request, view: SubmitView) -> None:
     """Raises `NotInPlan` unless the account's plan allows the kind and the model; without a plan nothing restricts."""
     plan = view.terms
-    model: str | None = getattr(request, "model", None)
+    model: str | None = field_of(request, "model")
     if plan is None or plan.allows(kind.name, model):
         return
     if kind.name not in plan.kinds:

@@ -134,9 +134,13 @@ async def deployment_of(connection: AsyncConnection) -> str:
 _DEMAND = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
-    ), taken AS (
-        SELECT worker_id, count(*) AS jobs
+    ), at_work AS MATERIALIZED (
+        SELECT worker_id, queue, count(*) AS jobs
         FROM live
+        GROUP BY worker_id, queue
+    ), taken AS (
+        SELECT worker_id, sum(jobs) AS jobs
+        FROM at_work
         GROUP BY worker_id
     ), served AS (
         SELECT q.queue, sum(w.slots) AS slots, count(*) AS workers,
@@ -155,19 +159,22 @@ _DEMAND = text("""
         WHERE hinted_at IS NOT NULL
         GROUP BY queue
     ), running AS (
-        SELECT queue, count(*) AS running
-        FROM live
+        SELECT queue, sum(jobs)::bigint AS running
+        FROM at_work
         GROUP BY queue
     )
     SELECT served.queue, served.slots, served.workers, COALESCE(running.running, 0) AS running,
            COALESCE(CASE WHEN served.free > 0 THEN hinted.freshly ELSE hinted.ever END, 0) AS hinted,
-           EXISTS (
-               SELECT FROM due AS d
+           COALESCE((
+               SELECT true
+               FROM due AS d
                WHERE d.queue = served.queue
                  AND d.hinted_at IS NULL
                  AND d.waits_for IS NULL
                  AND d.not_before <= clock.now
-           ) AS ready,
+               ORDER BY d.priority DESC, d.turn, d.job_id  -- by the index: the table is mostly rows that have gone
+               LIMIT 1
+           ), false) AS ready,
            c.running_max,
            EXISTS (
                SELECT FROM due AS d
