@@ -147,8 +147,39 @@ async def test_whoever_changes_a_checkpoint_is_found(database: Database, rule: s
                 await owner.execute(f"ALTER TABLE {table} ENABLE TRIGGER {table}_append_only")
         whole, since = await both_audits(store)
     assert rule in {one.rule for one in since.violations}
-    if "checkpoints SET" in tampering or "DELETE FROM checkpoints" in tampering:
+    if any(table in tampering for table in ("checkpoints SET", "FROM checkpoints", "carried_draws")):
         assert "checkpoint_is_fold" in {one.rule for one in whole.violations}
+
+
+@pytest.mark.parametrize(
+    ("rule", "tampering"),
+    [
+        ("checkpoint_is_fold", "UPDATE journal SET amount = amount + 1 WHERE move = 'commit' AND at < $1"),
+        ("checkpoint_is_fold", "DELETE FROM journal WHERE move = 'grant' AND at < $1"),
+        ("checkpoint_is_fold", "UPDATE journal SET at = at - interval '40 days' WHERE move = 'grant' AND at < $1"),
+        ("settle_is_split", "UPDATE journal SET job_id = gen_random_uuid() WHERE move = 'commit' AND at < $1"),
+        (
+            "reserve_is_draw",
+            "UPDATE reservations SET draw_amounts = ARRAY[amount + 1] WHERE draw_lots[2] IS NULL AND settled_at < $1",
+        ),
+        ("settle_is_split", "UPDATE reservations SET charged = charged - 1 WHERE charged > 0 AND settled_at < $1"),
+        ("entries_without_draw", "DELETE FROM reservations WHERE settled_at < $1"),
+    ],
+)
+async def test_whoever_changes_a_month_that_is_closed_is_found(database: Database, rule: str, tampering: str) -> None:
+    """By the full audit: it holds what stands for a month against what is there, and its draws too."""
+    async with opened(database) as store:
+        await a_past(store, 3)
+        pruning = Pruning(store.engine, settings())
+        while await pruning.close_month():
+            pass
+        closed = await store.value("SELECT max(ends_at) FROM journal_months")
+        async with database.connection(as_owner=True) as owner:
+            await owner.execute("ALTER TABLE journal DISABLE TRIGGER journal_append_only")
+            await owner.execute(tampering, closed)
+            await owner.execute("ALTER TABLE journal ENABLE TRIGGER journal_append_only")
+        whole, _ = await both_audits(store)
+    assert rule in {one.rule for one in whole.violations}
 
 
 async def test_old_months_are_detached_once_their_jobs_are_gone(database: Database, tmp_path: Path) -> None:
