@@ -36,7 +36,7 @@ ACTOR = "test"
 class PatientClaim(Claim):
     """A claim that has no slot to give back."""
 
-    patience_seconds = None  # type: ignore[assignment]
+    patience_seconds = float("inf")
 
 
 @dataclass(slots=True)

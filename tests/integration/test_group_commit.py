@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -251,6 +251,19 @@ async def test_a_transaction_that_is_broken_off_leaves_nobody_waiting(*, alone: 
     told = await outcomes(commit, [Step(n) for n in range(3)])
     assert [OutcomeUnknown, OutcomeUnknown, 2] == [type(one) if isinstance(one, Exception) else one for one in told]
     assert [3] == await outcomes(commit, [Step(3)])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_mistake_of_our_own_after_a_transaction_leaves_nobody_waiting(*, alone: bool) -> None:
+    """It is the batch's answer, and the account's later operations run."""
+    answers: Iterator[list[Any]] = iter([[]])  # one answer too few
+
+    def answer(steps: Sequence[Step], wait: bool) -> list[Any]:
+        return [Busy.BUSY] * len(steps) if alone and not wait else next(answers, [step.name for step in steps])
+
+    commit = batching(Ledger(answer), busy_alone_seconds=0.0)
+    assert [ValueError] == [type(one) for one in await outcomes(commit, [Step(0)])]
+    assert [1] == await outcomes(commit, [Step(1)])
 
 
 async def test_whoever_waits_is_told_when_the_process_ends() -> None:

@@ -69,6 +69,8 @@ class _Waiting(Generic[O]):
 #: costs as much as a batch of forty.
 ALONE_ROUNDS_MIN = 3
 
+_BROKEN_OFF = "the transaction was broken off"
+
 #: One transaction over the given operations. Answers one by one: a result, an exception, or `Busy`.
 #: `wait` says whether to wait for account locks (bounded by lock_timeout) or to skip busy accounts.
 Apply = Callable[[Sequence[Any], bool], Awaitable[list[Any]]]
@@ -179,29 +181,54 @@ class GroupCommit(Generic[O]):
 
     async def _run_alone(self, account_id: str) -> None:
         """One account's operations in a transaction of their own, waiting for its lock."""
-        while self._alone[account_id]:
-            waiting = self._alone[account_id]
-            self._alone[account_id] = []
-            self.figures.alone += 1
-            batch: list[_Waiting[O]] = []
-            seen: set[Hashable] = set()
-            for one in waiting:
-                if (one.key is not None and one.key in seen) or len(batch) == self._batch_max:
-                    self._alone[account_id].append(one)
-                else:
-                    seen.add(one.key)
-                    batch.append(one)
-            busy = await self._run(batch, wait=True)
-            if len(busy) < len(batch):
-                # Dropped for the sake of a neighbour that raised and has its answer now.
-                self._alone[account_id][:0] = busy
-                continue
-            for one in busy:
-                _fail(one, LedgerUnavailable(f"account {account_id} is held by another transaction"))
-        del self._alone[account_id]
+        try:
+            while self._alone[account_id]:
+                await self._run_next_alone(account_id)
+        finally:
+            # An account that stayed here would gather operations that nobody runs.
+            for one in self._alone.pop(account_id):
+                _fail(one, OutcomeUnknown(_BROKEN_OFF))
+
+    async def _run_next_alone(self, account_id: str) -> None:
+        waiting = self._alone[account_id]
+        self._alone[account_id] = []
+        self.figures.alone += 1
+        batch: list[_Waiting[O]] = []
+        seen: set[Hashable] = set()
+        for one in waiting:
+            if (one.key is not None and one.key in seen) or len(batch) == self._batch_max:
+                self._alone[account_id].append(one)
+            else:
+                seen.add(one.key)
+                batch.append(one)
+        busy = await self._run(batch, wait=True)
+        if len(busy) < len(batch):
+            # Dropped for the sake of a neighbour that raised and has its answer now.
+            self._alone[account_id][:0] = busy
+            return
+        for one in busy:
+            _fail(one, LedgerUnavailable(f"account {account_id} is held by another transaction"))
 
     async def _run(self, batch: list[_Waiting[O]], *, wait: bool) -> list[_Waiting[O]]:
-        """One transaction; answers its operations and returns those whose account was busy."""
+        """One transaction; answers its operations and returns those whose account was busy.
+
+        Whatever happens in it, each has its answer then: who waited for ever would keep an account from its duties.
+        """
+        try:
+            return await self._try(batch, wait=wait)
+        except asyncio.CancelledError:
+            # The process ends, or a driver was torn down under us.
+            for one in batch:
+                _fail(one, OutcomeUnknown(_BROKEN_OFF))
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return []
+        except Exception as error:
+            for one in batch:
+                _fail(one, error)
+            return []
+
+    async def _try(self, batch: list[_Waiting[O]], *, wait: bool) -> list[_Waiting[O]]:
         self.figures.transactions += 1
         self.figures.operations += len(batch)
         if self.counts is not None:
@@ -213,14 +240,6 @@ class GroupCommit(Generic[O]):
         except (LedgerUnavailable, OutcomeUnknown) as error:
             for one in batch:
                 _fail(one, error)
-            return []
-        except asyncio.CancelledError:
-            # The process ends, or a driver was torn down under us. Whoever waits must not wait for ever: a duty would
-            # never start anything for the account again.
-            for one in batch:
-                _fail(one, OutcomeUnknown("the transaction was broken off"))
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
             return []
         except Exception as error:
             return await self._isolate(batch, error, wait)
