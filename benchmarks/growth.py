@@ -38,7 +38,7 @@ FLAT_MAX = 1.5
 #: Entries a second of an audit that takes the word of checkpoints.
 AUDIT_RATE_MIN = 200_000
 #: Claims and settles that are measured one by one, and looks.
-_PAIRS, _LOOKS, _SAMPLE_SECONDS = 1_500, 15, 0.1
+_PAIRS, _LOOKS, _BALANCES, _SAMPLE_SECONDS = 1_500, 15, 150, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ async def _measured(servers: LocalServers, size: Size) -> Measured:
     async with opened_store(settings, "fermata-bench") as store:
         overview, reads, pruning = OverviewReads(store.engine), Reads(store.engine), Pruning(store.engine, settings)
         look = await _median(lambda: _ended(overview))
-        balance = await _median(lambda: reads.balance("account-7"))
+        balance = await _median(lambda: reads.balance("account-7"), _BALANCES)
         started = time.monotonic()
         while await pruning.close_month():
             pass
@@ -230,9 +230,9 @@ async def _ended(overview: OverviewReads) -> None:
     await overview.look(windows=[(now - timedelta(minutes=60), now)])
 
 
-async def _median(read: Callable[[], Awaitable[Any]]) -> float:
+async def _median(read: Callable[[], Awaitable[Any]], times: int = _LOOKS) -> float:
     took = []
-    for _ in range(_LOOKS):
+    for _ in range(times):
         started = time.perf_counter()
         await read()
         took.append(time.perf_counter() - started)
