@@ -76,6 +76,11 @@ class DebtLine:
 class AccountLedger:
     """The books of one account between its lock and its COMMIT."""
 
+    __slots__ = (
+        *("account_id", "now", "lots", "reservations", "topups_frozen", "cycle_ends_at"),
+        *("lines", "new_lots", "changed_lots", "made", "settled", "debts", "raised"),
+    )
+
     def __init__(
         self,
         account_id: str,

@@ -10,18 +10,20 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from worker.credits.values import value
+from worker.credits.values import value, words
 
 #: The most credits one lot, quote or reservation may hold. Sums of a million such still fit a bigint.
 CREDITS_MAX = 10**12
 
 
+@words
 class LotSource(StrEnum):
     SUBSCRIPTION = "subscription"
     TOPUP = "topup"
     GRANT = "grant"  # promotions, make-goods, compensations
 
 
+@words
 class Move(StrEnum):
     """What an entry does to its lot."""
 

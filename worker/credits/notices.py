@@ -32,16 +32,20 @@ _AVAILABLE = {Move.GRANT: 1, Move.REFUND: 1, Move.RESERVE: -1, Move.EXPIRE: -1, 
 
 def notices_of(page: Page) -> list[Notice]:
     """What the page's own changes are to tell."""
-    notices = [
-        Notice(What.CYCLE_RENEWED, {"plan": row.plan, "credits": row.granted, "ends_at": row.ends_at.isoformat()})
-        for row in page.writes.cycles
-        if not row.skipped
-    ]
+    notices = [] if page.subscription is None else _renewed(page)
     if page.warn_below and page.ledger.lines and (low := _low(page.ledger, page.warn_below)) is not None:
         notices.append(low)
     if page.ledger.topups_frozen and page.ledger.new_lots:
         notices += _frozen(page)
     return notices
+
+
+def _renewed(page: Page) -> list[Notice]:
+    return [
+        Notice(What.CYCLE_RENEWED, {"plan": row.plan, "credits": row.granted, "ends_at": row.ends_at.isoformat()})
+        for row in page.writes.cycles
+        if not row.skipped
+    ]
 
 
 def _low(ledger: AccountLedger, threshold: int) -> Notice | None:

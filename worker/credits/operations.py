@@ -300,7 +300,8 @@ class Settle:
             partial=end.partial,
             outputs=[_shown(output) for output in outputs] if sold else None,
         )
-        page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
+        if outputs:
+            page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
         if self.reap_grace_seconds is not None:  # who ran it was lost, and can't tell its provider
             page.writes.given_up.append(job.job_id)
         self._close_attempt(page, job, end.reason)

@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Protocol, assert_never
 
 from worker.credits.states import JobState
-from worker.credits.values import value
+from worker.credits.values import value, words
 
 
+@words
 class Ending(StrEnum):
     """Every way an attempt or a job can end. The engines' error codes are members by the same name."""
 
@@ -51,6 +52,7 @@ class Ending(StrEnum):
     OUTAGE = "outage"  # the books were out of reach for too long
 
 
+@words
 class Fault(StrEnum):
     """Whose fault it was that the customer didn't get what was asked."""
 
@@ -59,6 +61,7 @@ class Fault(StrEnum):
     NOBODY = "nobody"
 
 
+@words
 class Retries(StrEnum):
     """Whether another attempt may help."""
 
@@ -68,6 +71,7 @@ class Retries(StrEnum):
     ALWAYS = "always"  # it says nothing about the job
 
 
+@words
 class Basis(StrEnum):
     """What a charge is a part of."""
 

@@ -164,34 +164,64 @@ class Notice:
     lot_id: int | None = None
 
 
-@dataclass(slots=True)
 class Writes:
-    """What a page is going to write beside its ledger."""
+    """What a page is going to write beside its ledger.
 
-    lots_closed: list[int] = field(default_factory=list)
-    jobs: list[JobChange] = field(default_factory=list)
-    due_gone: list[UUID] = field(default_factory=list)
-    parked_gone: list[UUID] = field(default_factory=list)
-    due: list[DueRow] = field(default_factory=list)
-    live: list[LiveRow] = field(default_factory=list)
-    parked: list[Job] = field(default_factory=list)
-    unhinted: list[tuple[UUID, str | None]] = field(default_factory=list)
-    cancel_asked: list[tuple[UUID, str]] = field(default_factory=list)
-    attempts: list[AttemptRow] = field(default_factory=list)
-    #: Jobs that ended while nobody who runs them could tell their providers.
-    given_up: list[UUID] = field(default_factory=list)
-    artifacts: list[tuple[UUID, UUID, Artifact]] = field(default_factory=list)
-    notices: list[Notice] = field(default_factory=list)
-    acts: list[Act] = field(default_factory=list)
+    What every job writes is there from the start. The other lists are made when they are first asked for, and `vars`
+    names those that were: a page has one of them or none, and fifteen that stay empty took a tenth of its making.
+    """
+
+    __slots__ = ("__dict__", "attempts", "jobs", "live")
+
     #: What seldom changes: written only for pages that have a `subscription`.
     subscription: SubscriptionRow | None = None
     #: When time next changes something, where that is all that changes: sooner, or exactly then.
     look_by: datetime | None = None
     look_next: Look | None = None
-    cycles: list[CycleRow] = field(default_factory=list)
-    cycles_raised: list[tuple[datetime, int]] = field(default_factory=list)
     #: Whether more jobs may run at a time from now on.
     more_room: bool = False
+
+    def __init__(self) -> None:
+        self.jobs: list[JobChange] = []
+        self.live: list[LiveRow] = []
+        self.attempts: list[AttemptRow] = []
+
+    lots_closed: list[int]
+    due_gone: list[UUID]
+    parked_gone: list[UUID]
+    due: list[DueRow]
+    parked: list[Job]
+    unhinted: list[tuple[UUID, str | None]]
+    cancel_asked: list[tuple[UUID, str]]
+    #: Jobs that ended while nobody who runs them could tell their providers.
+    given_up: list[UUID]
+    artifacts: list[tuple[UUID, UUID, Artifact]]
+    notices: list[Notice]
+    acts: list[Act]
+    cycles: list[CycleRow]
+    cycles_raised: list[tuple[datetime, int]]
+
+    @property
+    def written(self) -> Mapping[str, Any]:
+        """All there is to be written, by its name."""
+        usual = {"jobs": self.jobs, "live": self.live, "attempts": self.attempts}
+        return {name: what for name, what in {**vars(self), **usual}.items() if what}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Writes) and self.written == other.written
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __getattr__(self, name: str) -> list[Any]:
+        if name not in _LISTS:
+            raise AttributeError(name)
+        made: list[Any] = []
+        setattr(self, name, made)
+        return made
+
+
+#: Those that are made when they are asked for.
+_LISTS = frozenset(name for name, kind in Writes.__annotations__.items() if kind.startswith("list"))
 
 
 @dataclass(slots=True)
@@ -211,6 +241,13 @@ class Page:
     running: int = 0
     #: When the subscription ends or ended; None: never, or there is none.
     active_until: datetime | None = None
+    #: Spendable credits at which the account is told that few are left; 0: never.
+    warn_below: int = 0
+    #: What a person set for the account, whatever its plan has.
+    own_running_max: int | None = None
+    own_warn_below: int | None = None
+    #: How long top-ups stay frozen.
+    frozen_life: timedelta = FROZEN_LIFE
     #: Read only where a cycle has ended or somebody is about to change the subscription; with the plans it names.
     subscription: Subscription | None = None
     terms: Mapping[str, Plan] = field(default_factory=dict)
@@ -218,13 +255,7 @@ class Page:
     eldest_parked: UUID | None = None
     #: What the jobs that were woken on this page are going to reserve.
     woken_for: int = 0
-    #: How long top-ups stay frozen. Of an account that lapsed longer ago: when the next of those bought since expire.
+    #: Of an account that lapsed longer ago than top-ups stay frozen: when the next of those bought since expire.
     #: The others' lots have that end as their `expires_at` here.
-    frozen_life: timedelta = FROZEN_LIFE
     frozen_next: Look | None = None
-    #: Spendable credits at which the account is told that few are left; 0: never.
-    warn_below: int = 0
-    #: What a person set for the account, whatever its plan has.
-    own_running_max: int | None = None
-    own_warn_below: int | None = None
     writes: Writes = field(default_factory=Writes)

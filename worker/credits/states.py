@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from worker.credits.values import words
 
+
+@words
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -18,6 +21,7 @@ class JobState(StrEnum):
     REFUSED = "refused"  # can't pay, or never started before its `ends_by`
 
 
+@words
 class ReservationState(StrEnum):
     HELD = "held"
     COMMITTED = "committed"

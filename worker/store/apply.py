@@ -33,6 +33,8 @@ class _Write:
     statement: Statement
     arrays: tuple[str, ...]
     rows: Callable[[Sequence[Page], LotIds], Iterable[Row]]
+    #: Which of the lists that most pages don't have it writes; None: what all have.
+    of: str | None = None
     #: Each row must change exactly one row of the table, or the books and the page disagree.
     exactly: bool = False
     timed: bool = False
@@ -45,14 +47,19 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
     now = pages[0].now
     driver = await driver_of(connection)
     lot_ids = await _insert_lots(driver, pages, now)
-    await write_notices(connection, pages, lot_ids, now)
-    written = {write.statement: await _run(driver, write, pages, lot_ids, now) for write in _WRITES}
+    having = _pages_having(pages)
+    if told := having.get("notices"):
+        await write_notices(connection, told, lot_ids, now)
+    written = {
+        write.statement: await _run(driver, write, having.get(write.of, ()) if write.of else pages, lot_ids, now)
+        for write in _WRITES
+    }
     if seldom := [page for page in pages if has_seldom(page)]:
         await write_seldom(connection, seldom, lot_ids, now)
     room = [
         page.account_id
         for page in pages
-        if (page.writes.attempts or page.writes.more_room) and page.running_max is not None
+        if page.running_max is not None and (page.writes.attempts or page.writes.more_room)
     ]
     if room:
         await run(driver, _MAKE_ROOM, {"accounts": room})
@@ -60,9 +67,21 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
         await run(driver, _NOTIFY_DUE)
     if written[_ASK_CANCEL]:
         await run(driver, _NOTIFY_CANCEL)
-    given_up = [str(job_id) for page in pages for job_id in page.writes.given_up]
+    given_up = [str(job_id) for page in having.get("given_up", ()) for job_id in page.writes.given_up]
     for first in range(0, len(given_up), _IDS_MAX):
         await run(driver, _NOTIFY_GIVEN_UP, {"ids": " ".join(given_up[first : first + _IDS_MAX])})
+
+
+def _pages_having(pages: Sequence[Page]) -> Mapping[str, Sequence[Page]]:
+    """The pages by what they write of all that most don't."""
+    having: dict[str, list[Page]] = {}
+    for page in pages:
+        for name in vars(page.writes):
+            if name in having:
+                having[name].append(page)
+            else:
+                having[name] = [page]
+    return having
 
 
 async def _run(driver: Driver, write: _Write, pages: Sequence[Page], lot_ids: LotIds, now: datetime) -> int:
@@ -550,6 +569,7 @@ _WRITES = (
         _CLOSE_LOTS,
         ("accounts", "lots"),
         _gone("lots_closed"),
+        of="lots_closed",
         exactly=True,
     ),
     _Write(
@@ -568,8 +588,8 @@ _WRITES = (
     _Write(
         _INSERT_JOURNAL, ("accounts", "lots", "moves", "amounts", "jobs", "reasons", "actors"), _journal, timed=True
     ),
-    _Write(_DELETE_DUE, _KEYS, _gone("due_gone"), exactly=True),
-    _Write(_DELETE_PARKED, _KEYS, _gone("parked_gone"), exactly=True),
+    _Write(_DELETE_DUE, _KEYS, _gone("due_gone"), of="due_gone", exactly=True),
+    _Write(_DELETE_PARKED, _KEYS, _gone("parked_gone"), of="parked_gone", exactly=True),
     _Write(
         _END_ATTEMPTS,
         (*_KEYS, "endings", "messages", "usage"),
@@ -592,15 +612,16 @@ _WRITES = (
         exactly=True,
         timed=True,
     ),
-    _Write(_INSERT_DUE, (*_KEYS, "queues", "kinds", "priorities", "not_before", "ends_by"), _due, timed=True),
-    _Write(_INSERT_PARKED, (*_KEYS, "queues", "kinds", "needed", "ends_by"), _parked, timed=True),
-    _Write(_UNHINT, (*_KEYS, "waits_for"), _told("unhinted")),
-    _Write(_ASK_CANCEL, (*_KEYS, "reasons"), _told("cancel_asked"), timed=True),
+    _Write(_INSERT_DUE, (*_KEYS, "queues", "kinds", "priorities", "not_before", "ends_by"), _due, of="due", timed=True),
+    _Write(_INSERT_PARKED, (*_KEYS, "queues", "kinds", "needed", "ends_by"), _parked, of="parked", timed=True),
+    _Write(_UNHINT, (*_KEYS, "waits_for"), _told("unhinted"), of="unhinted"),
+    _Write(_ASK_CANCEL, (*_KEYS, "reasons"), _told("cancel_asked"), of="cancel_asked", timed=True),
     _Write(
         _INSERT_ARTIFACTS,
         ("accounts", "artifacts", "names", "types", "storage", "hashes", "frames", "rates", "channels", "sizes")
         + ("jobs", "tokens"),
         _artifacts,
+        of="artifacts",
         timed=True,
     ),
 )

@@ -15,11 +15,13 @@ from worker.credits.page import Page
 
 Row = tuple[Any, ...]
 
+#: What of `page.writes` is written here.
+_SELDOM = frozenset({"acts", "look_by", "look_next"})
+
 
 def has_seldom(page: Page) -> bool:
     """Whether there may be anything to write."""
-    writes = page.writes
-    return bool(page.subscription or page.ledger.debts or writes.acts or writes.look_by or writes.look_next)
+    return page.subscription is not None or bool(page.ledger.debts) or not _SELDOM.isdisjoint(vars(page.writes))
 
 
 async def write_seldom(

@@ -106,7 +106,8 @@ class Books:
             # Under the same lock: whoever brings credits starts the jobs that wait for them.
             await wake_waiting(connection, [pages[account_id] for account_id in raised])
         for page in pages.values():
-            page.writes.notices += notices_of(page)
+            if notices := notices_of(page):
+                page.writes.notices += notices
         await write(connection, list(pages.values()))
 
 
