@@ -94,7 +94,9 @@ class AccountLedger:
         self.account_id = account_id
         self.now = now
         self.lots = {lot.lot_id: lot for lot in lots}
-        self.reservations = {reservation.job_id: reservation for reservation in reservations}
+        self.reservations: dict[UUID, Reservation] = {}
+        for reservation in reservations:  # most often none, and a comprehension is a call of its own
+            self.reservations[reservation.job_id] = reservation
         self.topups_frozen = topups_frozen
         self.cycle_ends_at = cycle_ends_at
         self.lines: list[JournalLine] = []
@@ -242,4 +244,5 @@ class AccountLedger:
             after[entry.lot_id] = moved(lot, entry.move, entry.amount)
         self.lots.update(after)
         self.changed_lots.update(after)
-        self.lines += [JournalLine(entry, job_id, actor) for entry in entries]
+        for entry in entries:
+            self.lines.append(JournalLine(entry, job_id, actor))

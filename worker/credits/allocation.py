@@ -40,7 +40,11 @@ class Split:
 
 def draw_order(lots: Iterable[Lot]) -> list[Lot]:
     """Soonest expiry first, never-expiring last, ties by age: subscription credits go before top-ups."""
-    return sorted(lots, key=lambda lot: (lot.expires_at or _NEVER, lot.lot_id))
+    return sorted(lots, key=_draw_key)
+
+
+def _draw_key(lot: Lot) -> tuple[datetime, int]:
+    return lot.expires_at or _NEVER, lot.lot_id
 
 
 def spendable(lot: Lot, now: datetime, *, topups_frozen: bool) -> int:
@@ -63,7 +67,7 @@ def allocate(
     # Most accounts hold one or two lots, and most claims fit the first: no sums until they are needed.
     draws: list[Draw] = []
     missing = amount
-    for lot in draw_order(lots):
+    for lot in draw_order(lots) if len(lots) > 1 else lots:
         if missing == 0:
             break
         part = min(missing, spendable(lot, now, topups_frozen=topups_frozen))

@@ -146,7 +146,9 @@ def _made_reservations(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
     for page in pages:
         for job_id in page.ledger.made:
             made = page.ledger.reservations[job_id]
-            lots = [lot_ids.get((page.account_id, draw.lot_id), draw.lot_id) for draw in made.draws]
+            lots = [draw.lot_id for draw in made.draws]
+            if lot_ids:
+                lots = [lot_ids.get((page.account_id, lot_id), lot_id) for lot_id in lots]
             # unnest flattens arrays of arrays, so several draws travel as the texts of arrays. Most are one: the whole.
             lot, *texts = (lots[0], None, None) if len(lots) == 1 else (None, *_draws_as_text(made, lots))
             # What is only held travels as nothing at all.
@@ -174,7 +176,7 @@ def _journal(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
     for page in pages:
         for line in page.ledger.lines:
             entry = line.entry
-            lot_id = lot_ids.get((page.account_id, entry.lot_id), entry.lot_id)
+            lot_id = lot_ids.get((page.account_id, entry.lot_id), entry.lot_id) if lot_ids else entry.lot_id
             yield page.account_id, lot_id, entry.move, entry.amount, line.job_id, entry.reason, line.actor
 
 

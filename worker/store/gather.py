@@ -96,7 +96,7 @@ async def gather_pages(
     limited = [account_id for account_id, facts in accounts.items() if facts[3] is not None]
     running = await _read_running(driver, limited) if limited and claims else {}
     # An ended cycle is seen from the row that was locked: a batch without one reads nothing of subscriptions.
-    ended = [a for a, (_, _, ends_at, *_) in accounts.items() if subscribed or (ends_at is not None and ends_at <= now)]
+    ended = [a for a, facts in accounts.items() if subscribed or ((ends := facts[2]) is not None and ends <= now)]
     standings = await read_standings(connection, ended, plan_books) if ended else {}
     read = {job.book_id for of_one in jobs.values() for job in of_one.values()}
     books = await price_books.load(connection, read | known)
@@ -129,7 +129,7 @@ async def gather_pages(
             own_warn_below,
             life,
         )
-    if lapsed := {a: until for a, (_, until, *_) in accounts.items() if until and lapsed_long_ago(until, now, life)}:
+    if lapsed := {a: facts[1] for a, facts in accounts.items() if facts[1] and lapsed_long_ago(facts[1], now, life)}:
         await judge_frozen(connection, lapsed, pages)
     for account_id, standing in standings.items():
         pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms
@@ -163,7 +163,8 @@ async def _read_eldest_parked(driver: Driver, pages: Mapping[str, Page]) -> None
     waiting = [
         account_id
         for account_id, page in pages.items()
-        if any(job.on_insufficient == "wait" and job.state is JobState.QUEUED for job in page.jobs.values())
+        if page.jobs
+        and any(job.on_insufficient == "wait" and job.state is JobState.QUEUED for job in page.jobs.values())
     ]
     if waiting:
         for account_id, job_id in await rows_of(driver, _READ_ELDEST_PARKED, {"accounts": waiting}):
