@@ -133,6 +133,55 @@ async def a_long_file(app: FastAPI, folder: Path) -> tuple[str, str]:
     return str(artifact), (await services.keys.create(NewKey(Role.ADMIN, "x"), "test")).key
 
 
+async def test_all_that_is_taken_earns_patience(
+    running: tuple[server.Server, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only what waited in our own buffer: the system holds megabytes, and lets us write again a third later."""
+    monkeypatch.setattr(server, "TAKE_SECONDS", 60.0)
+    earned, patience_after = 0, server.patience_after
+
+    def noted(before: float | None, waited: float, taken: int) -> float:
+        nonlocal earned
+        earned += taken
+        return patience_after(before, waited, taken)
+
+    monkeypatch.setattr(server, "patience_after", noted)
+    served, port = running
+    artifact, key = await a_long_file(served._app, tmp_path / "a")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"GET /v1/artifacts/{artifact} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    writer.write(head.encode())
+    await until(lambda: any(one._taking for one in served.server_state.connections), "it waits to be taken")  # type: ignore[union-attr]
+    await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(8_000_000)
+    writer.close()
+    assert earned > 2_000_000
+
+
+async def test_whoever_waits_is_cut_off_only_if_nothing_was_taken_meanwhile(
+    running: tuple[server.Server, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system does not say of each byte that it has left: who is out of patience looks first."""
+    monkeypatch.setattr(server, "TAKE_SECONDS", 60.0)
+    served, port = running
+    artifact, key = await a_long_file(served._app, tmp_path / "a")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"GET /v1/artifacts/{artifact} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    writer.write(head.encode())
+    await until(lambda: any(one._taking for one in served.server_state.connections), "it waits to be taken")  # type: ignore[union-attr]
+    (connection,) = served.server_state.connections
+    assert isinstance(connection, server.Impatient)
+    connection._patience = 0.0
+    connection._look_closer()
+    assert connection._taking is not None, "megabytes were taken"
+    connection._forget_taking()
+    connection._waits_since -= 60.0
+    connection._look_closer()
+    with suppress(ConnectionError):
+        assert len(await reader.read(-1)) < 8_000_000
+    writer.close()
+
+
 async def test_whoever_takes_a_little_now_and_then_is_cut_off(
     running: tuple[server.Server, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from time import monotonic
 from typing import Any
 
@@ -25,6 +27,9 @@ PACE_BYTES = 10_000
 #: Bytes of a head; `worker.web.guard` looks closer once it is here.
 HEAD_BYTES_MAX = 65_536
 
+#: Where Linux' `tcp_info` has the bytes that were acknowledged.
+_ACKED, _ACKED_END = struct.Struct("=Q"), 128
+
 
 class Impatient(HttpToolsProtocol):
     """Closes connections whose request head does not come to its end, or whose answer nobody takes.
@@ -35,8 +40,8 @@ class Impatient(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _taking: asyncio.TimerHandle | None = None
     _patience: float | None = None
-    _paused_at = 0.0
-    _paused_bytes = 0
+    _waits_since = 0.0
+    _taken = 0
     _in_head = True
     _head_bytes = 0
 
@@ -82,13 +87,12 @@ class Impatient(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._paused_at, self._paused_bytes = self.loop.time(), self.transport.get_write_buffer_size()
         self._expect_taken()
 
     def resume_writing(self) -> None:
-        self._forget_taking()
-        taken = self._paused_bytes - self.transport.get_write_buffer_size()
-        self._patience = patience_after(self._patience, self.loop.time() - self._paused_at, taken)
+        if self._taking is not None:
+            self._forget_taking()
+            self._reckon()
         super().resume_writing()
         if self.transport.is_closing():
             self._expect_taken()
@@ -111,9 +115,33 @@ class Impatient(HttpToolsProtocol):
         """What is written must be taken: closing would wait for it for ever."""
         if self._taking is None and self.transport.get_write_buffer_size():
             patience = TAKE_SECONDS if self._patience is None else self._patience
-            self._taking = self.loop.call_later(patience, self._cut_off)
+            self._waits_since, self._taken = self.loop.time(), min(self._taken, self._taken_ever())
+            self._taking = self.loop.call_later(patience, self._look_closer)
 
-    def _cut_off(self) -> None:
+    def _reckon(self) -> float:
+        """The patience that is left, after the time since it was reckoned last and what was taken in it."""
+        now, taken = self.loop.time(), self._taken_ever()
+        self._patience = patience_after(self._patience, now - self._waits_since, taken - self._taken)
+        self._waits_since, self._taken = now, taken
+        return self._patience
+
+    def _taken_ever(self) -> int:
+        """Bytes that the other side has confirmed, or, where the system does not tell, how few wait in our buffer.
+
+        Our buffer alone says little of a slow reader: the system may hold megabytes before it takes more of us.
+        """
+        try:
+            info = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_END)
+            return int(_ACKED.unpack_from(info, _ACKED_END - _ACKED.size)[0])
+        except (OSError, AttributeError, struct.error):  # closed; no TCP; another system
+            return -self.transport.get_write_buffer_size()
+
+    def _look_closer(self) -> None:
+        """No more has left our buffer for so long; what has left the system's counts, too."""
+        self._taking = None
+        if self._reckon():
+            self._expect_taken()
+            return
         # Whoever takes it can't be told any more: the answer has begun.
         log.warning("answer cut off: it was taken too slowly", path=self.scope["path"][:200] if self.scope else None)
         self.transport.abort()
