@@ -56,6 +56,8 @@ class Wanted:
     metadata: Mapping[str, str] = field(default_factory=dict)
     #: Only those behind this place: the `next` of the portion before.
     after: str | None = None
+    #: Whether a dry run counts those beyond the portion, too: it has to look at each of them.
+    to_the_end: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class ManyDone:
     """What an act did to a portion, or, with `dry_run`, would do.
 
     `more`: others match beyond the limit; `next` is then the place from which the next portion goes on. `total` and
-    `total_quoted`, of a dry run: all that match, this portion and what lies beyond.
+    `total_quoted`, of a dry run `to_the_end`: all that match, this portion and what lies beyond.
     """
 
     act: str
@@ -183,7 +185,7 @@ class Steering:
         check_reference(f"{reference}:{UUID(int=0)}")  # as it stands at each job
         if not 1 <= percent <= PERCENT_MAX:
             raise Refused("percent", f"must be from 1 to {PERCENT_MAX}")
-        portion = await self._portion(wanted, CHARGED, to_the_end=dry_run)
+        portion = await self._portion(wanted, CHARGED, to_the_end=dry_run and wanted.to_the_end)
         found = portion.jobs
         by_account: dict[str, dict[UUID, int]] = defaultdict(dict)
         for job in found:
@@ -245,7 +247,7 @@ class Steering:
         *,
         dry_run: bool,
     ) -> ManyDone:
-        portion = await self._portion(wanted, states, to_the_end=dry_run)
+        portion = await self._portion(wanted, states, to_the_end=dry_run and wanted.to_the_end)
         jobs = portion.jobs
         if dry_run:
             done = [_done(job, would) for job in jobs]
@@ -336,7 +338,7 @@ async def in_portions(act: Callable[[Wanted], Awaitable[ManyDone]], wanted: Want
             )
         if done.next is None:
             return replace(whole, more=False, next=None)
-        wanted = replace(wanted, after=done.next)
+        wanted = replace(wanted, after=done.next, to_the_end=False)  # counted once: the first portion saw them all
 
 
 #: How the outcome of a job begins that could not be done.

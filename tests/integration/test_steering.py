@@ -22,7 +22,7 @@ from worker.client import Client
 from worker.credits.operations import Cancel, Claim, Claimed, Fenced, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.states import JobState
-from worker.steering import Steering, Wanted, in_portions
+from worker.steering import ManyDone, Steering, Wanted, in_portions
 from worker.store.accounts import Accounts
 from worker.store.audit import audit
 from worker.store.audit_log import AuditLog
@@ -351,3 +351,21 @@ async def test_more_than_a_page_of_jobs_are_stopped_by_one_command(database: Dat
         done = await asyncio.to_thread(fermata.ok, "jobs", "cancel-many", "--reason", "x", "--all")
         assert (1_100, 1_100, 0) == (done["matched"], done["changed"], done["turned_down"])
         assert 1_100 == await store.value("SELECT count(*) FROM jobs WHERE state = 'cancelled'")
+
+
+async def test_a_look_at_all_in_portions_counts_them_once(database: Database, tmp_path: Path) -> None:
+    """Else each portion would look at all that follow: a million jobs, five hundred times a million."""
+    async with opened(database) as store, steered(database, tmp_path) as (steering, _):
+        await store.account("ada", 100)
+        for _ in range(5):
+            await store.queued("ada", 2)
+        totals = []
+
+        async def look(wanted: Wanted) -> ManyDone:
+            done = await steering.cancel_many(wanted, "x", "olga", dry_run=True)
+            totals.append(done.total)
+            return done
+
+        whole = await in_portions(look, Wanted(limit=2))
+    assert [5, None, None] == totals
+    assert (5, 5, 10, 10) == (whole.matched, whole.total, whole.quoted, whole.total_quoted)
