@@ -154,6 +154,20 @@ async def test_a_secret_can_be_derived_for_a_minute_too_long_at_most(api: Api, m
     keeping.cancel()
 
 
+async def test_who_stood_still_for_long_forgets_what_it_missed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slept for a day, and goes on: within the hour, and by itself."""
+    monkeypatch.setattr(housekeeping, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(housekeeping, "SELDOM_EVERY", 5)
+    engine = api.services.engine
+    async with api.database.connection(as_owner=True) as connection:
+        keeping = asyncio.create_task(housekeeping.keep_house(ApiKeys(engine), Creations(engine)))
+        await api.ok("POST", "/v1/keys", {"role": "viewer", "label": "a"}, idempotency="missed")
+        await api.database.advance(timedelta(days=1))
+        gone = "SELECT salt = $1 FROM creations WHERE reference = 'missed'"
+        await until(functools.partial(connection.fetchval, gone, bytes(32)), "it is forgotten")
+        keeping.cancel()
+
+
 async def test_no_table_keeps_what_opens(api: Api) -> None:
     """Neither the secret nor anything that is one without the key that asked."""
     made = await api.ok("POST", "/v1/keys", {"role": "viewer", "label": "a"}, idempotency="k")

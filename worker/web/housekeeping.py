@@ -16,9 +16,10 @@ log = structlog.get_logger(__name__)
 #: Seconds between two looks: so much later than promised a secret that was made can still be derived, at most.
 #: Several processes may look; what one has deleted is gone for all.
 EVERY_SECONDS = 60.0
-#: Every so many looks also for tokens, which no index finds by their end.
-_TOKENS_EVERY = 60
-#: Seconds that a look goes back for salts, after one that went back to the beginning: no row is read for a month.
+#: Every so many looks also for tokens, which no index finds by their end, and for salts back to the beginning: whoever
+#: stood still for long, with its machine, has missed some.
+SELDOM_EVERY = 60
+#: Seconds that the other looks go back for salts: no row is read each minute for a month.
 _SALTS_WITHIN_SECONDS = 7_200.0
 #: Seconds for which a customer's token that closed is still known, for whoever reads the log.
 TOKEN_KEPT_SECONDS = 7 * 86_400.0
@@ -28,10 +29,11 @@ async def keep_house(keys: ApiKeys, creations: Creations) -> None:
     """Forget at the start and every minute, until cancelled. If it fails, the next time will do it."""
     within = EVER_SECONDS
     for look in count():
+        seldom = look % SELDOM_EVERY == 0
         try:
-            requests = await creations.forget(CREATIONS_KEPT_SECONDS, within)
+            requests = await creations.forget(CREATIONS_KEPT_SECONDS, EVER_SECONDS if seldom else within)
             within = _SALTS_WITHIN_SECONDS
-            tokens = await keys.forget_tokens(TOKEN_KEPT_SECONDS) if look % _TOKENS_EVERY == 0 else 0
+            tokens = await keys.forget_tokens(TOKEN_KEPT_SECONDS) if seldom else 0
         except StoreError as error:
             within = EVER_SECONDS
             log.warning("old tokens and requests are not forgotten", error=str(error))
