@@ -146,6 +146,8 @@ class HintSender:
             return None
         name = str(owner.decode(errors="replace"))
         if name != deployment:
+            if left > 1000 * EPOCH_SECONDS:
+                return None
             raise ForeignNamespace(self._keys.epoch, name, deployment, left / 1000)
         return name
 

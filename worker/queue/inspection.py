@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.queue.connection import connect_async, surfacing
-from worker.queue.layout import Keys
+from worker.queue.layout import EPOCH_SECONDS, Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,13 @@ class Epoch:
     key: str
     deployment: str
     seconds: float
+
+
+def _epoch(key: str, owner: bytes | None, seconds: float) -> Epoch | None:
+    """None for what dispatchers take for nobody's, too."""
+    if owner is None or not 0 < seconds <= EPOCH_SECONDS:
+        return None
+    return Epoch(key, owner.decode(errors="replace"), seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ class QueueInspector:
             memory_bytes_max=int(info["maxmemory"]),
             policy=str(info["maxmemory_policy"]),
             appendonly=bool(info["aof_enabled"]),
-            epoch=Epoch(key, owner.decode(errors="replace"), left / 1000) if owner is not None and left > 0 else None,
+            epoch=_epoch(key, owner, left / 1000),
         )
 
     async def close(self) -> None:

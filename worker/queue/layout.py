@@ -96,16 +96,20 @@ for first = 1, #KEYS, 3 do
 end
 """
 
-#: Says for another while whose the hints are. A key that never ends is nobody's: older versions left such ones.
+#: Says for another while whose the hints are. A key that never ends is nobody's: older versions left such ones. So are
+#: a stranger's that lasts longer than anybody says (forged, or older than a clock that was set back), and no string.
 #: KEYS: epoch. ARGV: deployment, milliseconds, whether to take what is nobody's ('1').
 #: Returns {whose it was, milliseconds that it was still to last}. A stranger's that lasts is left alone.
 EPOCH: Final = """
-local before, left = redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])
+local before, left, most = false, redis.call('PTTL', KEYS[1]), tonumber(ARGV[2])
+if redis.call('TYPE', KEYS[1]).ok == 'string' then
+    before = redis.call('GET', KEYS[1])
+end
 if before == ARGV[1] and left > 0 then
-    if left < tonumber(ARGV[2]) / 2 then
+    if left < most / 2 or left > most then
         redis.call('PEXPIRE', KEYS[1], ARGV[2])
     end
-elseif left <= 0 and ARGV[3] == '1' then
+elseif (not before or left <= 0 or left > most) and ARGV[3] == '1' then
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end
 return {before, left}
