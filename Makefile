@@ -71,11 +71,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m compileall -qq .venv/lib $(PACKAGES) || true
 	@touch $@
 
-# The newest versions that pyproject.toml allows, pinned: names and versions only, no addresses.
+# The newest versions that pyproject.toml allows, pinned: names and versions only, no addresses. `async-timeout` is what
+# redis needs before Python 3.11.3, whichever Python locks.
 lock:
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder/venv"; \
-	"$$folder/venv/bin/python" -m pip install --quiet -e '.[dev,bench]'; \
+	"$$folder/venv/bin/python" -m pip install --quiet -e '.[dev,bench]' async-timeout; \
 	"$$folder/venv/bin/python" -m pip freeze --exclude-editable --exclude pip --exclude setuptools > "$$folder/frozen"; \
 	if grep -E '@|://' "$$folder/frozen"; then echo "these were installed from an address: not locked" >&2; exit 1; fi; \
 	"$$folder/venv/bin/python" -m pip install --quiet --dry-run --report "$$folder/torch" -c "$$folder/frozen" '.[torch]'; \

@@ -29,6 +29,9 @@ PAGE = ROOT / "docs" / "AUDIT.md"
 #: Ourselves, and installers.
 _UNPINNED = frozenset({"fermata-worker", "pip", "setuptools"})
 AUDITOR = "pip-audit==2.10.1"
+#: What markers ask of a Python: of this one, and of the oldest that we take.
+HERE: Mapping[str, str] = {}
+OLDEST: Mapping[str, str] = {"python_version": "3.11", "python_full_version": "3.11.0"}
 #: Seconds that one answer of the list may take, and all of it.
 ANSWER_SECONDS, AUDIT_SECONDS = 10, 300
 
@@ -73,7 +76,8 @@ def pins_of(report: Path) -> str:
 
 
 def needed(distribution: str, extras: frozenset[str]) -> set[str]:
-    """What a distribution of this environment needs with these extras, and what that needs in turn."""
+    """What a distribution of this environment needs with these extras, and what that needs in turn, here or on the
+    oldest Python that we take."""
     found: set[tuple[str, frozenset[str]]] = set()
     waiting = [(canonicalize_name(distribution), extras)]
     while waiting:
@@ -88,7 +92,9 @@ def needed(distribution: str, extras: frozenset[str]) -> set[str]:
             continue  # of an extra that is not installed here, or for another system
         for requirement in requirements:
             marker = requirement.marker
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
+            if marker is None or any(
+                marker.evaluate({**python, "extra": extra}) for extra in ("", *wanted) for python in (HERE, OLDEST)
+            ):
                 waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
     return {name for name, _ in found}
 
