@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
 # What may be asked stands with those who ask; here it is part of the contract.
@@ -145,7 +145,11 @@ class RunLimits:
 
 
 class Kind(Protocol):
-    """A sort of job. Registered in `tasks.registry`; priced by the table of its name in prices.toml."""
+    """A sort of job. Registered in `tasks.registry`; priced by the table of its name in prices.toml.
+
+    One that can tell more of a request than its model does has a `check(request)` too, which raises `RefusedRequest`
+    for what can't be done here. No I/O.
+    """
 
     name: ClassVar[str]
     request_model: ClassVar[type[Request]]
@@ -167,18 +171,12 @@ class Kind(Protocol):
 
 
 def field_of(request: Request, name: str) -> Any:
-    """What a request says in the field `name`; None where its kind has no such field."""
-    # Asked of the model itself, a missing field costs an exception and its message, at each submit.
-    return vars(request).get(name)
-
-
-@runtime_checkable
-class Checking(Protocol):
-    """A kind that can tell more of a request than its model does."""
-
-    def check(self, request: Any) -> None:
-        """Turn down what can't be done here. Raises `RefusedRequest`. No I/O."""
-        ...
+    """What a request says in the field or property `name`; None where its kind has no such thing."""
+    # Asked of the request itself, a missing field costs an exception and its message, at each submit.
+    said = vars(request)
+    if name in said:
+        return said[name]
+    return getattr(request, name) if hasattr(type(request), name) else None
 
 
 class EngineError(Exception):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from decimal import Decimal
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Usage
+from tasks.kind import AudioInfo, InputLimits, RefusedRequest, Request, Usage, field_of
 from tasks.registry import RegistryError, registry
 from tasks.validation import check_inputs, parse
 
@@ -234,6 +235,30 @@ def test_inputs_within_the_limits_are_taken() -> None:
     """An optional input may be there or not; bounds are inclusive."""
     check_inputs(CONVERSION, {"voice": audio(600)})
     check_inputs(CONVERSION, {"voice": audio(0.1), "reference": audio(channels=1, sample_rate=192_000)})
+
+
+class _Told(Request):
+    seconds: int
+
+    @property
+    def model(self) -> str:
+        return "long" if self.seconds > 60 else "short"
+
+
+def test_a_kind_may_check_more_than_its_model_does() -> None:
+    """However it came by its `check`."""
+
+    def refuse(request: Request) -> None:
+        raise RefusedRequest("seconds", f"{field_of(request, 'seconds')} is too many for {field_of(request, 'model')}")
+
+    kind = SimpleNamespace(request_model=_Told, check=refuse)
+    with pytest.raises(RefusedRequest, match="90 is too many for long"):
+        parse(cast("Any", kind), {"seconds": 90})
+    assert parse(cast("Any", SimpleNamespace(request_model=_Told)), {"seconds": 90}) == _Told(seconds=90)
+
+
+def test_a_field_that_a_kind_does_not_have_is_none() -> None:
+    assert field_of(_Told(seconds=1), "lyrics") is None
 
 
 def test_the_registry_has_the_three_kinds_and_takes_more() -> None:
