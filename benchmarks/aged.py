@@ -97,10 +97,11 @@ _AFTERWARDS = ("ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()", "CHECKPOINT"
 #: Tables of kept jobs. An index that a foreign key leans on stays.
 _KEPT = ("jobs", "reservations", "attempts", "artifacts", "events")
 
+#: A partitioned table's own definition says ONLY: then no partition would have the index.
 _INDEXES = """
     SELECT CASE WHEN k.oid IS NULL THEN format('DROP INDEX %s', i.indexrelid::regclass)
                 ELSE format('ALTER TABLE %s DROP CONSTRAINT %I', i.indrelid::regclass, k.conname) END AS away,
-           CASE WHEN k.oid IS NULL THEN pg_get_indexdef(i.indexrelid)
+           CASE WHEN k.oid IS NULL THEN replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
                 ELSE format('ALTER TABLE %s ADD CONSTRAINT %I %s', i.indrelid::regclass, k.conname,
                             pg_get_constraintdef(k.oid)) END AS again
     FROM pg_index AS i
