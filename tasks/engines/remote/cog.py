@@ -21,7 +21,7 @@ from tasks.engines.remote.engine import Failed, Made, Remote, round_of
 from tasks.engines.remote.failures import Away, Busy
 from tasks.engines.remote.provider import Gone, ProviderOptions, json_of
 from tasks.finish import FIELDS
-from tasks.kind import Context, EngineError, EngineFailure, RefusedRequest
+from tasks.kind import Context, EngineError, EngineFailure, RefusedRequest, field_of
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +78,7 @@ class Cog(Remote):
         return frozenset(link for link, asked in wanted.items() if asked)
 
     def check(self, kind: str, request: Any) -> None:
-        if not self.options.sings and getattr(request, "lyrics", None) is not None:
+        if not self.options.sings and field_of(request, "lyrics") is not None:
             raise RefusedRequest("lyrics", "are not sung by this engine. Leave the field out")
 
     async def order(self, commission: Commission, context: Context, state: Mapping[str, Any]) -> Mapping[str, Any]:
