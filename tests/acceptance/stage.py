@@ -283,6 +283,18 @@ class Stage:
             ):
                 await owner.execute(statement, account_id, now)
 
+    async def end_lives(self) -> None:
+        """Bring forward the `ends_by` of every job that is queued or waits to now."""
+        async with self.database.connection(as_owner=True) as owner, owner.transaction():
+            await owner.execute("SELECT 1 FROM accounts ORDER BY account_id FOR NO KEY UPDATE")
+            for table in ("due", "parked"):
+                await owner.execute(
+                    f"WITH now AS (UPDATE {table} SET ends_by = LEAST(ends_by, fermata_now())"
+                    f" RETURNING account_id, job_id, ends_by)"
+                    " UPDATE jobs AS j SET ends_by = now.ends_by FROM now"
+                    " WHERE j.account_id = now.account_id AND j.job_id = now.job_id"
+                )
+
     # --- looking
 
     @property

@@ -338,6 +338,12 @@ async def end_cycles(theatre: Theatre, dice: random.Random) -> None:
     theatre.chronicle.fault("cycles ended", str(len(SUBSCRIBED)))
 
 
+async def end_lives(theatre: Theatre, dice: random.Random) -> None:
+    """Too late for all that has not begun."""
+    await _straight(theatre.stage.end_lives)
+    theatre.chronicle.fault("jobs past their end", "all that waited")
+
+
 async def change_prices(theatre: Theatre, dice: random.Random) -> None:
     base = str(dice.choice((10, 11, 13)))
     more = kinds.PRICES.replace("10", base)

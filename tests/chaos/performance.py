@@ -18,7 +18,7 @@ import httpx2
 from fermata_client.client import AsyncFermata
 from tests.chaos.adversary import MONEY, Act, Profile
 from tests.chaos.clients import ACTOR, Client, HttpDoor, OurDoor, Wishes, tally
-from tests.chaos.faults import FAULTS, LONG_FAULTS, SUBSCRIBED, end_cycles, kill_worker
+from tests.chaos.faults import FAULTS, LONG_FAULTS, SUBSCRIBED, end_cycles, end_lives, kill_worker
 from tests.chaos.journal import Books, JobInBooks, Journal, Told, disagreements
 from tests.chaos.prefixes import Entry, Ledger, LotFacts, unexplained
 from tests.chaos.theatre import APIS, SCHEDULERS, WORKERS, Theatre, opened_theatre
@@ -162,7 +162,7 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
     """Arm a worker and a scheduler, later an API and all schedulers, with the step until one dies there."""
     armed = [theatre.enter(name, failpoints=f"{step}:kill") for name in (WORKERS[0], SCHEDULERS[0])]
     theatre.doomed |= {process.pid for process in armed}
-    await end_cycles(theatre, dice)
+    await _give_cause(theatre, step, dice)
     started, helped, again = monotonic(), False, STEP_AGAIN_SECONDS
     while all(process.alive for process in armed):
         await asyncio.sleep(0.02)
@@ -175,7 +175,7 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
             await kill_worker(theatre, dice)  # there may be nothing to reap otherwise
         if waited > again:
             again += STEP_AGAIN_SECONDS
-            await end_cycles(theatre, dice)
+            await _give_cause(theatre, step, dice)
             if helped:
                 await kill_worker(theatre, dice)
         if waited > STEP_SECONDS:
@@ -188,6 +188,13 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
     for process in armed:  # whoever is still armed would die of it later
         if process.alive:
             theatre.tell_to_go(process)
+
+
+async def _give_cause(theatre: Theatre, step: str, dice: random.Random) -> None:
+    """Let there be what brings somebody to the step that the clients' load alone does not bring."""
+    await end_cycles(theatre, dice)
+    if step.startswith("end_overdue."):
+        await end_lives(theatre, dice)
 
 
 async def _heal(theatre: Theatre) -> None:
