@@ -25,6 +25,16 @@ BY_KEY = {
     for name in names
 }
 
+#: What schedulers ask every moment: about few rows, in tables whose pages are mostly of rows that have gone.
+LOOKS = {
+    f"{module.__name__.rpartition('.')[2]}{name}": Statement(str(vars(module)[name]))
+    for module, names in (
+        (leases, ("_LAPSED", "_OVERDUE")),
+        (dispatching, ("_DEMAND", "_MARK", "_MARK_AGAIN", "_RECHECK")),
+    )
+    for name in names
+}
+
 #: A few thousand accounts with one row each in the tables that batches look into.
 ONE_OF_EACH = """
     WITH asked AS (
@@ -59,7 +69,19 @@ ONE_OF_EACH = """
 """
 
 #: What is no array.
-VALUES = {"now": datetime.now(UTC), "seconds": 30.0, "portion": 16}
+VALUES = {
+    "now": datetime.now(UTC),
+    "seconds": 30.0,
+    "portion": 16,
+    "queue": "generation",
+    "room": 20,
+    "repeat": 15.0,
+    "point": 60.0,
+    "alive": 30.0,
+    "fresh": 15.0,
+    "grace": 30.0,
+    "limit": 1000,
+}
 
 
 @pytest.mark.parametrize("name", BY_KEY)
@@ -68,7 +90,7 @@ async def test_every_row_is_looked_up_by_its_key(database: Database, name: str, 
     """Tables analyzed when they were empty are neither read whole nor multiplied with the keys of a batch."""
     async with database.connection(as_owner=True) as connection:
         await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
-        rows = await _plan(connection, name, plan)
+        rows = await _plan(connection, BY_KEY[name], plan)
         whole = [row for row in rows if "Seq Scan" in row or "Join Filter" in row or "Hash" in row or "Merge" in row]
         assert [] == whole, "\n".join(rows)
         unbounded = [row for row, after in zip(rows, [*rows[1:], ""], strict=True) if _scans(row) and not _bound(after)]
@@ -84,15 +106,29 @@ async def test_no_row_is_looked_up_by_its_account_alone(database: Database) -> N
         await connection.execute("ANALYZE lots, reservations, jobs, due, live, parked, attempts, accounts")
         for name in BY_KEY:
             for plan in ("force_generic_plan", "force_custom_plan"):
-                rows = await _plan(connection, name, plan)
+                rows = await _plan(connection, BY_KEY[name], plan)
                 by_account = [row for row in rows if "Filter:" in row and re.search(r"\b(lot_id|job_id) =", row)]
                 assert [] == by_account, "\n".join([name, *rows])
 
 
-async def _plan(connection: asyncpg.Connection[asyncpg.Record], name: str, plan: str) -> list[str]:
+@pytest.mark.parametrize("name", LOOKS)
+async def test_no_look_reads_the_pages_of_what_has_gone(database: Database, name: str) -> None:
+    """By index alone, entry by entry, whatever the tables held when they were analyzed: no entry leads there twice.
+
+    60,000 jobs after the last vacuum a look of the dispatcher read 4,000 pages for nothing: 3.1 ms, now 0.4.
+    """
+    async with database.connection(as_owner=True) as connection:
+        for fill in ("SELECT", ONE_OF_EACH):
+            await connection.execute(fill)
+            await connection.execute("ANALYZE jobs, due, live, parked, accounts")
+            rows = await _plan(connection, LOOKS[name], "force_generic_plan")
+            whole = [row for row in rows if re.search(r"(Seq|Bitmap Heap) Scan on (due|live|parked|accounts)", row)]
+            assert [] == whole, "\n".join(rows)
+
+
+async def _plan(connection: asyncpg.Connection[asyncpg.Record], statement: Statement, plan: str) -> list[str]:
     await connection.execute(str(opening._LOOK_UP_BY_KEY).replace("true)", "false)"))
     await connection.execute(f"SET plan_cache_mode = {plan}")
-    statement = BY_KEY[name]
     values = [VALUES.get(one, []) for one in statement.names]
     return [row[0] for row in await connection.fetch(f"EXPLAIN {statement.sql}", *values)]
 

@@ -63,6 +63,7 @@ class Dispatching:
         hint waits in Redis, where nobody can put another before it.
         """
         async with reading(self._engine) as connection:
+            await look_up_by_key(connection)
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds, "fresh": fresh_seconds})
             return [QueueDemand(*row) for row in rows]
 
@@ -123,6 +124,7 @@ class Dispatching:
     async def recheck_waiting(self) -> int:
         """The safety net under pause and limit: let blocked jobs that may not be blocked any more be claimed again."""
         async with transaction(self._engine, "recheck_waiting") as connection:
+            await look_up_by_key(connection)
             return int((await connection.execute(_RECHECK)).rowcount)
 
 
@@ -137,6 +139,7 @@ _DEMAND = text("""
     ), at_work AS MATERIALIZED (
         SELECT worker_id, queue, count(*) AS jobs
         FROM live
+        WHERE account_id >= ''  -- all, by the index: the table's pages are mostly of rows that have gone
         GROUP BY worker_id, queue
     ), taken AS (
         SELECT worker_id, sum(jobs) AS jobs
@@ -172,7 +175,7 @@ _DEMAND = text("""
                  AND d.hinted_at IS NULL
                  AND d.waits_for IS NULL
                  AND d.not_before <= clock.now
-               ORDER BY d.priority DESC, d.turn, d.job_id  -- by the index: the table is mostly rows that have gone
+               ORDER BY d.priority DESC, d.turn, d.job_id  -- by the index: see `at_work`
                LIMIT 1
            ), false) AS ready,
            c.running_max,
@@ -215,33 +218,30 @@ _MARK = text("""
         FROM priorities
         WHERE priorities.priority IS NOT NULL
     ), found AS MATERIALIZED (
-        SELECT d.account_id, d.job_id, priorities.priority, d.turn, d.since
+        SELECT d.place, d.job_id, priorities.priority, d.turn, d.since
         FROM priorities
         CROSS JOIN clock
         CROSS JOIN LATERAL (
-            SELECT account_id, job_id, turn, since
+            SELECT ctid AS place, job_id, turn, since
             FROM due
             WHERE queue = :queue
               AND priority = priorities.priority
               AND hinted_at IS NULL
               AND waits_for IS NULL
               AND not_before <= clock.now
-              AND NOT EXISTS (
-                  SELECT FROM controls AS c
-                  WHERE c.scope = 'kind' AND c.name = due.kind AND c.paused
-              )
+              AND kind <> ALL (ARRAY(SELECT c.name FROM controls AS c WHERE c.scope = 'kind' AND c.paused))
             ORDER BY turn, job_id
             LIMIT :room
-            FOR UPDATE OF due SKIP LOCKED
+            FOR UPDATE SKIP LOCKED
         ) AS d
     ), ranked AS (
-        SELECT account_id, job_id, priority, turn,
+        SELECT place, job_id, priority, turn,
                max(since - make_interval(secs => :point * priority)) OVER (
                    PARTITION BY priority ORDER BY turn, job_id
                ) AS rank_at
         FROM found
     ), next AS (
-        SELECT account_id, job_id, row_number() OVER (ORDER BY rank_at, priority DESC, turn, job_id) AS position
+        SELECT place, row_number() OVER (ORDER BY rank_at, priority DESC, turn, job_id) AS position
         FROM ranked
         ORDER BY position
         LIMIT :room
@@ -250,8 +250,7 @@ _MARK = text("""
     SET hinted_at = clock.now, hint_again_at = clock.now + make_interval(secs => :repeat), hints = 1
     FROM next
     CROSS JOIN clock
-    WHERE d.account_id = ANY(ARRAY[next.account_id])
-      AND d.job_id = ANY(ARRAY[next.job_id])
+    WHERE d.ctid = next.place  -- it is locked, so it can't move; by its key it would be looked up once more
     RETURNING d.account_id, d.job_id, d.priority, d.turn, next.position
 """)
 
@@ -343,12 +342,17 @@ _RECHECK = text("""
     FROM (
         SELECT w.account_id, w.job_id
         FROM due AS w
-        JOIN accounts AS a USING (account_id)
+        CROSS JOIN LATERAL (
+            SELECT paused, running_max
+            FROM accounts
+            WHERE account_id = w.account_id
+            OFFSET 0  -- or it begins with the accounts, and looks for jobs of each
+        ) AS a
         WHERE w.waits_for IN ('paused', 'account_limit')
           AND NOT a.paused
           AND (
               a.running_max IS NULL
-              OR a.running_max > (SELECT count(*) FROM live AS l WHERE l.account_id = a.account_id)
+              OR a.running_max > (SELECT count(*) FROM live AS l WHERE l.account_id = w.account_id)
           )
         FOR UPDATE OF w SKIP LOCKED
     ) AS mine
