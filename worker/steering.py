@@ -201,8 +201,9 @@ class Steering:
             except (Refused, RefusedByDatabase, UnknownAccount) as error:
                 why_not |= dict.fromkeys(amounts, f"{_TURNED_DOWN}: {error}")
         if not dry_run:
+            # Why stands in the note of each lot, where an erasure of its account finds it.
             told = {"matched": len(found), "credits": sum(given.values()), "filter": _told(wanted)}
-            told |= {"reference": reference, "reason": reason}
+            told |= {"reference": reference}
             await self.log.tell(actor, "jobs.compensate_many", wanted.account or "all accounts", None, told)
         word = "would be compensated" if dry_run else "compensated"
         return ManyDone(

@@ -102,6 +102,9 @@ async def jobs(stage: Stage, api: Api) -> None:
     await stage.all_ended([failed, hangs, paid])
     sorry = {"amount": 5, "reason": word("sorry")}
     await api.ok("POST", f"/v1/jobs/{paid}/compensate", sorry, idempotency=word("sorrykey"))
+    everybody = {"percent": 100, "reference": "outage", "reason": word("everybody")}
+    assert 0 < (await api.ok("POST", "/v1/jobs/compensate-many", everybody))["credits"]
+    await api.ok("POST", "/v1/jobs/cancel-many", {"reason": word("everyone")})
 
 
 async def found_in(database: Database) -> Mapping[str, set[str]]:
