@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -80,8 +80,9 @@ class JobDone:
 class ManyDone:
     """What an act did to a portion, or, with `dry_run`, would do.
 
-    `more`: others match beyond the limit; `next` is then the place from which the next portion goes on. `total` and
-    `total_quoted`, of a dry run `to_the_end`: all that match, this portion and what lies beyond.
+    `more`: others match beyond the limit; `next` is then the place from which the next portion goes on. `total`,
+    `total_quoted` and, of compensations, `total_credits`, of a dry run `to_the_end`: all that match, this portion and
+    what lies beyond.
     """
 
     act: str
@@ -98,6 +99,7 @@ class ManyDone:
     next: str | None = None
     total: int | None = None
     total_quoted: int | None = None
+    total_credits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +189,8 @@ class Steering:
             raise Refused("percent", f"must be from 1 to {PERCENT_MAX}")
         portion = await self._portion(wanted, CHARGED, to_the_end=dry_run and wanted.to_the_end)
         found = portion.jobs
-        by_account: dict[str, dict[UUID, int]] = defaultdict(dict)
-        for job in found:
-            if job.charged:
-                by_account[job.account][job.id] = -(-job.charged * percent // 100)
         given, why_not = dict[UUID, int](), dict[UUID, str]()
-        for account, amounts in by_account.items():
+        for account, amounts in _parts(found, percent).items():
             try:
                 if dry_run:
                     given |= await self.compensations.due_each(account, amounts, reference)
@@ -225,7 +223,20 @@ class Steering:
             next=portion.next,
             total=portion.total,
             total_quoted=portion.total_quoted,
+            total_credits=None
+            if portion.total is None
+            else sum(given.values()) + await self._due_behind(portion.next, wanted, percent, reference),
         )
+
+    async def _due_behind(self, place: str | None, wanted: Wanted, percent: int, reference: str) -> int:
+        """The credits that jobs behind that place would be given."""
+        due = 0
+        while place is not None:
+            portion = await self._portion(replace(wanted, after=place, limit=JOBS_MAX), CHARGED, to_the_end=False)
+            for account, amounts in _parts(portion.jobs, percent).items():
+                due += sum((await self.compensations.due_each(account, amounts, reference)).values())
+            place = portion.next
+        return due
 
     async def drain_worker(self, worker_id: str, actor: str) -> None:
         """Let a worker process take no more jobs, finish those it has and end, as by a first SIGTERM.
@@ -353,6 +364,15 @@ async def _or_why(do: Callable[[JobLine], Awaitable[JobDone]], job: JobLine) -> 
         return await do(job)
     except (StoreError, RefusedRequest) as error:
         return _done(job, f"{_TURNED_DOWN}: {error}")
+
+
+def _parts(jobs: Iterable[JobLine], percent: int) -> Mapping[str, dict[UUID, int]]:
+    """By account, `percent` of what each job was charged, rounded up; without those that were not."""
+    found: dict[str, dict[UUID, int]] = defaultdict(dict)
+    for job in jobs:
+        if job.charged:
+            found[job.account][job.id] = -(-job.charged * percent // 100)
+    return found
 
 
 def _done(job: JobLine, outcome: str) -> JobDone:

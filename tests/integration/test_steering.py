@@ -261,7 +261,12 @@ async def test_compensations_of_any_number_are_given_once_each(database: Databas
             )
             return done.matched, done.changed, done.credits
 
-        assert [(5, 0, 15), (5, 5, 15), (5, 0, 0)] == [await given(dry_run=dry) for dry in (True, False, False)]
+        look = await steering.compensate_many(act, 50, "monday", "noise", "olga", dry_run=True)
+        assert (2, 6, 5, 15) == (look.matched, look.credits, look.total, look.total_credits)
+        await steering.compensate_many(act, 50, "monday", "noise", "olga", dry_run=False)
+        rest = await steering.compensate_many(act, 50, "monday", "noise", "olga", dry_run=True)
+        assert (2, 0, 5, 9) == (rest.matched, rest.credits, rest.total, rest.total_credits)
+        assert [(5, 0, 9), (5, 3, 9), (5, 0, 0)] == [await given(dry_run=dry) for dry in (True, False, False)]
         assert (await audit(client.views._engine)).ok
 
 

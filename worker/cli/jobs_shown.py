@@ -195,7 +195,8 @@ def many(done: ManyDone) -> Iterator[RenderableType]:
     if done.credits:
         yield f"{done.credits:,} credits {'would be given' if done.dry_run else 'were given'}"
     if done.total is not None and done.more:
-        yield f"{done.total:,} job(s) match in all, quoted {done.total_quoted:,} credits"
+        given = f"; {done.total_credits:,} credits would be given" if done.total_credits else ""
+        yield f"{done.total:,} job(s) match in all, quoted {done.total_quoted:,} credits{given}"
     if done.more:
         yield f"more match: --all does them too, or --after {done.next} the next portion"
 
