@@ -21,6 +21,7 @@ import asyncpg
 import psutil
 import pytest
 import uuid_utils.compat as uuids
+from structlog.testing import capture_logs
 
 from tests.integration.books import Store, opened
 from tests.integration.frozen import IDLE_SECONDS
@@ -255,14 +256,19 @@ async def test_a_transaction_that_is_broken_off_leaves_nobody_waiting(*, alone: 
 
 @pytest.mark.parametrize("alone", [False, True])
 async def test_a_mistake_of_our_own_after_a_transaction_leaves_nobody_waiting(*, alone: bool) -> None:
-    """It is the batch's answer, and the account's later operations run."""
+    """Nobody knows then what was written: that is the batch's answer, with the reason; later operations run."""
     answers: Iterator[list[Any]] = iter([[]])  # one answer too few
 
     def answer(steps: Sequence[Step], wait: bool) -> list[Any]:
         return [Busy.BUSY] * len(steps) if alone and not wait else next(answers, [step.name for step in steps])
 
     commit = batching(Ledger(answer), busy_alone_seconds=0.0)
-    assert [ValueError] == [type(one) for one in await outcomes(commit, [Step(0)])]
+    with capture_logs() as lines:
+        (told,) = await outcomes(commit, [Step(0)])
+    assert (OutcomeUnknown, ValueError) == (type(told), type(told.__cause__))
+    assert [("a batch was not answered", "error", 1)] == [
+        (line["event"], line["log_level"], line["operations"]) for line in lines
+    ]
     assert [1] == await outcomes(commit, [Step(1)])
 
 

@@ -14,8 +14,12 @@ from enum import Enum
 from time import monotonic
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import structlog
+
 from worker.store.database import TRANSIENT_TRIES, Transient
 from worker.store.errors import AccountBusy, LedgerUnavailable, OutcomeUnknown
+
+log = structlog.get_logger(__name__)
 
 
 class Operation(Protocol):
@@ -110,7 +114,8 @@ class GroupCommit(Generic[O]):
         """The operation's result, once its transaction has committed.
 
         Raises what the operation raised, `LedgerUnavailable`, or `OutcomeUnknown` if the COMMIT's answer was
-        lost. Cancelling the caller does not cancel the operation: it may have been sent already.
+        lost, be it by a mistake of ours. Cancelling the caller does not cancel the operation: it may have been
+        sent already.
         """
         return await self.start(operation)
 
@@ -224,8 +229,12 @@ class GroupCommit(Generic[O]):
                 raise
             return []
         except Exception as error:
+            # A mistake of ours, maybe behind the COMMIT: only the rows know.
+            log.exception("a batch was not answered", operations=len(batch))
+            unknown = OutcomeUnknown(f"a mistake of our own, {type(error).__name__}")
+            unknown.__cause__ = error
             for one in batch:
-                _fail(one, error)
+                _fail(one, unknown)
             return []
 
     async def _try(self, batch: list[_Waiting[O]], *, wait: bool) -> list[_Waiting[O]]:
