@@ -7,14 +7,17 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.api_support import Api, an_api
 from tests.integration.dashboard_support import board_in, visiting
 from tests.servers import Database
 from worker.store.ops import Scope
+from worker.store.reads_overview import OverviewReads
 from worker.web.dashboard import streams
 from worker.web.dashboard.figures import figures_of
 from worker.web.dashboard.live import Live, Look
@@ -148,3 +151,27 @@ async def test_a_stream_needs_a_session_and_says_what_moves(api: Api) -> None:
     assert all(part.endswith(b"\n\n") for part in parts)
     drawn = json.loads(parts[-1].partition(b"data: ")[2])
     assert (60, 96) == (len(drawn["hour"]["at"]), len(drawn["day"]["succeeded"]))
+
+
+class _Mistaken(OverviewReads):
+    """Reads as ever, but in the second and third look a mistake of ours shows."""
+
+    asked = 0
+
+    async def look(self, *what: Any, **how: Any) -> Any:
+        self.asked += 1
+        if self.asked in (2, 3):
+            raise KeyError("a word that is not known")
+        return await super().look(*what, **how)
+
+
+async def test_a_mistake_in_a_look_ends_no_stream(api: Api) -> None:
+    """It is logged each time, whoever watches is told that nothing new is known, and soon sees again."""
+    live = Live(_Mistaken(board_in(api).services.engine), pause_seconds=0.02)
+    with capture_logs() as lines:
+        seen = await see(live, 3)
+    await live.close()
+    assert [False, True, False] == [look.away for look in seen]
+    assert ["the overview could not be read by a mistake of ours"] * 2 == [
+        line["event"] for line in lines if line["log_level"] == "error"
+    ]

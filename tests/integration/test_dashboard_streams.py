@@ -164,16 +164,17 @@ def test_how_long_a_revoked_key_may_still_watch() -> None:
 class _Away(Sessions):
     """Books that don't answer."""
 
-    def __init__(self) -> None:
-        return
+    def __init__(self, error: Exception) -> None:
+        self._error = error
 
     async def still_open(self, hashes: object) -> frozenset[bytes]:
-        raise LedgerUnavailable("away")
+        raise self._error
 
 
-async def test_nobody_is_cut_off_while_the_books_are_away() -> None:
-    """Nobody can say then; and while nobody is there, nobody is asked for."""
-    guests = Guests(_Away(), ask_seconds=0.01)
+@pytest.mark.parametrize("error", [LedgerUnavailable("away"), KeyError("a mistake of ours")], ids=type)
+async def test_nobody_is_cut_off_while_the_books_are_away(error: Exception) -> None:
+    """Nobody can say then, and it is asked again; and while nobody is there, nobody is asked for."""
+    guests = Guests(_Away(error), ask_seconds=0.01)
     with guests.staying("secret") as welcome, guests.staying("another"):
         await until(lambda: guests.asks > 2, "it was asked")
         assert welcome()

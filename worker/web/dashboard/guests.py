@@ -65,5 +65,8 @@ class Guests:
             except StoreError as error:
                 # Nobody can say now, and nobody is cut off.
                 log.warning("sessions of streams could not be asked for", error=str(error))
+            except Exception:
+                # Asked no more, a stream would outlive its session.
+                log.exception("sessions of streams could not be asked for by a mistake of ours")
             else:
                 self._over |= (here - open_ones) & set(self._here)

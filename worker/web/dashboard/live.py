@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between looks, and between looks at what moves slowly.
 PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
+#: The longest pause after looks that fail by a mistake of ours, each twice as long as the one before.
+MISTAKEN_SECONDS_MAX = 60.0
 #: A look may take at most this part of the time.
 _SHARE = 5
 #: A stream ends after so long and is opened anew by the page: then its session is checked again.
@@ -150,18 +152,25 @@ class Live:
                 self._watched += Counter()  # forget those that nobody watches
 
     async def _keep_looking(self) -> None:
+        pause = self.pause_seconds
         while self._viewers:
             started = monotonic()
             try:
                 async with self._one_look:
                     await self._look()
+                pause = self.pause_seconds
             except StoreError as error:
                 log.warning("the overview could not be read", error=str(error))
                 self._say_away()
+            except Exception:
+                # Whoever watches is told, and a mistake that passes is forgotten.
+                log.exception("the overview could not be read by a mistake of ours")
+                self._say_away()
+                pause = min(2 * pause, MISTAKEN_SECONDS_MAX)
             async with self._changed:
                 self._changed.notify_all()
             took = monotonic() - started
-            await asyncio.sleep(max(self.pause_seconds - took, took * (_SHARE - 1), 0.05))
+            await asyncio.sleep(max(pause - took, took * (_SHARE - 1), 0.05))
 
     async def _look(self) -> None:
         # One or the other, so that no look asks for everything at once; the first one does.
