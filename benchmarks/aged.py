@@ -77,11 +77,17 @@ async def _filling(superuser_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def _indexed_later(connection: asyncpg.Connection, run: Any, statements: str, tables: Iterable[str]) -> None:
-    """Do the statements while the tables' indexes, as far as nothing leans on them, are not there."""
-    rows = await connection.fetch(_INDEXES, list(tables))
+    """Do the statements while the tables' indexes, as far as nothing leans on them, are not there.
+
+    Afterwards each is back and valid, in every partition: without one a figure would be of another schema.
+    """
+    there, rows = [await connection.fetch(indexes, list(tables)) for indexes in (_EVERY_INDEX, _INDEXES)]
     await run(connection, [row["away"] for row in rows])
     await run(connection, statements.split(";\n\n"))
     await run(connection, [row["again"] for row in rows])
+    left = await connection.fetch(_EVERY_INDEX, list(tables))
+    assert there == left, f"not as they were: {set(there) ^ set(left)}"
+    assert all(row["indisvalid"] for row in left), left
 
 
 #: Only the server that is measured is set so, and only meanwhile: what is written here is never to be recovered.
@@ -108,6 +114,20 @@ _INDEXES = """
     LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u')
     WHERE i.indrelid = ANY (CAST($1::text[] AS regclass[]))
       AND NOT EXISTS (SELECT FROM pg_constraint AS f WHERE f.conindid = i.indexrelid AND f.contype = 'f')
+"""
+
+#: Of the tables and of each of their partitions, whatever its name is.
+_EVERY_INDEX = """
+    WITH named AS (
+        SELECT name::regclass AS relid FROM unnest($1::text[]) AS name
+    )
+    SELECT i.indrelid::regclass::text, regexp_replace(pg_get_indexdef(i.indexrelid), ' INDEX \\S+ ', ' INDEX ') AS made,
+           i.indisvalid
+    FROM pg_index AS i
+    WHERE i.indrelid IN (
+        SELECT relid FROM named UNION ALL SELECT inhrelid FROM pg_inherits JOIN named ON relid = inhparent
+    )
+    ORDER BY 1, 2
 """
 
 _PAST = """

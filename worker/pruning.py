@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from worker.artifacts.store import ArtifactError, ArtifactStore, KeptInput
 from worker.store.pruning import FIRST, Old, Pruning
@@ -55,7 +56,7 @@ class Pruner:
         """Delete all of it. Raises `StoreError`, and `ArtifactError` when the rows are gone."""
         done = Pruned()
         steps = self.pruning
-        done.jobs = await _all(steps.jobs)
+        await self._jobs(done)
         for name in ("events", "deliveries", "rehearsals", "tokens", "audit_log"):
             setattr(done, name, await _all(getattr(steps, name)))
         before = await steps.closed_months()
@@ -66,6 +67,14 @@ class Pruner:
         await steps.drop_empty_months()
         await self._files(done)
         return done
+
+    async def _jobs(self, done: Pruned) -> None:
+        at: datetime | None = None
+        more = True
+        while more:
+            part = await self.pruning.jobs(at)
+            done.jobs += part.gone
+            at, more = part.next, part.next is not None
 
     async def _files(self, done: Pruned) -> None:
         at, more = FIRST, True

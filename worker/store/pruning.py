@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
@@ -18,6 +20,10 @@ from worker.store.snapshots import snapshot
 
 #: Rows of one transaction.
 _ROWS = 1000
+#: Artifacts among which one transaction looks for inputs: each time it reads all jobs of their accounts.
+_INPUTS = 10_000
+#: Ends of jobs that one statement of a dry run looks at.
+_LOOKED_AT = 10_000
 #: Accounts whose checkpoints of a month are written in one transaction.
 _ACCOUNTS = 2000
 #: The longest that one statement may take: counting the entries of a month is the longest.
@@ -43,6 +49,14 @@ class Old:
     #: Months of the journal that are over without checkpoints, and those that may be detached.
     months_to_close: int
     months_to_detach: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some jobs in the order of their ends: how many were forgotten, and where to go on; None at the end."""
+
+    gone: int
+    next: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +86,7 @@ class Pruning:
     async def old(self) -> Old:
         """What would go now, in one snapshot."""
         kept = self._settings
-        values = {
-            "jobs": kept.jobs_kept_days,
+        values: dict[str, Any] = {
             "inputs": kept.inputs_kept_days,
             "events": kept.events_kept_days,
             "deliveries": kept.deliveries_kept_days,
@@ -83,13 +96,19 @@ class Pruning:
             "journal": kept.journal_kept_days,
         }
         async with snapshot(self._engine) as connection:
-            return Old(*(await connection.execute(_OLD, values)).one())
+            values["now"] = (await connection.execute(_NOW)).scalar_one()
+            jobs, outputs, bytes_ = await _old_jobs(connection, values["now"] - timedelta(days=kept.jobs_kept_days))
+            rest = (await connection.execute(_OLD, values)).one()._asdict()
+        return Old(jobs=jobs, outputs=outputs, bytes=bytes_ + rest.pop("bytes_of_inputs"), **rest)
 
-    async def jobs(self) -> int:
-        """Forget jobs that ended long ago, with their reservations, attempts, outputs and ends."""
-        values = {"days": self._settings.jobs_kept_days, "most": _ROWS}
+    async def jobs(self, after: datetime | None) -> Part:
+        """Forget jobs that ended long ago, with their reservations, attempts, outputs and ends, among the next.
+
+        `after`: where the part before this one ended; None: from the first one on.
+        """
+        values = {"days": self._settings.jobs_kept_days, "after": after, "most": _ROWS}
         async with transaction(self._engine, "prune_jobs") as connection:
-            return await _number(connection, _PRUNE_JOBS, values)
+            return Part(*(await connection.execute(_PRUNE_JOBS, values)).one())
 
     async def inputs(self, after: tuple[str, UUID]) -> Page:
         """Forget inputs that no job names, among the next after that one."""
@@ -97,7 +116,7 @@ class Pruning:
             "days": self._settings.inputs_kept_days,
             "account": after[0],
             "artifact": after[1],
-            "most": _ROWS,
+            "most": _INPUTS,
         }
         async with transaction(self._engine, "prune_inputs") as connection:
             rows = (await connection.execute(_PRUNE_INPUTS, values)).all()
@@ -167,11 +186,24 @@ class Pruning:
             return await _number(connection, _FORGET, {"what": what, "days": days, "most": _ROWS})
 
 
+async def _old_jobs(connection: AsyncConnection, cutoff: datetime) -> tuple[int, int, int]:
+    """How many jobs that ended before then may go, their outputs, and the bytes of these. Looks part by part."""
+    jobs, outputs, bytes_ = 0, 0, 0
+    after: datetime | None = None
+    while True:
+        values = {"cutoff": cutoff, "after": after, "most": _LOOKED_AT}
+        part = (await connection.execute(_OLD_JOBS, values)).one()
+        if part.looked_to is None:
+            return jobs, outputs, bytes_
+        jobs, outputs, bytes_ = jobs + part.jobs, outputs + part.outputs, bytes_ + part.bytes
+        after = part.looked_to
+
+
 async def _number(connection: AsyncConnection, statement: TextClause, values: Mapping[str, object]) -> int:
     return int((await connection.execute(statement, values)).scalar_one())
 
 
-_PRUNE_JOBS = text("SELECT fermata_prune_jobs(:days, :most)")
+_PRUNE_JOBS = text("SELECT gone, looked_to FROM fermata_prune_jobs(:days, CAST(:after AS timestamptz), :most)")
 
 _PRUNE_INPUTS = text("""
     SELECT account_id, artifact_id, storage_key
@@ -199,24 +231,36 @@ _STORED = text("""
     LIMIT :most
 """)
 
-#: Row by row what the functions of the same names delete.
+_NOW = text("SELECT fermata_now()")
+
+#: What of the next jobs `fermata_prune_jobs` would delete, by the same look.
+_OLD_JOBS = text("""
+    SELECT count(*) FILTER (WHERE e.may_go) AS jobs,
+           CAST(COALESCE(sum(o.count) FILTER (WHERE e.may_go), 0) AS bigint) AS outputs,
+           CAST(COALESCE(sum(o.bytes) FILTER (WHERE e.may_go), 0) AS bigint) AS bytes,
+           max(e.at) AS looked_to
+    FROM fermata_old_ends(
+        CAST(:cutoff AS timestamptz), COALESCE(CAST(:after AS timestamptz), '-infinity'), :most
+    ) AS e
+    CROSS JOIN LATERAL (
+        SELECT count(*), sum(a.bytes) AS bytes
+        FROM artifacts AS a
+        WHERE a.account_id = e.account_id
+          AND a.job_id = e.job_id
+    ) AS o
+""")
+
+#: Beside jobs: row by row what the functions of the same names delete.
 _OLD = text("""
     WITH at AS MATERIALIZED (
-        SELECT fermata_now() AS now
-    ), old_jobs AS MATERIALIZED (
-        SELECT e.account_id, e.job_id
-        FROM fermata_old_ends((SELECT now - make_interval(days => :jobs) FROM at)) AS e
-    ), outputs AS (
-        SELECT count(*) AS count, COALESCE(sum(a.bytes), 0) AS bytes
-        FROM old_jobs
-        JOIN artifacts AS a USING (account_id, job_id)
+        SELECT CAST(:now AS timestamptz) AS now
     ), named AS MATERIALIZED (
         SELECT j.account_id, i.artifact
         FROM jobs AS j
         CROSS JOIN LATERAL jsonb_each_text(j.inputs) AS i (name, artifact)
         WHERE j.inputs <> '{}'
     ), inputs AS (
-        SELECT count(*) AS count, COALESCE(sum(a.bytes), 0) AS bytes
+        SELECT count(*) AS count, CAST(COALESCE(sum(a.bytes), 0) AS bigint) AS bytes
         FROM artifacts AS a
         LEFT JOIN named AS n ON n.account_id = a.account_id AND n.artifact = CAST(a.artifact_id AS text)
         WHERE a.job_id IS NULL
@@ -233,22 +277,24 @@ _OLD = text("""
             INTERVAL '1 month'
         ) AS starts_at
     )
-    SELECT (SELECT count(*) FROM old_jobs), (SELECT count FROM outputs), (SELECT count FROM inputs),
-           CAST((SELECT bytes FROM outputs) + (SELECT bytes FROM inputs) AS bigint),
+    SELECT (SELECT count FROM inputs) AS inputs,
+           (SELECT bytes FROM inputs) AS bytes_of_inputs,
            (SELECT count(*) FROM events AS e
-            WHERE e.what <> 'ended' AND e.at < (SELECT now - make_interval(days => :events) FROM at)),
+            WHERE e.what <> 'ended' AND e.at < (SELECT now - make_interval(days => :events) FROM at)) AS events,
            (SELECT count(*) FROM deliveries AS d
-            WHERE d.state <> 'pending' AND d.ended_at < (SELECT now - make_interval(days => :deliveries) FROM at)),
+            WHERE d.state <> 'pending'
+              AND d.ended_at < (SELECT now - make_interval(days => :deliveries) FROM at)) AS deliveries,
            (SELECT count(*) FROM rehearsals AS r
-            WHERE r.at < (SELECT now - make_interval(days => :rehearsals) FROM at)),
+            WHERE r.at < (SELECT now - make_interval(days => :rehearsals) FROM at)) AS rehearsals,
            (SELECT count(*) FROM api_keys AS k
-            WHERE k.role = 'customer' AND k.expires_at < (SELECT now - make_interval(days => :tokens) FROM at)),
+            WHERE k.role = 'customer'
+              AND k.expires_at < (SELECT now - make_interval(days => :tokens) FROM at)) AS tokens,
            (SELECT count(*) FROM audit_log AS l
-            WHERE l.at < (SELECT now - make_interval(days => :audit_log) FROM at)),
-           (SELECT count(*) FROM months),
+            WHERE l.at < (SELECT now - make_interval(days => :audit_log) FROM at)) AS audit_log,
+           (SELECT count(*) FROM months) AS months_to_close,
            (SELECT count(*) FROM journal_months AS m
             WHERE m.detached_at IS NULL
               AND m.closed_at IS NOT NULL
               AND m.ends_at < (SELECT now - make_interval(days => :journal) FROM at)
-              AND NOT EXISTS (SELECT FROM reservations AS r WHERE r.settled_at < m.ends_at))
+              AND NOT EXISTS (SELECT FROM reservations AS r WHERE r.settled_at < m.ends_at)) AS months_to_detach
 """)

@@ -65,3 +65,4 @@ voices = Table(
     ForeignKeyConstraint(["account_id", "artifact_id"], ["artifacts.account_id", "artifacts.artifact_id"]),
     CheckConstraint("licence <> '' AND consent <> ''", name="rights"),
 )
+Index("voices_artifact", voices.c.account_id, voices.c.artifact_id)

@@ -50,14 +50,16 @@ GRANT UPDATE (closed_at) ON webhooks TO fermata_app;
 GRANT UPDATE (state, attempts, next_at, token, ended_at, last_status, last_error) ON deliveries TO fermata_app;
 
 REVOKE EXECUTE ON FUNCTION fermata_close_month(integer), fermata_detach_month(integer),
-    fermata_prune_jobs(integer, integer), fermata_prune_inputs(integer, text, uuid, integer),
+    fermata_prune_jobs(integer, integer), fermata_prune_jobs(integer, timestamptz, integer),
+    fermata_prune_inputs(integer, text, uuid, integer),
     fermata_forget(text, integer, integer), fermata_drop_empty_months(integer), fermata_erase_account(text, text, text),
     fermata_erase_jobs(text, uuid, text[], integer), fermata_erase_artifacts(text, uuid[]),
     fermata_erase_log(text, bigint, integer)
 FROM PUBLIC;
 
 GRANT EXECUTE ON FUNCTION fermata_close_month(integer), fermata_detach_month(integer),
-    fermata_prune_jobs(integer, integer), fermata_prune_inputs(integer, text, uuid, integer),
+    fermata_prune_jobs(integer, integer), fermata_prune_jobs(integer, timestamptz, integer),
+    fermata_prune_inputs(integer, text, uuid, integer),
     fermata_forget(text, integer, integer), fermata_drop_empty_months(integer), fermata_erase_account(text, text, text),
     fermata_erase_jobs(text, uuid, text[], integer), fermata_erase_artifacts(text, uuid[]),
     fermata_erase_log(text, bigint, integer)

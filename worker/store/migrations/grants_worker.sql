@@ -44,6 +44,7 @@ $$;
 GRANT EXECUTE ON FUNCTION fermata_make_partitions(integer) TO fermata_worker;
 
 GRANT EXECUTE ON FUNCTION fermata_close_month(integer), fermata_detach_month(integer),
-    fermata_prune_jobs(integer, integer), fermata_prune_inputs(integer, text, uuid, integer),
+    fermata_prune_jobs(integer, integer), fermata_prune_jobs(integer, timestamptz, integer),
+    fermata_prune_inputs(integer, text, uuid, integer),
     fermata_forget(text, integer, integer), fermata_drop_empty_months(integer)
 TO fermata_worker;
