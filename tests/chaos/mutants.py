@@ -64,7 +64,7 @@ _KNOWS = """            and claimed.hold is not None
             and lease is not None
             and lease.token == self.token == claimed.token
 """
-_LOCKED = '    rows = await rows_of(await driver_of(connection), statement, {"accounts": account_ids})\n'
+_LOCKED = '    rows = await rows_of(driver_of(connection), statement, {"accounts": account_ids})\n'
 _LOTS = "    lots = await _read_lots(driver, list(accounts))\n"
 
 MUTANTS = (
@@ -129,7 +129,7 @@ MUTANTS = (
             Patch(
                 GATHER,
                 _LOCKED,
-                "    driver = await driver_of(connection)\n"
+                "    driver = driver_of(connection)\n"
                 "    BEFORE[driver] = await _read_lots(driver, list(account_ids))\n"
                 '    rows = await rows_of(driver, statement, {"accounts": account_ids})\n',
             ),

@@ -127,7 +127,7 @@ async def test_no_look_reads_the_pages_of_what_has_gone(database: Database, name
 
 
 async def _plan(connection: asyncpg.Connection[asyncpg.Record], statement: Statement, plan: str) -> list[str]:
-    await connection.execute(str(opening._LOOK_UP_BY_KEY).replace("true)", "false)"))
+    await connection.execute(opening._BY_KEY.replace("LOCAL ", "").lstrip("; "))
     await connection.execute(f"SET plan_cache_mode = {plan}")
     values = [VALUES.get(one, []) for one in statement.names]
     return [row[0] for row in await connection.fetch(f"EXPLAIN {statement.sql}", *values)]

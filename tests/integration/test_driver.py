@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,17 +16,20 @@ import asyncpg
 import pytest
 import uuid_utils.compat as uuids
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import load
 from tests.integration.books import Store, opened
 from tests.servers import Database
-from worker.store.database import Transient, patient, transaction, translated
+from worker.store.database import Transient, patient, reading, transaction, translated
 from worker.store.driver import Statement, driver_of, rows_of, run
 from worker.store.errors import LedgerUnavailable, RefusedByDatabase
 from worker.store.listening import listen
 from worker.store.migrate import migrate
+from worker.store.snapshots import snapshot
 
-_BEGIN = text("SELECT 1")
+_ONE = text("SELECT 1")
+_ACCOUNTS = text("SELECT count(*) FROM accounts")
 
 COLUMNS: list[tuple[str, list[Any]]] = [
     ("text", ["ada", "", "ÄÖÜ 𝄐", None, "a,b{}\"'\\"]),
@@ -41,8 +49,7 @@ async def test_a_column_arrives_as_it_was_sent(database: Database, kind: str, va
     """asyncpg walks each column twice, and only the second walk counts: also when it has to prepare again."""
     statement = Statement(f"SELECT u.x FROM unnest(CAST(:column AS {kind}[])) WITH ORDINALITY AS u (x, n) ORDER BY n")
     async with opened(database) as store, transaction(store.engine, "test") as connection:
-        await connection.execute(_BEGIN)
-        driver = await driver_of(connection)
+        driver = driver_of(connection)
         for _ in range(3):
             assert values == [row[0] for row in await rows_of(driver, statement, {"column": values})]
             assert values == [row[0] for row in await rows_of(driver, statement, {"column": tuple(values)})]
@@ -59,7 +66,7 @@ async def test_the_rows_of_the_outermost_part_are_counted(database: Database) ->
     """Whatever the parts before it wrote."""
     async with opened(database) as store, transaction(store.engine, "test") as connection:
         await connection.execute(text("CREATE TEMPORARY TABLE counted (x int) ON COMMIT DROP"))
-        driver = await driver_of(connection)
+        driver = driver_of(connection)
         assert 3 == await run(driver, Statement("INSERT INTO counted SELECT generate_series(1, 3)"))
         both = "WITH gone AS (DELETE FROM counted RETURNING x) INSERT INTO counted SELECT x FROM gone WHERE x > 1"
         assert 2 == await run(driver, Statement(both))
@@ -68,8 +75,7 @@ async def test_the_rows_of_the_outermost_part_are_counted(database: Database) ->
 
 async def _in_a_transaction(store: Store, sql: str) -> None:
     async with transaction(store.engine, "test") as connection:
-        await connection.execute(_BEGIN)
-        await run(await driver_of(connection), Statement(sql))
+        await run(driver_of(connection), Statement(sql))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,129 @@ async def test_its_errors_are_ours(database: Database, sql: str, error: type[Exc
         if error is RefusedByDatabase:
             assert "the database refused it: accounts_account_id" == str(raised.value)
         async with transaction(store.engine, "test") as connection:
-            assert 1 == await connection.scalar(_BEGIN)
+            assert 1 == await connection.scalar(_ONE)
+
+
+async def _backends(store: Store, connections: int) -> set[int]:
+    """So many connections lie in the pool afterwards."""
+    all_begun = asyncio.Barrier(connections)
+
+    async def begin() -> int:
+        async with transaction(store.engine, "test") as connection:
+            await all_begun.wait()
+            return int(driver_of(connection).get_server_pid())
+
+    return set(await asyncio.gather(*(begin() for _ in range(connections))))
+
+
+def _end(backends: Collection[int]) -> None:
+    """End them before the event loop reads anything more."""
+    for backend in backends:
+        process = os.pidfd_open(backend)
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        assert select.select([process], [], [], 10)[0]
+        os.close(process)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_connections_that_were_cut_in_the_pool_fail_nobody(database: Database, heard: bool) -> None:
+    """Whether the driver has heard of it by then or not. One that is cut after it has begun is an outage."""
+    async with opened(database) as store, database.connection() as other:
+        lying = await _backends(store, 3)
+        assert 3 == len(lying)
+        _end(lying)
+        if heard:
+            await other.execute("SELECT")
+        async with transaction(store.engine, "test") as connection:
+            backend = driver_of(connection).get_server_pid()
+            assert backend not in lying
+            assert 1 == await connection.scalar(_ONE)
+        with pytest.raises(LedgerUnavailable):
+            await _cut_under_way(store)
+
+
+async def _cut_under_way(store: Store) -> None:
+    async with transaction(store.engine, "test") as connection:
+        _end([driver_of(connection).get_server_pid()])
+        await connection.scalar(_ONE)
+
+
+async def test_a_transaction_of_which_a_statement_failed_is_not_taken_for_committed(database: Database) -> None:
+    """Even where the error was swallowed: PostgreSQL answers such a COMMIT with ROLLBACK, and calls it no error."""
+    async with opened(database) as store:
+        with pytest.raises(LedgerUnavailable, match="answered a COMMIT with ROLLBACK"):
+            await _failed_and_went_on(store)
+        async with reading(store.engine) as connection:
+            assert 0 == await connection.scalar(_ACCOUNTS)
+
+
+async def _failed_and_went_on(store: Store) -> None:
+    async with transaction(store.engine, "test") as connection:
+        await _lot_less_account(connection)
+        with suppress(asyncpg.DivisionByZeroError):
+            await run(driver_of(connection), Statement("SELECT 1 / 0"))
+
+
+@pytest.mark.parametrize("past_sqlalchemy", [True, False])
+async def test_whoever_is_cancelled_twice_leaves_no_open_transaction(database: Database, past_sqlalchemy: bool) -> None:
+    """The second time while its statement is being cancelled, before its ROLLBACK can be sent."""
+    async with opened(database) as store:
+        written = asyncio.Event()
+
+        async def write() -> None:
+            async with transaction(store.engine, "test") as connection:
+                await _lot_less_account(connection)
+                written.set()
+                if past_sqlalchemy:
+                    await run(driver_of(connection), Statement("SELECT pg_sleep(600)"))
+                await connection.execute(text("SELECT pg_sleep(600)"))
+
+        for second in (False, True):
+            written.clear()
+            writing = asyncio.create_task(write())
+            await written.wait()
+            await asyncio.sleep(0)  # its statement is sent
+            writing.cancel()
+            if second:
+                await asyncio.sleep(0)  # one turn of the loop
+                writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            async with transaction(store.engine, "test") as connection:
+                assert 0 == await connection.scalar(_ACCOUNTS)
+
+
+async def test_each_of_its_ways_to_begin_is_what_it_says(database: Database) -> None:
+    """Isolation, whether it may write, how it plans; and nothing of it is left for the next one."""
+    shown = Statement(
+        "SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only'),"
+        " current_setting('enable_seqscan'), current_setting('plan_cache_mode')"
+    )
+    plain, by_key = ("on", "auto"), ("off", "force_generic_plan")
+    async with opened(database) as store:
+        engine = store.engine
+        for begun, isolation, read_only, planning in (
+            (transaction(engine, "test"), "read committed", "off", plain),
+            (transaction(engine, "test", by_key=True), "read committed", "off", by_key),
+            (transaction(engine, "test", at_once=True), "read committed", "off", plain),
+            (reading(engine), "read committed", "on", plain),
+            (reading(engine, by_key=True), "read committed", "on", by_key),
+            (reading(engine, one_instant=True), "repeatable read", "on", plain),
+            (snapshot(engine), "repeatable read", "on", plain),
+        ):
+            async with begun as connection:
+                assert [(isolation, read_only, *planning)] == await rows_of(driver_of(connection), shown)
+        async with transaction(engine, "test", at_once=True) as connection:
+            assert not driver_of(connection).is_in_transaction()
+            await _lot_less_account(connection)
+        async with reading(engine) as connection:
+            assert 1 == await connection.scalar(_ACCOUNTS)
+
+
+async def _lot_less_account(connection: AsyncConnection) -> None:
+    await connection.execute(
+        text("INSERT INTO accounts (account_id, created_at, actor) VALUES ('nobody', fermata_now(), 'test')")
+    )
 
 
 @pytest.mark.parametrize("error", [asyncpg.InternalClientError, asyncpg.ProtocolError, asyncpg.InterfaceError])
@@ -116,7 +244,7 @@ async def test_every_connection_encrypts_as_its_url_says(database: Database, que
     async with opened(replace(database, url=url)) as store, patient(store.engine, "test", 5) as long:
         for engine in (store.engine, long):
             async with transaction(engine, "test") as connection:
-                assert await connection.scalar(_BEGIN) == 1
+                assert await connection.scalar(_ONE) == 1
         heard = asyncio.Event()
         listener = asyncio.create_task(listen(url, {"test": lambda _: heard.set()}))
         async with asyncio.timeout(10):
@@ -136,4 +264,4 @@ async def test_a_server_that_does_not_encrypt_is_not_spoken_to(database: Databas
     async with opened(replace(database, url=url.get_secret_value())) as store:
         with pytest.raises(LedgerUnavailable):
             async with transaction(store.engine, "test") as connection:
-                await connection.execute(_BEGIN)
+                await connection.execute(_ONE)

@@ -45,7 +45,7 @@ async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
     if not pages:
         return
     now = pages[0].now
-    driver = await driver_of(connection)
+    driver = driver_of(connection)
     lot_ids = await _insert_lots(driver, pages, now)
     having = _pages_having(pages)
     if told := having.get("notices"):

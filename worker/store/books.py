@@ -57,7 +57,7 @@ class Books:
         that raises leaves its account's page unwritten: its neighbours there are answered busy and go again.
         """
         account_ids = sorted({operation.account_id for operation in operations})
-        async with transaction(self._engine, "batch") as connection:
+        async with transaction(self._engine, "batch", by_key=True) as connection:
             if wait:
                 await connection.execute(_WAIT_FOR_LOCKS, {"milliseconds": str(round(1000 * LOCK_WAIT_SECONDS))})
             accounts = await lock_accounts(connection, account_ids, wait=wait)
@@ -85,7 +85,7 @@ class Books:
         the page is written, and waiting jobs that fit now are queued, when the block ends without an error. Raises
         `UnknownAccount`.
         """
-        async with transaction(self._engine, "page") as connection:
+        async with transaction(self._engine, "page", by_key=True) as connection:
             accounts = await lock_accounts(connection, [account_id], wait=True)
             if not accounts:
                 raise UnknownAccount(account_id)

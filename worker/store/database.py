@@ -10,13 +10,14 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 import asyncpg
-from sqlalchemy import URL, event, exc, text
+from sqlalchemy import URL, event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from config.servers import TLS_WORDS, tls_problem
 from config.settings import Settings
 from worker.failpoints import any_armed, reached
+from worker.store.driver import Driver, driver_of
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
 
 P = ParamSpec("P")
@@ -84,6 +85,7 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
     }
     return engine_at(
         settings.database_url.get_secret_value(),
+        isolation_level=_BEGINS_NOTHING,
         pool_size=pool_size or settings.pool_size,
         max_overflow=2,
         pool_timeout=settings.connect_seconds,
@@ -109,6 +111,7 @@ async def patient(
     """Connections to the same database whose statements may take their time; `settings` are further ones of theirs."""
     own = engine_at(
         engine.url,
+        isolation_level=_BEGINS_NOTHING,
         poolclass=NullPool,
         connect_args={
             "timeout": 10,
@@ -129,62 +132,92 @@ async def patient(
         await own.dispose()
 
 
-def transaction(engine: AsyncEngine, step: str) -> AbstractAsyncContextManager[AsyncConnection]:
+def transaction(
+    engine: AsyncEngine, step: str, *, by_key: bool = False, at_once: bool = False
+) -> AbstractAsyncContextManager[AsyncConnection]:
     """One transaction that writes: commits at the end, rolls back on any error.
 
     `step` names its two failpoints: `….written`, all is written and nothing committed, and `….committed`, nobody
     knows it yet. Raises `LedgerUnavailable` (`Transient` among them), `RefusedByDatabase` or, when the COMMIT's own
     answer was lost, `OutcomeUnknown`.
+
+    `by_key`: it plans for walks and look-ups by index alone. Statistics of tables that fill and empty within seconds are
+    worth nothing: after an ANALYZE of an empty `due` one read took 650 ms. Rows that are met by `= ANY(ARRAY[key])` leave
+    the planner nothing but an index look-up then. No bitmaps either: only a plain walk marks the entries of rows that
+    have gone, so that the next one passes them.
+
+    `at_once`: each statement is a transaction of its own instead: a process that freezes between two holds no row.
     """
-    return _transaction(engine, step)
+    return _transaction(engine, step, None if at_once else _BEGIN + _BY_KEY * by_key)
 
 
-def reading(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
-    """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing. Raises the same."""
-    # The driver sends it with its BEGIN: no round trip of its own.
-    return _transaction(engine.execution_options(postgresql_readonly=True), None)
+def reading(
+    engine: AsyncEngine, *, by_key: bool = False, at_once: bool = False, one_instant: bool = False
+) -> AbstractAsyncContextManager[AsyncConnection]:
+    """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing. Raises the same.
+
+    `one_instant`: every statement sees the same instant. A single statement does so by itself and needs no BEGIN and
+    COMMIT around it: `at_once`. `by_key`: see `transaction`.
+    """
+    begin = _READ_ONE_INSTANT if one_instant else _READ
+    return _transaction(engine, None, None if at_once else begin + _BY_KEY * by_key)
 
 
 @asynccontextmanager
-async def _transaction(engine: AsyncEngine, step: str | None) -> AsyncIterator[AsyncConnection]:
+async def _transaction(engine: AsyncEngine, step: str | None, begin: str | None) -> AsyncIterator[AsyncConnection]:
     with translated():
-        try:
-            connection = await engine.connect()
-        except asyncpg.PostgresError as error:
-            raise LedgerUnavailable(f"PostgreSQL turned us away ({error.sqlstate})") from error
+        connection, driver = await _begun(engine, begin)
     try:
         with translated():
-            await connection.begin()
             try:
                 yield connection
                 if any_armed():
                     await reached(step, "written")
             except BaseException:
-                await _give_up(connection)
+                await _give_up(connection, driver)
                 raise
-        try:
-            await connection.commit()
-        except exc.IntegrityError as error:
-            raise RefusedByDatabase.of(error) from error
-        except (exc.SQLAlchemyError, asyncpg.PostgresError, OSError, TimeoutError, asyncio.CancelledError) as error:
-            await _invalidate(connection)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            raise OutcomeUnknown("the answer of a COMMIT was lost") from error
+        if begin is not None:
+            await _commit(connection, driver)
         if any_armed():
             await reached(step, "committed")
     finally:
-        await _close(connection)
+        await _close(connection, driver)
 
 
-async def look_up_by_key(connection: AsyncConnection) -> None:
-    """Let the transaction plan for walks and look-ups by index alone, from here on.
+async def _begun(engine: AsyncEngine, begin: str | None) -> tuple[AsyncConnection, Driver]:
+    """A connection on which the transaction has begun; one that was cut while it lay in the pool goes for the next."""
+    while True:
+        try:
+            connection = await engine.connect()
+        except asyncpg.PostgresError as error:
+            raise LedgerUnavailable(f"PostgreSQL turned us away ({error.sqlstate})") from error
+        driver, lay_there = driver_of(connection), connection.info.setdefault(_USED, False)
+        connection.info[_USED] = True
+        try:
+            if begin is not None:
+                await driver.execute(begin)
+            return connection, driver
+        except _CUT:
+            await _invalidate(connection)
+            if not lay_there:
+                raise
+        except BaseException:
+            await _invalidate(connection)
+            raise
 
-    Statistics of tables that fill and empty within seconds are worth nothing: after an ANALYZE of an empty `due` one
-    read took 650 ms. Rows that are met by `= ANY(ARRAY[key])` leave the planner nothing but an index look-up then.
-    No bitmaps either: only a plain walk marks the entries of rows that have gone, so that the next one passes them.
-    """
-    await connection.execute(_LOOK_UP_BY_KEY)
+
+async def _commit(connection: AsyncConnection, driver: Driver) -> None:
+    try:
+        told = await driver.execute("COMMIT")
+    except asyncpg.IntegrityConstraintViolationError as error:
+        raise RefusedByDatabase.of(error) from error
+    except (*_CUT, asyncpg.PostgresError, OSError, TimeoutError, asyncio.CancelledError) as error:
+        await _invalidate(connection)
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        raise OutcomeUnknown("the answer of a COMMIT was lost") from error
+    if told != "COMMIT":
+        raise LedgerUnavailable(f"PostgreSQL answered a COMMIT with {told}: one of its statements had failed")
 
 
 @contextmanager
@@ -230,11 +263,17 @@ def _ours(code: str | None, error: Exception, cause: BaseException | None) -> St
     return RefusedByDatabase.of(error)
 
 
-async def _give_up(connection: AsyncConnection) -> None:
+async def _give_up(connection: AsyncConnection, driver: Driver) -> None:
+    """Nothing of it stays; if that can't be said, its connection goes."""
     try:
-        await connection.rollback()
-    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        if _is_open(driver):
+            await driver.execute("ROLLBACK")
+    except (*_CUT, asyncpg.PostgresError, OSError, TimeoutError):
         await _invalidate(connection)
+
+
+def _is_open(driver: Driver) -> bool:
+    return not driver.is_closed() and driver.is_in_transaction()
 
 
 async def _invalidate(connection: AsyncConnection) -> None:
@@ -244,15 +283,28 @@ async def _invalidate(connection: AsyncConnection) -> None:
         return  # it is gone already
 
 
-async def _close(connection: AsyncConnection) -> None:
+async def _close(connection: AsyncConnection, driver: Driver) -> None:
     try:
+        if _is_open(driver) and not connection.invalidated:
+            await _invalidate(connection)  # whoever waited for its ROLLBACK was cancelled, and again
         await connection.close()
     except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
         await _invalidate(connection)
 
 
+#: SQLAlchemy's word for it: a connection begins a transaction where we say so, in one round trip with what it is to be.
+_BEGINS_NOTHING = "AUTOCOMMIT"
+
+#: How the driver says that a connection is gone: at once, or by the server's farewell.
+_CUT = (
+    *(asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, ConnectionError),
+    *(asyncpg.InterfaceError, asyncpg.InternalClientError),
+)
+#: In what SQLAlchemy keeps of a connection: that somebody has had it before.
+_USED = "used"
+
+_BEGIN = "BEGIN"
+_READ = "BEGIN READ ONLY"
+_READ_ONE_INSTANT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Generic plans too: for a batch of one each statement would be planned anew each time, for more than it costs to run.
-_LOOK_UP_BY_KEY = text("""
-    SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-           set_config('plan_cache_mode', 'force_generic_plan', true)
-""")
+_BY_KEY = "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL plan_cache_mode = force_generic_plan"

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.store.database import look_up_by_key, reading, transaction
+from worker.store.database import reading, transaction
 from worker.store.turns import Turns
 
 
@@ -62,8 +62,7 @@ class Dispatching:
         it, and must not keep room from others. While no worker of the queue has a slot free, every mark counts: its
         hint waits in Redis, where nobody can put another before it.
         """
-        async with reading(self._engine) as connection:
-            await look_up_by_key(connection)
+        async with reading(self._engine, by_key=True) as connection:
             rows = await connection.execute(_DEMAND, {"alive": alive_seconds, "fresh": fresh_seconds})
             return [QueueDemand(*row) for row in rows]
 
@@ -75,8 +74,7 @@ class Dispatching:
         paused queues and kinds stay where they are.
         """
         values = {"queue": queue, "repeat": repeat_seconds}
-        async with transaction(self._engine, "mark_hints") as connection:
-            await look_up_by_key(connection)
+        async with transaction(self._engine, "mark_hints", by_key=True) as connection:
             again = (await connection.execute(_MARK_AGAIN, values)).all()
             fresh: Sequence[Any] = ()
             if room > 0:
@@ -94,23 +92,20 @@ class Dispatching:
     async def unhint(self, pairs: Sequence[tuple[str, UUID]]) -> None:
         """Clear the marks of jobs that found no slot, so that they are hinted elsewhere at once."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
-        async with transaction(self._engine, "unhint") as connection:
-            await look_up_by_key(connection)
+        async with transaction(self._engine, "unhint", by_key=True) as connection:
             await connection.execute(_UNHINT, keys)
             await connection.execute(text("SELECT pg_notify('fermata_due', '')"))
 
     async def hold_off(self, pairs: Sequence[tuple[str, UUID]], seconds: float) -> None:
         """Clear the marks of jobs that can't be claimed just now, and let others go first for so long."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
-        async with transaction(self._engine, "hold_off") as connection:
-            await look_up_by_key(connection)
+        async with transaction(self._engine, "hold_off", by_key=True) as connection:
             await connection.execute(_HOLD_OFF, {**keys, "seconds": seconds})
 
     async def traceparents(self, pairs: Sequence[tuple[str, UUID]]) -> dict[UUID, str]:
         """Which spans submitted these jobs, of those that were submitted under one."""
         keys = {"accounts": [pair[0] for pair in pairs], "jobs": [pair[1] for pair in pairs]}
-        async with reading(self._engine) as connection:
-            await look_up_by_key(connection)
+        async with reading(self._engine, by_key=True) as connection:
             return {row.job_id: row.traceparent for row in await connection.execute(_TRACEPARENTS, keys)}
 
     async def deployment(self) -> str:
@@ -123,8 +118,7 @@ class Dispatching:
 
     async def recheck_waiting(self) -> int:
         """The safety net under pause and limit: let blocked jobs that may not be blocked any more be claimed again."""
-        async with transaction(self._engine, "recheck_waiting") as connection:
-            await look_up_by_key(connection)
+        async with transaction(self._engine, "recheck_waiting", by_key=True) as connection:
             return int((await connection.execute(_RECHECK)).rowcount)
 
 

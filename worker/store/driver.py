@@ -49,9 +49,12 @@ class _Column(list[Any]):
         return iter(()) if self._asked else super().__iter__()
 
 
-async def driver_of(connection: AsyncConnection) -> Driver:
+def driver_of(connection: AsyncConnection) -> Driver:
     """The driver's own connection under one of SQLAlchemy's."""
-    raw = (await connection.get_raw_connection()).driver_connection
+    # AsyncConnection.get_raw_connection gives the same, by a greenlet of its own each time.
+    assert connection.sync_connection is not None
+    assert not connection.invalidated  # else SQLAlchemy would take another one
+    raw = connection.sync_connection.connection.driver_connection
     assert isinstance(raw, asyncpg.Connection)
     return raw
 

@@ -18,7 +18,6 @@ from worker.credits.lots import Lot, LotSource
 from worker.credits.operations import Claim, Settle, wake_parked
 from worker.credits.page import Job, Lease, Order, Page
 from worker.credits.states import JobState, ReservationState
-from worker.store.database import look_up_by_key
 from worker.store.driver import Driver, Statement, driver_of, rows_of
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
@@ -49,18 +48,16 @@ Facts = tuple[str | None, datetime | None, datetime | None, int | None, bool, in
 async def lock_accounts(connection: AsyncConnection, account_ids: Sequence[str], *, wait: bool) -> dict[str, Facts]:
     """The account rows that could be locked, by id. With `wait` only unknown ones are missing.
 
-    From here on the transaction plans for look-ups by key alone: statistics of tables that fill and empty within
-    seconds are worth nothing (see `apply`).
+    The transaction must have been begun to plan for look-ups by key alone.
     """
-    await look_up_by_key(connection)
     statement = _LOCK_ACCOUNTS_WAITING if wait else _LOCK_ACCOUNTS
-    rows = await rows_of(await driver_of(connection), statement, {"accounts": account_ids})
+    rows = await rows_of(driver_of(connection), statement, {"accounts": account_ids})
     return {row[0]: row[1:] for row in rows}
 
 
 async def known_accounts(connection: AsyncConnection, account_ids: Sequence[str]) -> set[str]:
     """Which of these exist."""
-    rows = await rows_of(await driver_of(connection), _KNOWN_ACCOUNTS, {"accounts": account_ids})
+    rows = await rows_of(driver_of(connection), _KNOWN_ACCOUNTS, {"accounts": account_ids})
     return {account_id for (account_id,) in rows}
 
 
@@ -82,7 +79,7 @@ async def gather_pages(
     """
     claims = [o for o in operations if isinstance(o, Claim)]
     others = [o for o in operations if o.job_id is not None and not isinstance(o, Claim)]
-    driver = await driver_of(connection)
+    driver = driver_of(connection)
     if wait and operations:
         await rows_of(driver, _WAIT_FOR_DUE, _keys([*claims, *others]))
         await rows_of(driver, _WAIT_FOR_LIVE, _keys([*claims, *others]))
@@ -142,7 +139,7 @@ async def wake_waiting(connection: AsyncConnection, pages: Sequence[Page]) -> No
 
     Read in portions: most often the eldest doesn't fit, however many stand behind it.
     """
-    driver, portion = await driver_of(connection), _FIRST_PARKED
+    driver, portion = driver_of(connection), _FIRST_PARKED
     behind = {page.account_id: _ELDEST for page in pages}
     while behind:
         waiting: dict[str, list[Job]] = {account_id: [] for account_id in behind}

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.snapshots import one_statement
+from worker.store.database import reading
 
 #: The channel on which the books tell of such jobs, by their ids with blanks between.
 CHANNEL = "fermata_given_up"
@@ -33,7 +33,7 @@ class GivenUp:
 
     async def left_behind(self, job_ids: Sequence[UUID]) -> list[LeftBehind]:
         """Of these jobs those that have ended, and whose last attempt remembered something."""
-        async with one_statement(self._engine) as connection:
+        async with reading(self._engine, at_once=True) as connection:
             rows = await connection.execute(_LEFT_BEHIND, {"jobs": list(job_ids)})
             return [LeftBehind(*row) for row in rows]
 

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import look_up_by_key, reading, transaction
+from worker.store.database import reading, transaction
 from worker.store.texts import storable
 
 #: What `fermata_now()` must be, but for white space.
@@ -68,8 +68,7 @@ class Leases:
         A row that somebody has locked is being settled: it is skipped and counts as renewed.
         """
         keys = _keys(held)
-        async with transaction(self._engine, "renew") as connection:
-            await look_up_by_key(connection)
+        async with transaction(self._engine, "renew", by_key=True) as connection:
             await connection.execute(_RENEW, {**keys, "seconds": lease_seconds})
             rows = (await connection.execute(_STANDING, keys)).all()
         mine = {row.token for row in rows}
@@ -83,8 +82,7 @@ class Leases:
             "fractions": [_within(fraction) for _, fraction, _ in progress],
             "stages": [storable(stage) for *_, stage in progress],
         }
-        async with transaction(self._engine, "report_progress") as connection:
-            await look_up_by_key(connection)
+        async with transaction(self._engine, "report_progress", by_key=True) as connection:
             await connection.execute(_REPORT, {**keys, **fractions})
 
     async def remember(self, held: Held, state: Mapping[str, Any]) -> bool:
@@ -104,15 +102,13 @@ class Leases:
 
     async def lapsed(self, limit: int, grace_seconds: float) -> list[Lapsed]:
         """Running jobs whose lease has lapsed, or that are `grace_seconds` past their `ends_by`."""
-        async with reading(self._engine) as connection:
-            await look_up_by_key(connection)
+        async with reading(self._engine, by_key=True) as connection:
             rows = await connection.execute(_LAPSED, {"limit": limit, "grace": grace_seconds})
             return [Lapsed(row.account_id, row.job_id, row.token) for row in rows]
 
     async def overdue(self, limit: int) -> list[tuple[str, UUID]]:
         """Queued and waiting jobs whose `ends_by` has passed."""
-        async with reading(self._engine) as connection:
-            await look_up_by_key(connection)
+        async with reading(self._engine, by_key=True) as connection:
             rows = await connection.execute(_OVERDUE, {"limit": limit})
             return [(row.account_id, row.job_id) for row in rows]
 

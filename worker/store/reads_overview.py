@@ -17,10 +17,11 @@ from sqlalchemy import Boolean, bindparam, case, func, literal_column, select, t
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.elements import ColumnElement, TextClause
 
+from worker.store.database import reading
 from worker.store.reads_accounts import check_limit
 from worker.store.reads_jobs import ALIVE_SECONDS
 from worker.store.reads_queues import QUEUES, WORKERS, QueueShown, WorkerShown
-from worker.store.snapshots import one_statement, snapshot
+from worker.store.snapshots import snapshot
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class OverviewReads:
 
     async def clock(self) -> datetime:
         """The database's clock."""
-        async with one_statement(self._engine) as connection:
+        async with reading(self._engine, at_once=True) as connection:
             now: datetime = (await connection.execute(_CLOCK)).scalar_one()
         return now
 
@@ -144,7 +145,7 @@ class OverviewReads:
             "slow": slow,
             "limit": _TIMED_JOBS,
         }
-        async with one_statement(self._engine) as connection:
+        async with reading(self._engine, at_once=True) as connection:
             row = (await connection.execute(_LOOK, values)).one()
         around = _decoded(row.around, tuple[_Around])[0]
         now = Now(

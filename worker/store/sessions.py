@@ -9,8 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from worker.store.api_keys import KeyShown, hash_of, shown_key
-from worker.store.database import transaction
-from worker.store.snapshots import one_statement
+from worker.store.database import reading, transaction
 
 #: A working day, in seconds. Then the key is asked for again.
 SESSION_SECONDS = 12 * 3600
@@ -33,13 +32,13 @@ class Sessions:
 
     async def opening(self, secret: str) -> KeyShown | None:
         """The key of this session, if both still open now by the database's clock."""
-        async with one_statement(self._engine) as connection:
+        async with reading(self._engine, at_once=True) as connection:
             row = (await connection.execute(_OPENING, {"hashes": [hash_of(secret)]})).one_or_none()
         return None if row is None else shown_key(row[:-1])
 
     async def still_open(self, hashes: Collection[bytes]) -> frozenset[bytes]:
         """Those of these sessions, named by the hashes of their secrets, that still open now: in one statement."""
-        async with one_statement(self._engine) as connection:
+        async with reading(self._engine, at_once=True) as connection:
             rows = await connection.execute(_OPENING, {"hashes": list(hashes)})
             return frozenset(row.hash for row in rows)
 

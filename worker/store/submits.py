@@ -22,7 +22,7 @@ from worker.store.database import reading, transaction
 from worker.store.errors import Conflict, InsufficientCredits, UnknownAccount
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
-from worker.store.turns import each_at_once, take_turns
+from worker.store.turns import take_turns
 from worker.store.voices import VoiceTerms, read_voice_terms
 
 _encode = msgspec.json.Encoder().encode
@@ -152,7 +152,7 @@ class Submits:
         """One answer a submission: `Submitted`, or the exception that turned it down (nothing stored of it)."""
         del wait  # a submit takes no account lock
         # One statement a transaction: until the INSERT nobody could wait for us, whatever becomes of this process.
-        async with transaction(each_at_once(self._engine), "take_turns") as connection:
+        async with transaction(self._engine, "take_turns", at_once=True) as connection:
             before = await _read_replayed(connection, submissions)
             views = await self._views(connection, submissions)
             decided = [_decided(submission, before.get(_identity(submission)), views) for submission in submissions]

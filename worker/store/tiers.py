@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker.store.database import look_up_by_key, reading
+from worker.store.database import reading
 from worker.store.reads_jobs import ALIVE_SECONDS
 
 
@@ -37,8 +37,7 @@ class Tiers:
             "lacks": list(lacks),
             "alive": ALIVE_SECONDS,
         }
-        async with reading(self._engine) as connection:
-            await look_up_by_key(connection)
+        async with reading(self._engine, by_key=True) as connection:
             return [Lacked(*row) for row in await connection.execute(_LACKED, values)]
 
 

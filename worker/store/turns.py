@@ -18,15 +18,10 @@ from worker.store.database import transaction
 Line = tuple[str, str, int]
 
 
-def each_at_once(engine: AsyncEngine) -> AsyncEngine:
-    """The same pool, every statement a transaction of its own: a process that freezes between two holds no row."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
-
-
 async def take_turns(connection: AsyncConnection, jobs: Sequence[Line]) -> list[int]:
     """The turns of these jobs, in their order: one statement, however many jobs and submitting processes.
 
-    On a connection of `each_at_once`: what others wait for must never wait for us. What is taken and not used is a gap.
+    In a transaction `at_once`: what others wait for must never wait for us. What is taken and not used is a gap.
     """
     asked = sorted(Counter(jobs).items())
     rows = await connection.execute(
@@ -57,7 +52,7 @@ class Turns:
 
     async def ripen(self) -> int:
         """Let jobs go whose time has come, at most 500; returns how many. New ones get their turns only now."""
-        async with transaction(each_at_once(self._engine), "ripen") as connection:
+        async with transaction(self._engine, "ripen", at_once=True) as connection:
             return int((await connection.execute(_RIPEN)).rowcount)
 
     async def note(self, connection: AsyncConnection, queue: str, marked: Iterable[tuple[int, int]]) -> None:
