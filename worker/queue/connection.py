@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import redis
 import redis.asyncio
@@ -41,13 +42,33 @@ class QueueUnavailable(Exception):
 
 @contextmanager
 def surfacing() -> Iterator[None]:
-    """Turn every error of the Redis client into `QueueUnavailable`."""
+    """Turn every error of the Redis client into `QueueUnavailable`, and let no cancellation be lost in it.
+
+    Before Python 3.12 `asyncio.wait_for`, by which the client sends, returns as if nothing had been asked when its task
+    is cancelled in the very turn of the loop in which it is done: a scheduler that was told to go stayed.
+    """
+    task = _task()
+    asked = task.cancelling() if task is not None else 0
     try:
         yield
     except redis.RedisError as error:
+        _cancelled_since(task, asked)
         if (problem := tls_problem(error)) is not None:
             raise QueueUnavailable("untrusted", problem) from error
         raise QueueUnavailable(_reason_for(error)) from error
+    _cancelled_since(task, asked)
+
+
+def _cancelled_since(task: asyncio.Task[Any] | None, asked: int) -> None:
+    if task is not None and task.cancelling() > asked:
+        raise asyncio.CancelledError
+
+
+def _task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return None
 
 
 def _reason_for(error: redis.RedisError) -> Reason:
