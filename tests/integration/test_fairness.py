@@ -237,7 +237,7 @@ async def test_a_look_reads_as_many_rows_as_it_has_room_for(database: Database) 
         await owner.execute("ANALYZE due")
         mark = Statement(str(dispatching._MARK))
         values = {"queue": QUEUE, "room": room, "repeat": 15.0, "point": 60.0}
-        await owner.execute(str(opening._LOOK_UP_BY_KEY).replace("true)", "false)"))
+        await owner.execute(opening._BY_KEY.replace("LOCAL ", "").lstrip("; "))
         plan = await owner.fetchval(
             f"EXPLAIN (ANALYZE, FORMAT JSON) {mark.sql}", *(values[name] for name in mark.names)
         )

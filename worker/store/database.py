@@ -141,10 +141,10 @@ def transaction(
     knows it yet. Raises `LedgerUnavailable` (`Transient` among them), `RefusedByDatabase` or, when the COMMIT's own
     answer was lost, `OutcomeUnknown`.
 
-    `by_key`: it plans for walks and look-ups by index alone. Statistics of tables that fill and empty within seconds are
-    worth nothing: after an ANALYZE of an empty `due` one read took 650 ms. Rows that are met by `= ANY(ARRAY[key])` leave
-    the planner nothing but an index look-up then. No bitmaps either: only a plain walk marks the entries of rows that
-    have gone, so that the next one passes them.
+    `by_key`: it plans for walks and look-ups by index alone. Statistics of tables that fill and empty within seconds
+    are worth nothing: after an ANALYZE of an empty `due` one read took 650 ms. Rows that are met by
+    `= ANY(ARRAY[key])` leave the planner nothing but an index look-up then. No bitmaps either: only a plain walk marks
+    the entries of rows that have gone, so that the next one passes them.
 
     `at_once`: each statement is a transaction of its own instead: a process that freezes between two holds no row.
     """
@@ -307,4 +307,7 @@ _BEGIN = "BEGIN"
 _READ = "BEGIN READ ONLY"
 _READ_ONE_INSTANT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # Generic plans too: for a batch of one each statement would be planned anew each time, for more than it costs to run.
-_BY_KEY = "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL plan_cache_mode = force_generic_plan"
+_BY_KEY = (
+    "; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+    "; SET LOCAL plan_cache_mode = force_generic_plan"
+)
