@@ -12,14 +12,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import uuid_utils.compat as uuids
 
-from tests.integration.books import Store, an_output, opened
+from tests.integration.books import ACTOR, Store, an_output, opened
 from tests.integration.test_group_commit import until
 from tests.servers import Database
 from worker.credits.operations import (
     AlreadyEnded,
     Cancel,
     CancelAsked,
+    Claim,
     Claimed,
     Dropped,
     Ended,
@@ -31,9 +33,14 @@ from worker.credits.operations import (
     Wake,
 )
 from worker.credits.outcomes import Ending
+from worker.credits.page import Page
 from worker.credits.states import JobState
+from worker.store.accounts import Accounts
+from worker.store.books import Books
 from worker.store.errors import UnknownAccount
+from worker.store.group_commit import GroupCommit
 from worker.store.leases import Held
+from worker.store.prices import PriceBooks
 
 
 async def test_a_job_is_reserved_run_and_committed(database: Database) -> None:
@@ -45,6 +52,28 @@ async def test_a_job_is_reserved_run_and_committed(database: Database) -> None:
         ended = await store.settle(account, claimed)
         assert Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 30) == ended
         assert {"available": 70, "held": 0, "spent": 30, "expired": 0, "revoked": 0} == await store.buckets(account)
+
+
+async def test_who_fails_to_hear_of_a_commit_makes_nobody_try_again(database: Database) -> None:
+    """A grant, a claim and a settle are answered as done, and done once, however metrics or spans fail over them."""
+
+    def deaf(page: Page) -> None:
+        raise ValueError(page.account_id)
+
+    async with opened(database) as store:
+        account = await store.account("ada", 100)
+        books = Books(store.engine, PriceBooks(), told=deaf)
+        await Accounts(store.engine, books).grant(account, 50, "more", ACTOR)
+        operations: GroupCommit[Any] = GroupCommit(books.apply)
+        job = await store.queued(account, quoted=30)
+        claimed = await operations.do(Claim(account, job, uuids.uuid7(), "w1", 30))
+        assert isinstance(claimed, Claimed)
+        ended = await operations.do(
+            Settle(account, job, claimed.token, Ending.SUCCEEDED, measured=30, outputs=[an_output()], claimed=claimed)
+        )
+        assert Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 30) == ended
+        assert 2 == operations.figures.transactions
+        assert {"available": 120, "held": 0, "spent": 30, "expired": 0, "revoked": 0} == await store.buckets(account)
 
 
 async def test_a_hint_for_a_job_that_is_not_queued_changes_nothing(database: Database) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -28,6 +29,8 @@ from worker.store.group_commit import Busy
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.refusals import explained
+
+log = structlog.get_logger(__name__)
 
 #: Seconds that a transaction of its own waits for a lock, at a time: a claim gives up after one such wait, whoever
 #: has nothing to lose but time after `TRANSIENT_TRIES`.
@@ -70,7 +73,7 @@ class Books:
             decided = iter(await explained(connection, pages, ready, answers, self.plan_books))
             await _pass_failpoints("written", ready)
         for page in pages.values():
-            self._told(page)
+            self._tell(page)
         await _pass_failpoints("committed", ready)
         return [
             next(decided) if operation.account_id in accounts else _not_ready(operation.account_id, busy)
@@ -93,7 +96,14 @@ class Books:
             turn(pages[account_id])
             yield connection, pages[account_id]
             await self._finish(connection, pages)
-        self._told(pages[account_id])
+        self._tell(pages[account_id])
+
+    def _tell(self, page: Page) -> None:
+        try:
+            self._told(page)
+        except Exception:
+            # What is committed was done: nobody may be told otherwise, and try it again.
+            log.exception("nobody was told of a page that is committed", account_id=page.account_id)
 
     async def _gather(
         self, connection: AsyncConnection, accounts: Mapping[str, Facts], ready: Sequence[PageOperation], **how: bool
