@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.goals import GOALS
+from worker.compiled import build_here
 
 #: Columns of the table where the terminal doesn't say: every row fits one line.
 WIDTH = 170
@@ -65,7 +66,8 @@ class Run:
     def of(cls, suite: str, rounds: int, took_seconds: float, load: float) -> Run:
         """The run that just ended, here."""
         machine = (
-            f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+            f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
+            f"{build_here()}"
         )
         return cls(suite, rounds, round(took_seconds, 1), f"{datetime.now(UTC):%Y-%m-%d}", _commit(), machine, load)
 

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 from config.settings import Settings
 from worker.artifacts.places import store_at
 from worker.artifacts.store import ArtifactError, ArtifactStore, StoreUnavailable
+from worker.compiled import build_here
 from worker.queue.connection import QueueUnavailable
 from worker.queue.inspection import Epoch, QueueInspector, RedisServer, problems_of
 from worker.store.database import make_engine
@@ -166,6 +167,8 @@ def python_checks() -> Iterator[Check]:
     """What runs here."""
     yield Check("Python", Status.OK, f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}")
     yield Check("packages", Status.OK, ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
+    build = build_here()
+    yield Check("hot path", Status.OK, f"{build} ({len(build.modules)} modules)" if build.modules else str(build))
 
 
 def settings_checks(settings: Settings) -> Iterator[Check]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -33,10 +34,8 @@ from worker.store.submits import NewJob, Submits, SubmitView
 ACTOR = "test"
 
 
-class PatientClaim(Claim):
-    """A claim that has no slot to give back."""
-
-    patience_seconds = float("inf")
+#: A claim that has no slot to give back.
+patient_claim = partial(Claim, patience_seconds=float("inf"))
 
 
 @dataclass(slots=True)
@@ -79,7 +78,7 @@ class Store:
 
     async def claim_patiently(self, account_id: str, job_id: UUID) -> Any:
         """Claim it by an operation that waits for its account's lock, as settles do."""
-        return await self.operations.do(PatientClaim(account_id, job_id, uuids.uuid7(), "w1", 30))
+        return await self.operations.do(patient_claim(account_id, job_id, uuids.uuid7(), "w1", 30))
 
     async def settle(self, account_id: str, claimed: Claimed, ending: Ending = Ending.SUCCEEDED, **more: Any) -> Any:
         """Settle it as its worker would, by default with one output and the whole price."""

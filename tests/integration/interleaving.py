@@ -17,7 +17,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuids
 
-from tests.integration.books import ACTOR, PatientClaim, Store, an_output
+from tests.integration.books import ACTOR, Store, an_output, patient_claim
 from tests.integration.test_subscriptions import LABEL
 from worker import failpoints
 from worker.credits.operations import (
@@ -65,7 +65,7 @@ async def a_scene(store: Store, names: Sequence[str]) -> Scene:
     for amount in (10, 7):
         await store.accounts.grant(account, amount, f"gift-{amount}", ACTOR, expires_at=now.replace(year=now.year + 1))
     r = await store.queued(account, 10, failures_max=1, job_seconds=LONG)
-    running = await store.operations.do(PatientClaim(account, r, uuids.uuid7(), "w1", 0.001))
+    running = await store.operations.do(patient_claim(account, r, uuids.uuid7(), "w1", 0.001))
     assert isinstance(running, Claimed)
     queued = await store.queued(account, 6, on_insufficient="wait", job_seconds=LONG)
     over = (7, 10) if "expire" in names else (7,)
@@ -88,7 +88,7 @@ class Session:
 
 
 async def _claim(store: Store, scene: Scene) -> Any:
-    return await store.operations.do(PatientClaim(scene.account, scene.queued, uuids.uuid7(), "w2", 30))
+    return await store.operations.do(patient_claim(scene.account, scene.queued, uuids.uuid7(), "w2", 30))
 
 
 async def _settle(store: Store, scene: Scene) -> Any:

@@ -236,8 +236,9 @@ def test_doctor_looks_at_everything(fermata: Fermata) -> None:
     assert (0, True) == (answer.code, answer.document["ok"]), answer.out
     found = found_by(answer)
     assert found.keys() >= {
-        *("Python", "packages", "settings", "PostgreSQL", "takes writes", "durable", "role", "clock", "connections"),
-        *("schema", "fermata_now()", "rights", "partitions", "scheduler", "workers", "overdue", "Redis", "artifacts"),
+        *("Python", "packages", "hot path", "settings", "PostgreSQL", "takes writes", "durable", "role", "clock"),
+        *("connections", "schema", "fermata_now()", "rights", "partitions", "scheduler", "workers", "overdue", "Redis"),
+        "artifacts",
     }
     assert found["fermata_now()"] == ("warn", "replaced by a clock of tests")
     assert found["role"] == ("ok", "fermata_app")

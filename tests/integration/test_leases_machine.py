@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.integration.books import ACTOR, PatientClaim, Store, an_output
+from tests.integration.books import ACTOR, Store, an_output, patient_claim
 from tests.integration.credits_model import Account
 from tests.integration.stories import LONG, as_stories
 from tests.integration.stories import violations as violations_in
@@ -138,7 +138,7 @@ class Shift(RuleBasedStateMachine):
     def claim(self, job: Told) -> Any:
         """A hint, whatever the job is doing."""
         now, token = self.now(), uuids.uuid7()
-        answer = self.do(PatientClaim(self.account, job.job_id, token, "w", LEASE))
+        answer = self.do(patient_claim(self.account, job.job_id, token, "w", LEASE))
         if job.ended:
             assert Dropped.ENDED is answer
             return multiple()

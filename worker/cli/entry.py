@@ -15,13 +15,15 @@ import cyclopts
 
 from worker.cli import accounts, artifacts, jobs, keys, operating, plans, prices, processes, voices, webhooks
 from worker.cli.failures import INTERRUPTED, explain
+from worker.compiled import build_here
 
 
 def _version() -> str:
     try:
-        return version_of("fermata-worker")
+        version = version_of("fermata-worker")
     except PackageNotFoundError:
-        return "unknown"
+        version = "unknown"
+    return f"{version}, {build_here()}"
 
 
 app = cyclopts.App(
@@ -47,6 +49,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the verb that the arguments name; returns its exit code and raises nothing."""
     try:
+        build_here()  # nothing runs on a compiled module whose source says something else
         code = app(arguments, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -39,6 +39,7 @@ def exit_code_of(error: BaseException) -> int:
     from tasks.registry import RegistryError
     from worker.artifacts.store import ArtifactError, DamagedArtifact, StoreUnavailable
     from worker.cli.values import Misused
+    from worker.compiled import StaleBuild
     from worker.credits.documents import DocumentError
     from worker.local.processes import ProcessError
     from worker.queue.connection import QueueUnavailable
@@ -66,7 +67,7 @@ def exit_code_of(error: BaseException) -> int:
         BAD: (
             *(cyclopts.CycloptsError, Misused, SettingsError, RegistryError, ArtifactError, DocumentError),
             *(RefusedRequest, Refused, UnknownAccount, UnknownJob, UnknownArtifact, UnknownKey, UnknownWebhook),
-            UnknownVoice,
+            *(UnknownVoice, StaleBuild),
             Conflict,
         ),
     }

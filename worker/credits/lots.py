@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from worker.credits.values import value, words
+from worker.credits.values import interpreted, value, words
 
 #: The most credits one lot, quote or reservation may hold. Sums of a million such still fit a bigint.
 CREDITS_MAX = 10**12
@@ -46,6 +46,7 @@ _EFFECTS = {
 }
 
 
+@interpreted
 class BrokenInvariant(AssertionError):
     """The books would become wrong. Nothing is written; a worker that meets this stops that operation."""
 

@@ -141,9 +141,8 @@ class Claim:
     token: UUID
     worker_id: str
     lease_seconds: float
-
     #: Seconds after which it won't wait for its busy account again: it takes up a slot that others could have.
-    patience_seconds: ClassVar[float] = 0.5
+    patience_seconds: float = 0.5
 
     def decide(self, page: Page) -> Claimed | Ended | Parked | Dropped | TryAgain:
         """Claim it, end it, park it, or drop the hint."""

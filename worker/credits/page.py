@@ -17,7 +17,7 @@ from worker.credits.outcomes import HasOutcomes
 from worker.credits.plans import Plan
 from worker.credits.states import JobState
 from worker.credits.subscriptions import FROZEN_LIFE, CycleRow, Subscription
-from worker.credits.values import value
+from worker.credits.values import interpreted, value
 
 
 @value
@@ -164,6 +164,7 @@ class Notice:
     lot_id: int | None = None
 
 
+@interpreted
 class Writes:
     """What a page is going to write beside its ledger.
 
@@ -221,7 +222,10 @@ class Writes:
 
 
 #: Those that are made when they are asked for.
-_LISTS = frozenset(name for name, kind in Writes.__annotations__.items() if kind.startswith("list"))
+_LISTS = frozenset(
+    ("lots_closed", "due_gone", "parked_gone", "due", "parked", "unhinted", "cancel_asked", "given_up", "artifacts")
+    + ("notices", "acts", "cycles", "cycles_raised")
+)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from time import monotonic
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -32,7 +32,8 @@ class Operation(Protocol):
 class Hasty(Protocol):
     """An operation that would rather be answered `AccountBusy` than wait for its account again after so long."""
 
-    patience_seconds: ClassVar[float]
+    @property
+    def patience_seconds(self) -> float: ...
 
 
 class Busy(Enum):
@@ -59,8 +60,8 @@ class Figures:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[O]):
-    operation: O
+class _Waiting:
+    operation: Operation
     answer: asyncio.Future[Any]
     since: float
     tries: int = 0
@@ -102,9 +103,9 @@ class GroupCommit(Generic[O]):
         self._busy_alone_seconds = busy_alone_seconds
         self._alone_max = alone_max
         self._key = key
-        self._pending: deque[_Waiting[O]] = deque()
+        self._pending: deque[_Waiting] = deque()
         self._loop_task: asyncio.Task[None] | None = None
-        self._alone: dict[str, list[_Waiting[O]]] = {}
+        self._alone: dict[str, list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.figures = Figures()
         #: Told how many operations each transaction has, once somebody wants to know.
@@ -147,9 +148,9 @@ class GroupCommit(Generic[O]):
                     # Everything is held by others; their COMMIT is milliseconds away.
                     await asyncio.sleep(min(0.005, self._busy_alone_seconds))
 
-    def _next_batch(self) -> list[_Waiting[O]]:
-        batch: list[_Waiting[O]] = []
-        later: list[_Waiting[O]] = []
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        later: list[_Waiting] = []
         keys: set[Hashable] = set()
         while self._pending and len(batch) < self._batch_max:
             waiting = self._pending.popleft()
@@ -161,7 +162,7 @@ class GroupCommit(Generic[O]):
         self._pending.extendleft(reversed(later))
         return batch
 
-    def _put_back(self, busy: list[_Waiting[O]]) -> None:
+    def _put_back(self, busy: list[_Waiting]) -> None:
         self.figures.busy += len(busy)
         long_ago = monotonic() - self._busy_alone_seconds
         again = []
@@ -198,7 +199,7 @@ class GroupCommit(Generic[O]):
         waiting = self._alone[account_id]
         self._alone[account_id] = []
         self.figures.alone += 1
-        batch: list[_Waiting[O]] = []
+        batch: list[_Waiting] = []
         seen: set[Hashable] = set()
         for one in waiting:
             if (one.key is not None and one.key in seen) or len(batch) == self._batch_max:
@@ -214,7 +215,7 @@ class GroupCommit(Generic[O]):
         for one in busy:
             _fail(one, LedgerUnavailable(f"account {account_id} is held by another transaction"))
 
-    async def _run(self, batch: list[_Waiting[O]], *, wait: bool) -> list[_Waiting[O]]:
+    async def _run(self, batch: list[_Waiting], *, wait: bool) -> list[_Waiting]:
         """One transaction; answers its operations and returns those whose account was busy.
 
         Whatever happens in it, each has its answer then: who waited for ever would keep an account from its duties.
@@ -237,7 +238,7 @@ class GroupCommit(Generic[O]):
                 _fail(one, unknown)
             return []
 
-    async def _try(self, batch: list[_Waiting[O]], *, wait: bool) -> list[_Waiting[O]]:
+    async def _try(self, batch: list[_Waiting], *, wait: bool) -> list[_Waiting]:
         self.figures.transactions += 1
         self.figures.operations += len(batch)
         if self.counts is not None:
@@ -262,7 +263,7 @@ class GroupCommit(Generic[O]):
                 one.answer.set_result(result)
         return busy
 
-    async def _again(self, batch: list[_Waiting[O]], error: Transient, wait: bool) -> list[_Waiting[O]]:
+    async def _again(self, batch: list[_Waiting], error: Transient, wait: bool) -> list[_Waiting]:
         again = []
         for one in batch:
             one.tries += 1
@@ -276,7 +277,7 @@ class GroupCommit(Generic[O]):
             return again
         return await self._run(again, wait=True)
 
-    async def _isolate(self, batch: list[_Waiting[O]], error: Exception, wait: bool) -> list[_Waiting[O]]:
+    async def _isolate(self, batch: list[_Waiting], error: Exception, wait: bool) -> list[_Waiting]:
         """The whole batch was turned away, maybe for one operation's sake: halve it until that one is alone."""
         if len(batch) == 1:
             _fail(batch[0], error)
@@ -288,6 +289,6 @@ class GroupCommit(Generic[O]):
         ]
 
 
-def _fail(waiting: _Waiting[Any], error: Exception) -> None:
+def _fail(waiting: _Waiting, error: Exception) -> None:
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
