@@ -81,6 +81,15 @@ def figure_of(
     return Figure(name, median(values), unit, median(references), ratio, against, batches)
 
 
+def middle(rounds: Sequence[Sequence[Figure]]) -> list[Figure]:
+    """Of each figure, as all rounds have it, that of the round in the middle: by its ratio, else by its value."""
+
+    def rank(figure: Figure) -> float:
+        return figure.value if figure.ratio is None else figure.ratio
+
+    return [sorted(of_one, key=rank)[(len(of_one) - 1) // 2] for of_one in zip(*rounds, strict=True)]
+
+
 def at_most(name: str, value: float, unit: str, limit: float, batches: str = "", against: str = "the limit") -> Figure:
     """A figure with an upper bound: the ratio is how often it fits in."""
     return Figure(name, value, unit, limit, limit / max(value, 1e-9), against, batches)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.__main__ import SUITES, main
 from benchmarks.goals import GOALS
-from benchmarks.report import PAGE, Figure, Run, at_least, at_most, keep, kept_in, missed, page, verdict
+from benchmarks.report import PAGE, Figure, Run, at_least, at_most, keep, kept_in, middle, missed, page, verdict
 
 RUN = Run("ledger", 5, 300.0, "2026-11-26", "abc1234", "2 cores", 0.4)
 
@@ -42,6 +42,14 @@ def test_nothing_is_said_where_nothing_was_promised() -> None:
     assert verdict("pgbench", 0.1) == ""
     assert not missed([Figure("pgbench", 1, "x", 10, 0.1), at_least("api_submits", 900, "jobs/s", 800)])
     assert missed([at_least("api_submits", 700, "jobs/s", 800)])
+
+
+def test_the_round_in_the_middle_is_shown_whole() -> None:
+    """By ratio where there is one: value, reference and what it is against stay those of one round."""
+    ratios = [Figure("look", value, "ms", 10.0, 10 / value, f"{value} ms") for value in (8.0, 20.0, 9.0, 1.0, 7.0)]
+    values = [Figure("made", value, "s") for value in (3.0, 1.0, 2.0, 9.0, 4.0)]
+    assert [ratios[0], values[0]] == middle(list(zip(ratios, values, strict=True)))
+    assert [ratios[1]] == middle([[ratios[1]]])
 
 
 def test_every_goal_is_one_that_a_suite_measures() -> None:
