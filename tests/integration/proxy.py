@@ -28,6 +28,8 @@ class Wire:
     lost: int = 0
     #: By so much each piece is late, either way.
     delay_seconds: float = 0.0
+    #: Clients are not told that the server closed their connection.
+    holds_ends: bool = False
     #: Not set: nothing arrives, either way, until it is set again.
     lit: asyncio.Event = field(default_factory=asyncio.Event)
     #: Where it listens.
@@ -97,7 +99,8 @@ class Wire:
                 await self._travel()
                 writer.write(chunk)
                 await writer.drain()
-            writer.close()
+            if not self.holds_ends:
+                writer.close()
 
     async def _travel(self) -> None:
         if self.delay_seconds:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,10 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.settings import load
 from tests.integration.books import Store, opened
+from tests.integration.proxy import wired
 from tests.servers import Database
 from worker.store.database import Transient, patient, reading, transaction, translated
 from worker.store.driver import Statement, driver_of, rows_of, run
-from worker.store.errors import LedgerUnavailable, RefusedByDatabase
+from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
 from worker.store.listening import listen
 from worker.store.migrate import migrate
 from worker.store.snapshots import snapshot
@@ -137,6 +138,71 @@ async def test_connections_that_were_cut_in_the_pool_fail_nobody(database: Datab
             assert 1 == await connection.scalar(_ONE)
         with pytest.raises(LedgerUnavailable):
             await _cut_under_way(store)
+
+
+@pytest.mark.parametrize("begin", [transaction, reading])
+async def test_nor_do_they_fail_who_sends_no_begin(database: Database, begin: Callable[..., Any]) -> None:
+    """A submit, or the look-up of a session: once the driver has heard that a connection was cut it is passed over."""
+    async with opened(database) as store, database.connection() as other:
+        lying = await _backends(store, 3)
+        _end(lying)
+        await other.execute("SELECT")
+        named = {"step": "test"} if begin is transaction else {}
+        async with begin(store.engine, at_once=True, **named) as connection:
+            assert 1 == await connection.scalar(_ONE)
+
+
+async def test_what_was_read_before_the_cut_was_read(database: Database) -> None:
+    """Of whoever only reads a COMMIT decides nothing: only of one that wrote is the outcome unknown."""
+    async with opened(database) as store:
+        for begun in (reading(store.engine), reading(store.engine, by_key=True), snapshot(store.engine)):
+            async with begun as connection:
+                assert 1 == await connection.scalar(_ONE)
+                _end([driver_of(connection).get_server_pid()])
+        with pytest.raises(OutcomeUnknown):
+            await _cut_before_its_commit(store)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_farewell_without_an_end_is_an_outage_at_most(database: Database, at_once: bool) -> None:
+    """A server that has said why it goes, and is not gone: BEGIN tells; whoever sends none has an outage."""
+    async with wired(database) as wire, opened(wire.database) as store, database.connection() as other:
+        wire.holds_ends = True
+        _end(await _backends(store, 2))
+        await other.execute("SELECT")
+        if at_once:
+            with pytest.raises(LedgerUnavailable):
+                await _at_once(store)
+        async with transaction(store.engine, "test") as connection:
+            assert 1 == await connection.scalar(_ONE)
+
+
+async def _at_once(store: Store) -> None:
+    async with reading(store.engine, at_once=True) as connection:
+        await connection.scalar(_ONE)
+
+
+async def test_who_listens_outlives_a_farewell_without_an_end(database: Database) -> None:
+    """It is one of the tasks whose death ends the process."""
+    async with wired(database) as wire:
+        wire.holds_ends = True
+        connected: asyncio.Queue[str] = asyncio.Queue()
+        listening = asyncio.create_task(listen(wire.database.url, {"test": connected.put_nowait}, check_seconds=0.05))
+        async with asyncio.timeout(20), database.connection() as other:
+            await connected.get()
+            _end([row[0] for row in await other.fetch(_LISTENERS)])
+            again = asyncio.create_task(connected.get())
+            await asyncio.wait({again, listening}, return_when=asyncio.FIRST_COMPLETED)
+        assert again.done(), listening.exception()
+        listening.cancel()
+
+
+_LISTENERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+async def _cut_before_its_commit(store: Store) -> None:
+    async with transaction(store.engine, "test") as connection:
+        _end([driver_of(connection).get_server_pid()])
 
 
 async def _cut_under_way(store: Store) -> None:

@@ -154,7 +154,9 @@ def transaction(
 def reading(
     engine: AsyncEngine, *, by_key: bool = False, at_once: bool = False, one_instant: bool = False
 ) -> AbstractAsyncContextManager[AsyncConnection]:
-    """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing. Raises the same.
+    """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing.
+
+    Raises the same but `OutcomeUnknown`: what was read stands, whatever became of the COMMIT.
 
     `one_instant`: every statement sees the same instant. A single statement does so by itself and needs no BEGIN and
     COMMIT around it: `at_once`. `by_key`: see `transaction`.
@@ -177,7 +179,7 @@ async def _transaction(engine: AsyncEngine, step: str | None, begin: str | None)
                 await _give_up(connection, driver)
                 raise
         if begin is not None:
-            await _commit(connection, driver)
+            await _commit(connection, driver, wrote=step is not None)
         if any_armed():
             await reached(step, "committed")
     finally:
@@ -196,6 +198,8 @@ async def _begun(engine: AsyncEngine, begin: str | None) -> tuple[AsyncConnectio
         try:
             if begin is not None:
                 await driver.execute(begin)
+            elif driver.is_closed():  # nothing is sent that would tell: what the driver has heard must do
+                raise asyncpg.ConnectionDoesNotExistError
             return connection, driver
         except _CUT:
             await _invalidate(connection)
@@ -206,7 +210,7 @@ async def _begun(engine: AsyncEngine, begin: str | None) -> tuple[AsyncConnectio
             raise
 
 
-async def _commit(connection: AsyncConnection, driver: Driver) -> None:
+async def _commit(connection: AsyncConnection, driver: Driver, *, wrote: bool) -> None:
     try:
         told = await driver.execute("COMMIT")
     except asyncpg.IntegrityConstraintViolationError as error:
@@ -215,6 +219,8 @@ async def _commit(connection: AsyncConnection, driver: Driver) -> None:
         await _invalidate(connection)
         if isinstance(error, asyncio.CancelledError):
             raise
+        if not wrote:
+            return
         raise OutcomeUnknown("the answer of a COMMIT was lost") from error
     if told != "COMMIT":
         raise LedgerUnavailable(f"PostgreSQL answered a COMMIT with {told}: one of its statements had failed")

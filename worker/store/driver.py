@@ -1,6 +1,6 @@
 """The driver itself, for the statements that every job pays for: what SQLAlchemy adds to each is left out.
 
-They run inside a `transaction`, on its connection, once its first statement has begun it (`gather.lock_accounts`).
+They run on the connection of a `database.transaction`, or of a `reading`: inside what it has begun.
 """
 
 from __future__ import annotations

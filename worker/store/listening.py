@@ -15,21 +15,26 @@ log = structlog.get_logger(__name__)
 _RETRY_SECONDS = 1.0
 #: Seconds between looks at whether the connection still lives.
 _CHECK_SECONDS = 10.0
+#: How the driver says that there is no connection, or none any more: the server's farewell may have been read and its
+#: end not yet.
+_GONE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-async def listen(database_url: str, channels: Mapping[str, Callable[[str], None]]) -> None:
+async def listen(
+    database_url: str, channels: Mapping[str, Callable[[str], None]], check_seconds: float = _CHECK_SECONDS
+) -> None:
     """Call each channel's function with every notification's payload, until cancelled; reconnects for ever.
 
     After a reconnect every function is called with "": something may have been missed.
     """
     dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
     while True:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            await _listen_once(dsn, channels)
+        with suppress(*_GONE):
+            await _listen_once(dsn, channels, check_seconds)
         await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _listen_once(dsn: str, channels: Mapping[str, Callable[[str], None]]) -> None:
+async def _listen_once(dsn: str, channels: Mapping[str, Callable[[str], None]], check_seconds: float) -> None:
     connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5)
     cut = asyncio.Event()
     connection.add_termination_listener(lambda _: cut.set())
@@ -41,9 +46,9 @@ async def _listen_once(dsn: str, channels: Mapping[str, Callable[[str], None]]) 
         while not connection.is_closed():
             # A connection that was cut says so at once; one that is silent is asked.
             with suppress(TimeoutError):
-                async with asyncio.timeout(_CHECK_SECONDS):
+                async with asyncio.timeout(check_seconds):
                     await cut.wait()
             await connection.execute("SELECT 1")
     finally:
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*_GONE):
             await connection.close(timeout=2)
