@@ -426,14 +426,16 @@ class Runner:
                 if standing is not Standing.RUNNING:
                     return standing
             except LedgerUnavailable:
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, _RETRY_SECONDS_MAX)
+                pass
             except RefusedByDatabase as error:
                 # A bug of ours. The customer gets the credits back now, not when the lease has lapsed.
                 log.error("settle refused", error=str(error), ending=operation.ending.value, **_names(held))
                 if operation.ending is Ending.INTERNAL_ERROR:
                     return None
                 operation = Settle(held.account_id, held.job_id, held.token, Ending.INTERNAL_ERROR)
+                continue
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _RETRY_SECONDS_MAX)
 
     async def _standing(self, held: Held) -> Standing:
         wait = _RETRY_SECONDS
