@@ -166,7 +166,11 @@ async def test_what_was_read_before_the_cut_was_read(database: Database) -> None
 @pytest.mark.parametrize("at_once", [False, True])
 async def test_a_farewell_without_an_end_is_an_outage_at_most(database: Database, at_once: bool) -> None:
     """A server that has said why it goes, and is not gone: BEGIN tells; whoever sends none has an outage."""
-    async with wired(database) as wire, opened(wire.database) as store, database.connection() as other:
+    async with (
+        wired(database) as wire,
+        opened(wire.database, statement_timeout_seconds=1, lock_timeout_seconds=0.5) as store,
+        database.connection() as other,
+    ):
         wire.holds_ends = True
         _end(await _backends(store, 2))
         await other.execute("SELECT")
