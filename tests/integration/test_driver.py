@@ -23,7 +23,7 @@ from tests.integration.books import Store, opened
 from tests.integration.proxy import wired
 from tests.servers import Database
 from worker.store.database import Transient, patient, reading, transaction, translated
-from worker.store.driver import Statement, driver_of, rows_of, run
+from worker.store.driver import Driver, Statement, driver_of, rows_of, run
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
 from worker.store.listening import listen
 from worker.store.migrate import migrate
@@ -102,16 +102,21 @@ async def test_its_errors_are_ours(database: Database, sql: str, error: type[Exc
             assert 1 == await connection.scalar(_ONE)
 
 
-async def _backends(store: Store, connections: int) -> set[int]:
+async def _drivers(store: Store, connections: int) -> list[Driver]:
     """So many connections lie in the pool afterwards."""
     all_begun = asyncio.Barrier(connections)
 
-    async def begin() -> int:
+    async def begin() -> Driver:
         async with transaction(store.engine, "test") as connection:
             await all_begun.wait()
-            return int(driver_of(connection).get_server_pid())
+            return driver_of(connection)
 
-    return set(await asyncio.gather(*(begin() for _ in range(connections))))
+    return await asyncio.gather(*(begin() for _ in range(connections)))
+
+
+async def _backends(store: Store, connections: int) -> set[int]:
+    """The same, as the server names them."""
+    return {driver.get_server_pid() for driver in await _drivers(store, connections)}
 
 
 def _end(backends: Collection[int]) -> None:
@@ -144,9 +149,10 @@ async def test_connections_that_were_cut_in_the_pool_fail_nobody(database: Datab
 async def test_nor_do_they_fail_who_sends_no_begin(database: Database, begin: Callable[..., Any]) -> None:
     """A submit, or the look-up of a session: once the driver has heard that a connection was cut it is passed over."""
     async with opened(database) as store, database.connection() as other:
-        lying = await _backends(store, 3)
-        _end(lying)
-        await other.execute("SELECT")
+        lying = await _drivers(store, 3)
+        _end({driver.get_server_pid() for driver in lying})
+        while not all(driver.is_closed() for driver in lying):
+            await other.execute("SELECT")
         named = {"step": "test"} if begin is transaction else {}
         async with begin(store.engine, at_once=True, **named) as connection:
             assert 1 == await connection.scalar(_ONE)
