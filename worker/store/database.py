@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from config.servers import TLS_WORDS, tls_problem
 from config.settings import Settings
 from worker.failpoints import any_armed, reached
-from worker.store.driver import Driver, driver_of
+from worker.store.driver import GONE, Driver, driver_of
 from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
 
 P = ParamSpec("P")
@@ -215,7 +215,7 @@ async def _commit(connection: AsyncConnection, driver: Driver, *, wrote: bool) -
         told = await driver.execute("COMMIT")
     except asyncpg.IntegrityConstraintViolationError as error:
         raise RefusedByDatabase.of(error) from error
-    except (*_CUT, asyncpg.PostgresError, OSError, TimeoutError, asyncio.CancelledError) as error:
+    except (*GONE, asyncio.CancelledError) as error:
         await _invalidate(connection)
         if isinstance(error, asyncio.CancelledError):
             raise
@@ -274,7 +274,7 @@ async def _give_up(connection: AsyncConnection, driver: Driver) -> None:
     try:
         if _is_open(driver):
             await driver.execute("ROLLBACK")
-    except (*_CUT, asyncpg.PostgresError, OSError, TimeoutError):
+    except GONE:
         await _invalidate(connection)
 
 
@@ -285,7 +285,7 @@ def _is_open(driver: Driver) -> bool:
 async def _invalidate(connection: AsyncConnection) -> None:
     try:
         await connection.invalidate()
-    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except (exc.SQLAlchemyError, *GONE):
         return  # it is gone already
 
 
@@ -294,7 +294,7 @@ async def _close(connection: AsyncConnection, driver: Driver) -> None:
         if _is_open(driver) and not connection.invalidated:
             await _invalidate(connection)  # whoever waited for its ROLLBACK was cancelled, and again
         await connection.close()
-    except (exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except (exc.SQLAlchemyError, *GONE):
         await _invalidate(connection)
 
 

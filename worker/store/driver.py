@@ -15,6 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 #: One connection of the driver.
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+#: How the driver says that PostgreSQL does not answer, or no more: it was refused, cut, silent for too long, or has
+#: said its farewell and not ended yet.
+GONE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _NAME: Final = re.compile(r"(?<!:):(\w+)")
 
 

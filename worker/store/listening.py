@@ -9,15 +9,14 @@ from contextlib import suppress
 import asyncpg
 import structlog
 
+from worker.store.driver import GONE
+
 log = structlog.get_logger(__name__)
 
 #: Seconds between tries to have a connection again.
 _RETRY_SECONDS = 1.0
 #: Seconds between looks at whether the connection still lives.
 _CHECK_SECONDS = 10.0
-#: How the driver says that there is no connection, or none any more: the server's farewell may have been read and its
-#: end not yet.
-_GONE = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 async def listen(
@@ -29,7 +28,7 @@ async def listen(
     """
     dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
     while True:
-        with suppress(*_GONE):
+        with suppress(*GONE):
             await _listen_once(dsn, channels, check_seconds)
         await asyncio.sleep(_RETRY_SECONDS)
 
@@ -50,5 +49,5 @@ async def _listen_once(dsn: str, channels: Mapping[str, Callable[[str], None]], 
                     await cut.wait()
             await connection.execute("SELECT 1")
     finally:
-        with suppress(*_GONE):
+        with suppress(*GONE):
             await connection.close(timeout=2)
