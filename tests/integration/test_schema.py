@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -178,23 +178,37 @@ async def _slot(store: Store, todo: Iterator[tuple[str, UUID]]) -> None:
         await store.settle(account, await store.claim(account, job))
 
 
+async def _updated(database: Database) -> dict[str, tuple[int, int]]:
+    """The updates of each table so far: all, and those heap-only."""
+    counted = await rows(
+        database.owner_url,
+        "SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = ANY($1)",
+        ["jobs", "lots", "reservations"],
+    )
+    return {name: (updated, in_place) for name, updated, in_place in counted}
+
+
 async def test_claims_and_settles_update_in_place(database: Database) -> None:
-    """At least nine of ten updates of jobs, lots and reservations touch no index."""
-    async with opened(database) as store:
-        accounts = [await store.account(f"a{number}", 100_000) for number in range(20)]
-        queued = await asyncio.gather(*((store.submitted(accounts[n % 20], quoted=3)) for n in range(1200)))
-        todo = iter(queued)
-        await asyncio.gather(*(_slot(store, todo) for _ in range(64)))
-    async with opened(database) as store:
+    """At least nine of ten updates of jobs, lots and reservations touch no index.
+
+    Five tries: while autovacuum analyzes any table of this database no old version of any row can be cleared away.
+    """
+    for _ in range(5):
+        before = await _updated(database)
+        async with opened(database) as store:
+            accounts = [await store.account(f"a-{uuid4()}", 100_000) for _ in range(20)]
+            queued = await asyncio.gather(*((store.submitted(accounts[n % 20], quoted=3)) for n in range(1200)))
+            todo = iter(queued)
+            await asyncio.gather(*(_slot(store, todo) for _ in range(64)))
+        after = await _updated(database)
+        shares = {}
         for table, least in (("jobs", 2400), ("lots", 40), ("reservations", 1200)):
-            share = await store.value(
-                "SELECT round(n_tup_hot_upd::numeric / greatest(n_tup_upd, 1), 3)::float "
-                "FROM pg_stat_user_tables WHERE relname = $1 AND n_tup_upd >= $2",
-                table,
-                least,
-            )
-            assert share is not None, f"{table}: not so many updates seen"
-            assert 0.9 <= share <= 1, f"{table}: {share}"
+            updated, in_place = (after[table][n] - before[table][n] for n in (0, 1))
+            assert updated >= least, f"{table}: not so many updates seen"
+            shares[table] = round(in_place / updated, 3)
+        if min(shares.values()) >= 0.9:
+            break
+    assert 0.9 <= min(shares.values()) <= max(shares.values()) <= 1, shares
 
 
 # --- illegal rows ----------------------------------------------------------------------------------------------
