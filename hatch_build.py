@@ -32,6 +32,7 @@ HOT = (
     "worker/credits/page.py",
     "worker/credits/states.py",
     "worker/store/apply.py",
+    "worker/store/deciding.py",
     "worker/store/gather.py",
     "worker/store/group_commit.py",
 )

@@ -18,7 +18,7 @@ from benchmarks.stock import ACTOR, PRICE, JobKey, accounts_made, drift, jobs_qu
 from worker.credits.account_ledger import Reservation
 from worker.credits.operations import Claim, Claimed, Ended, Settle
 from worker.credits.outcomes import Ending
-from worker.credits.page import Artifact, Page
+from worker.credits.page import Artifact, Lease, Page
 from worker.store.errors import LedgerUnavailable
 from worker.store.ids import new_id
 
@@ -56,6 +56,10 @@ class Spend:
     held: Reservation
     charged: int
     job_id: None = None
+
+    def spends_all(self, _: Lease | None) -> bool:
+        """As a settle that knows its hold."""
+        return self.charged == self.held.amount
 
     def decide(self, page: Page) -> Reservation:
         """What is charged, the rest goes back to its lots."""

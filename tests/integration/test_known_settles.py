@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import uuid_utils.compat as uuids
+from sqlalchemy import event
 
 from tests.integration.books import Store, an_output, opened
 from tests.servers import Database
 from worker.credits.lots import BrokenInvariant
-from worker.credits.operations import Claimed, Ended, Fenced, Requeued, Settle
+from worker.credits.operations import Claim, Claimed, Ended, Fenced, Requeued, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.states import JobState
 
@@ -131,3 +135,111 @@ async def test_rows_that_are_not_as_the_claim_left_them_stop_the_settle(
             "SELECT (SELECT count(*) FROM live), (SELECT count(*) FROM attempts), (SELECT sum(held) FROM lots)"
         )
         assert (1, 0, 10) == tuple(left)
+
+
+# --- whole holds: their lots are not read ---------------------------------------------------------------------------
+
+
+def spending(claimed: Claimed, account_id: str = "ada", **more: Any) -> Settle:
+    """As a worker settles a job that cost what was quoted."""
+    how = {"measured": claimed.job.quoted, "outputs": [an_output()], "claimed": claimed, **more}
+    return Settle(account_id, claimed.job.job_id, claimed.token, Ending.SUCCEEDED, **how)
+
+
+@contextmanager
+def heard(store: Store) -> Iterator[list[str]]:
+    """The statements that the store sends from now on."""
+    sent: list[str] = []
+
+    def listen(connection: Any, _: Any) -> None:
+        connection.driver_connection.add_query_logger(lambda record: sent.append(record.query))
+
+    event.listen(store.engine.sync_engine, "connect", listen)
+    try:
+        yield sent
+    finally:
+        event.remove(store.engine.sync_engine, "connect", listen)
+
+
+async def test_who_spends_a_whole_hold_reads_no_lots(database: Database) -> None:
+    """Whoever gives something back does."""
+    async with opened(database) as store:
+        await store.account("ada", 100)
+        jobs = [await store.running("ada", 10) for _ in range(3)]
+        await store.engine.dispose()
+        with heard(store) as sent:
+            for number, (claimed, measured) in enumerate(zip(jobs, (10, 11, 9), strict=True)):
+                sent.clear()
+                ended = await store.operations.do(spending(claimed, measured=measured))
+                assert Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, min(10, measured)) == ended
+                assert (number == 2) == any("FROM lots" in statement for statement in sent)
+                assert any("UPDATE lots" in statement for statement in sent)
+        assert {"available": 71, "held": 0, "spent": 29, "expired": 0, "revoked": 0} == await store.buckets("ada")
+        moves = await store.fetch("SELECT move, sum(amount)::int FROM journal GROUP BY move ORDER BY move")
+        assert [("commit", 29), ("grant", 100), ("refund", 1), ("reserve", 30)] == [tuple(move) for move in moves]
+
+
+async def test_whole_holds_of_one_lot_and_of_several_are_spent_in_one_batch(database: Database) -> None:
+    """What two jobs held of the same lot adds up; a hold over two lots spends of both."""
+    async with opened(database) as store:
+        await store.account("ada", 25)
+        await store.accounts.grant("ada", 75, "second", "test")
+        jobs = [await store.running("ada", 10) for _ in range(5)]  # the third draws on both lots
+        answers = await store.books.apply([spending(claimed) for claimed in jobs], False)
+        assert [Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 10)] * 5 == answers
+        lots = await store.fetch("SELECT available, held, spent FROM lots ORDER BY granted")
+        assert [(0, 0, 25), (50, 0, 25)] == [tuple(lot) for lot in lots]
+
+
+async def test_a_claim_beside_a_whole_settle_of_its_account_finds_the_lots(database: Database) -> None:
+    """Nothing of the account stays unread once one of its operations needs it; the neighbour's account does."""
+    async with opened(database) as store:
+        await store.account("ada", 20)
+        await store.account("bob", 20)
+        jobs = [(account, await store.running(account, 10)) for account in ("ada", "bob")]
+        queued = await store.queued("ada", 10)
+        claim = Claim("ada", queued, uuids.uuid7(), "w1", 30)
+        await store.engine.dispose()
+        with heard(store) as sent:
+            settles = [spending(claimed, account) for account, claimed in jobs]
+            answers = await store.books.apply([*settles, claim], False)
+        assert 1 == sum(statement.startswith("BEGIN") for statement in sent), sent
+        assert [Ended, Ended, Claimed] == [type(answer) for answer in answers]
+        assert {"available": 0, "held": 10, "spent": 10, "expired": 0, "revoked": 0} == await store.buckets("ada")
+        assert {"available": 10, "held": 0, "spent": 10, "expired": 0, "revoked": 0} == await store.buckets("bob")
+
+
+async def test_what_is_spent_of_a_lot_charged_back_meanwhile_is_debt(database: Database) -> None:
+    """The lots are read after all then, once for the whole batch; the neighbour is as well served as ever."""
+    async with opened(database) as store:
+        await store.account("bob", 20)
+        await store.account("ada")
+        await store.accounts.subscribe("ada", "starter", "s-1", "test")
+        await store.accounts.topup("ada", "c-1", "test", amount=60)
+        monthly = await store.value("SELECT available FROM lots WHERE source = 'subscription'")
+        await store.settle("ada", await store.running("ada", monthly))
+        jobs = [(account, await store.running(account, 10)) for account in ("ada", "bob")]
+        await store.accounts.chargeback("ada", "c-1", "test")
+        answers = await store.books.apply([spending(claimed, account) for account, claimed in jobs], False)
+        assert [Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 10)] * 2 == answers
+        debts = await store.fetch("SELECT account_id, amount, cause FROM debts")
+        assert [("ada", 10, "spent")] == [tuple(debt) for debt in debts]
+        (topup,) = await store.fetch("SELECT available, held, spent, revoked FROM lots WHERE source = 'topup'")
+        assert (0, 0, 10, 50) == tuple(topup)
+        assert {"available": 10, "held": 0, "spent": 10, "expired": 0, "revoked": 0} == await store.buckets("bob")
+
+
+async def test_a_lot_that_holds_less_than_is_spent_stops_the_settle(database: Database) -> None:
+    """The books are wrong: that operation is told so, nothing of it is written, and its neighbours go through."""
+    async with opened(database) as store:
+        await store.account("ada", 20)
+        await store.account("bob", 20)
+        jobs = [(account, await store.running(account, 10)) for account in ("ada", "bob")]
+        await store.fetch("UPDATE lots SET held = 9, available = 11 WHERE account_id = 'ada'")
+        answers = await asyncio.gather(
+            *(store.operations.do(spending(claimed, account)) for account, claimed in jobs), return_exceptions=True
+        )
+        assert [BrokenInvariant, Ended] == [type(answer) for answer in answers]
+        left = await store.fetch("SELECT account_id, (SELECT count(*) FROM attempts) FROM live")
+        assert [("ada", 1)] == [tuple(row) for row in left]
+        assert 0 == await store.value("SELECT count(*) FROM journal WHERE account_id = 'ada' AND move = 'commit'")

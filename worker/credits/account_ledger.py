@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from worker.credits.allocation import Draw, Shortfall, allocate, shortfall_of, spendable, split
-from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, Move, moved
+from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Entry, Lot, LotSource, LotsUnread, Move, moved
 from worker.credits.states import RESERVATION_MOVES, ReservationState
 from worker.credits.values import value
 
@@ -74,18 +74,22 @@ class DebtLine:
 
 
 class AccountLedger:
-    """The books of one account between its lock and its COMMIT."""
+    """The books of one account between its lock and its COMMIT.
+
+    Where all that happens is that whole holds are spent, its lots need not be read: `lots` None. Whatever asks for
+    them then raises `LotsUnread`, and so does a commit that gives something back.
+    """
 
     __slots__ = (
-        *("account_id", "now", "lots", "reservations", "topups_frozen", "cycle_ends_at"),
-        *("lines", "new_lots", "changed_lots", "made", "settled", "debts", "raised"),
+        *("account_id", "now", "_lots", "reservations", "topups_frozen", "cycle_ends_at"),
+        *("lines", "new_lots", "changed_lots", "spent_unread", "made", "settled", "debts", "raised"),
     )
 
     def __init__(
         self,
         account_id: str,
         now: datetime,
-        lots: Iterable[Lot],
+        lots: Iterable[Lot] | None,
         reservations: Iterable[Reservation] = (),
         *,
         topups_frozen: bool = False,
@@ -93,7 +97,9 @@ class AccountLedger:
     ) -> None:
         self.account_id = account_id
         self.now = now
-        self.lots = {lot.lot_id: lot for lot in lots}
+        self._lots: dict[int, Lot] | None = None
+        if lots is not None:
+            self._lots = {lot.lot_id: lot for lot in lots}
         self.reservations: dict[UUID, Reservation] = {}
         for reservation in reservations:  # most often none, and a comprehension is a call of its own
             self.reservations[reservation.job_id] = reservation
@@ -102,11 +108,25 @@ class AccountLedger:
         self.lines: list[JournalLine] = []
         self.new_lots: dict[int, NewLot] = {}
         self.changed_lots: set[int] = set()
+        #: By lot, what was spent of holds on lots that were not read.
+        self.spent_unread: dict[int, int] = {}
         self.made: list[UUID] = []
         self.settled: list[UUID] = []
         self.debts: list[DebtLine] = []
         #: Whether anything here made more credits spendable: waiting jobs may fit now.
         self.raised = False
+
+    @property
+    def lots(self) -> dict[int, Lot]:
+        """By number. Raises `LotsUnread`."""
+        if self._lots is None:
+            raise LotsUnread
+        return self._lots
+
+    @property
+    def lots_read(self) -> bool:
+        """Whether `lots` can be asked for."""
+        return self._lots is not None
 
     @property
     def spendable(self) -> int:
@@ -206,6 +226,28 @@ class AccountLedger:
         reservation = self.reservations.get(job_id)
         if reservation is None or state not in RESERVATION_MOVES[reservation.state]:
             raise BrokenInvariant(f"job {job_id} has no hold to end")
+        if self._lots is None:
+            self._spend_unread(reservation, charge, reason, actor)
+        else:
+            self._end_draws(reservation, charge, reason, actor, our_fault)
+        ended = Reservation(job_id, reservation.amount, reservation.draws, state, charge, reason)
+        self.reservations[job_id] = ended
+        self.settled.append(job_id)
+        self.raised = self.raised or charge < reservation.amount
+        return ended
+
+    def _spend_unread(self, reservation: Reservation, charge: int, reason: str, actor: str) -> None:
+        """Spend the whole hold. Whether a lot was charged back, and this is debt, is asked when it is written."""
+        if charge != reservation.amount:
+            raise LotsUnread
+        for draw in reservation.draws:
+            self.lines.append(
+                JournalLine(Entry(draw.lot_id, Move.COMMIT, draw.amount, reason), reservation.job_id, actor)
+            )
+            self.spent_unread[draw.lot_id] = self.spent_unread.get(draw.lot_id, 0) + draw.amount
+
+    def _end_draws(self, reservation: Reservation, charge: int, reason: str, actor: str, our_fault: bool) -> None:
+        job_id = reservation.job_id
         parts = split(reservation.draws, charge)
         entries: list[Entry] = []
         owed: list[DebtLine] = []
@@ -227,11 +269,6 @@ class AccountLedger:
         self.debts += owed
         if made_good:
             self._make_good(job_id, made_good, actor)
-        ended = Reservation(job_id, reservation.amount, reservation.draws, state, charge, reason)
-        self.reservations[job_id] = ended
-        self.settled.append(job_id)
-        self.raised = self.raised or charge < reservation.amount
-        return ended
 
     def _make_good(self, job_id: UUID, amount: int, actor: str) -> None:
         self.grant(amount, NewLot(LotSource.GRANT, "make_good", job_id=job_id), self.make_good_until, actor)

@@ -51,6 +51,11 @@ class BrokenInvariant(AssertionError):
     """The books would become wrong. Nothing is written; a worker that meets this stops that operation."""
 
 
+@interpreted
+class LotsUnread(Exception):
+    """A decision needs lots that were not read for it. Nothing is written; it is made again with all of them."""
+
+
 @value
 class Lot:
     """One lot as it stands. `lot_id` grows with age within its account."""

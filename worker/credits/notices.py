@@ -33,7 +33,13 @@ _AVAILABLE = {Move.GRANT: 1, Move.REFUND: 1, Move.RESERVE: -1, Move.EXPIRE: -1, 
 def notices_of(page: Page) -> list[Notice]:
     """What the page's own changes are to tell."""
     notices = [] if page.subscription is None else _renewed(page)
-    if page.warn_below and page.ledger.lines and (low := _low(page.ledger, page.warn_below)) is not None:
+    # Lots that were not read have nothing less available than before.
+    if (
+        page.warn_below
+        and page.ledger.lots_read
+        and page.ledger.lines
+        and (low := _low(page.ledger, page.warn_below)) is not None
+    ):
         notices.append(low)
     if page.ledger.topups_frozen and page.ledger.new_lots:
         notices += _frozen(page)

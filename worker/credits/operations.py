@@ -242,6 +242,20 @@ class Settle:
             and lease.token == self.token == claimed.token
         )
 
+    def spends_all(self, lease: Lease | None) -> bool:
+        """Whether it is going to spend its whole hold, and so needs to know nothing of the lots it was drawn from.
+
+        Who is mistaken here is asked again with the lots: see `LotsUnread`.
+        """
+        return (
+            self.ending is Ending.SUCCEEDED
+            and (len(self.outputs) > 0 or not self.outputs_due)
+            and self.knows(lease)
+            and self.claimed is not None
+            and self.claimed.hold is not None
+            and self.measured >= self.claimed.hold.amount
+        )
+
     def decide(self, page: Page) -> Ended | Requeued | Fenced | TryAgain:
         """Commit, refund or queue again, only if the token is the job's own."""
         job, lease = page.jobs.get(self.job_id), page.leases.get(self.job_id)

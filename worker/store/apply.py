@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.credits.account_ledger import Reservation
-from worker.credits.lots import BrokenInvariant
+from worker.credits.lots import BrokenInvariant, LotsUnread
 from worker.credits.page import Page
 from worker.credits.states import ReservationState
 from worker.store.apply_seldom import has_seldom, write_seldom
@@ -37,11 +37,17 @@ class _Write:
     of: str | None = None
     #: Each row must change exactly one row of the table, or the books and the page disagree.
     exactly: bool = False
+    #: What is raised then.
+    otherwise: type[Exception] = BrokenInvariant
     timed: bool = False
 
 
 async def write(connection: AsyncConnection, pages: Sequence[Page]) -> None:
-    """Write all pages. Raises `BrokenInvariant` where a row was not as the page had it."""
+    """Write all pages. Raises `BrokenInvariant` where a row was not as the page had it.
+
+    `LotsUnread` where lots that were not read are not as whoever spends a whole hold takes them to be: charged back, or
+    with less held.
+    """
     if not pages:
         return
     now = pages[0].now
@@ -97,7 +103,7 @@ async def _run(driver: Driver, write: _Write, pages: Sequence[Page], lot_ids: Lo
         arrays["now"] = now
     changed = await run(driver, write.statement, arrays)
     if write.exactly and changed != len(rows):
-        raise BrokenInvariant(f"{changed} rows changed where {len(rows)} were meant")
+        raise write.otherwise(f"{changed} rows changed where {len(rows)} were meant")
     return len(rows)
 
 
@@ -140,6 +146,12 @@ def _changed_lots(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
                     *(page.account_id, lot_id, lot.available, lot.held, lot.spent),
                     *(lot.expired or None, lot.revoked or None),
                 )
+
+
+def _spent_unread(pages: Sequence[Page], _: LotIds) -> Iterable[Row]:
+    for page in pages:
+        for lot_id, spent in page.ledger.spent_unread.items():
+            yield page.account_id, lot_id, spent
 
 
 def _made_reservations(pages: Sequence[Page], lot_ids: LotIds) -> Iterable[Row]:
@@ -296,6 +308,19 @@ _UPDATE_LOTS = Statement("""
     ) AS u
     WHERE l.account_id = ANY(ARRAY[u.account_id])
       AND l.lot_id = ANY(ARRAY[u.lot_id])
+""")
+
+_SPEND_UNREAD = Statement("""
+    UPDATE lots AS l
+    SET held = l.held - u.spent, spent = l.spent + u.spent
+    FROM (
+        SELECT unnest(CAST(:accounts AS text[])) AS account_id, unnest(CAST(:lots AS bigint[])) AS lot_id,
+               unnest(CAST(:spent AS bigint[])) AS spent
+    ) AS u
+    WHERE l.account_id = ANY(ARRAY[u.account_id])
+      AND l.lot_id = ANY(ARRAY[u.lot_id])
+      AND l.held >= u.spent
+      AND NOT l.charged_back
 """)
 
 _CLOSE_LOTS = Statement("""
@@ -567,6 +592,7 @@ _WRITES = (
         _changed_lots,
         exactly=True,
     ),
+    _Write(_SPEND_UNREAD, ("accounts", "lots", "spent"), _spent_unread, exactly=True, otherwise=LotsUnread),
     _Write(
         _CLOSE_LOTS,
         ("accounts", "lots"),

@@ -16,16 +16,15 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.credits.notices import notices_of
-from worker.credits.operations import Claim, TryAgain
+from worker.credits.lots import LotsUnread
 from worker.credits.page import Page
 from worker.credits.subscribing import turn
 from worker.failpoints import any_armed, reached
 from worker.store.apply import write
 from worker.store.database import transaction
+from worker.store.deciding import add_notices, answers_to, decide
 from worker.store.errors import UnknownAccount
 from worker.store.gather import Facts, PageOperation, gather_pages, known_accounts, lock_accounts, wake_waiting
-from worker.store.group_commit import Busy
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
 from worker.store.refusals import explained
@@ -59,6 +58,12 @@ class Books:
         `wait`: for locks, `LOCK_WAIT_SECONDS` at most, instead of skipping what is busy. An operation
         that raises leaves its account's page unwritten: its neighbours there are answered busy and go again.
         """
+        try:
+            return await self._apply(operations, wait, all_lots=False)
+        except LotsUnread:
+            return await self._apply(operations, wait, all_lots=True)
+
+    async def _apply(self, operations: Sequence[PageOperation], wait: bool, *, all_lots: bool) -> list[Any]:
         account_ids = sorted({operation.account_id for operation in operations})
         async with transaction(self._engine, "batch", by_key=True) as connection:
             if wait:
@@ -67,18 +72,15 @@ class Books:
             missing = [account_id for account_id in account_ids if account_id not in accounts]
             busy = await known_accounts(connection, missing) if missing else set()
             ready = [operation for operation in operations if operation.account_id in accounts]
-            pages = await self._gather(connection, accounts, ready, wait=wait) if ready else {}
-            answers = _decide(pages, ready)
+            pages = await self._gather(connection, accounts, ready, wait=wait, all_lots=all_lots) if ready else {}
+            answers = decide(pages, ready)
             await self._finish(connection, pages)
-            decided = iter(await explained(connection, pages, ready, answers, self.plan_books))
+            decided = await explained(connection, pages, ready, answers, self.plan_books)
             await _pass_failpoints("written", ready)
         for page in pages.values():
             self._tell(page)
         await _pass_failpoints("committed", ready)
-        return [
-            next(decided) if operation.account_id in accounts else _not_ready(operation.account_id, busy)
-            for operation in operations
-        ]
+        return answers_to(operations, accounts, decided, busy)
 
     @asynccontextmanager
     async def page(self, account_id: str) -> AsyncIterator[tuple[AsyncConnection, Page]]:
@@ -115,9 +117,7 @@ class Books:
         if raised:
             # Under the same lock: whoever brings credits starts the jobs that wait for them.
             await wake_waiting(connection, [pages[account_id] for account_id in raised])
-        for page in pages.values():
-            if notices := notices_of(page):
-                page.writes.notices += notices
+        add_notices(pages)
         await write(connection, list(pages.values()))
 
 
@@ -126,39 +126,6 @@ async def _pass_failpoints(moment: str, operations: Sequence[PageOperation]) -> 
     if any_armed():
         for step in dict.fromkeys(operation.step for operation in operations):
             await reached(step, moment)
-
-
-def _not_ready(account_id: str, busy: set[str]) -> Any:
-    return Busy.BUSY if account_id in busy else UnknownAccount(account_id)
-
-
-def _decide(pages: dict[str, Page], operations: Sequence[PageOperation]) -> list[Any]:
-    """Let each operation decide. A page on which one raised is dropped whole."""
-    answers: list[Any] = [Busy.BUSY] * len(operations)
-    broken: set[str] = set()
-    # A cycle that has ended is turned by whoever meets it first: nobody waits for a duty.
-    for page in pages.values():
-        if page.subscription is not None:
-            turn(page)
-    # Claims last: what a neighbour gives back may pay for them.
-    claims = [isinstance(operation, Claim) for operation in operations]
-    for place in sorted(range(len(operations)), key=claims.__getitem__):
-        operation = operations[place]
-        if operation.account_id not in broken:
-            try:
-                answers[place] = operation.decide(pages[operation.account_id])
-            except Exception as error:
-                broken.add(operation.account_id)
-                answers[place] = error
-    for account_id in broken:
-        del pages[account_id]
-    # What was decided before its neighbour raised is not written either: it goes again.
-    return [
-        Busy.BUSY
-        if answer is TryAgain.TRY_AGAIN or (operation.account_id in broken and not isinstance(answer, Exception))
-        else answer
-        for operation, answer in zip(operations, answers, strict=True)
-    ]
 
 
 _WAIT_FOR_LOCKS = text("SELECT set_config('lock_timeout', :milliseconds, true)")

@@ -41,6 +41,12 @@ class PageOperation(Protocol):
     def decide(self, page: Page) -> Any: ...
 
 
+class Spending(Protocol):
+    """An operation that may know beforehand that it spends a whole hold, and so asks for no lots."""
+
+    def spends_all(self, lease: Lease | None) -> bool: ...
+
+
 #: An account's plan, active_until, cycle_ends_at, running_max, paused, warn_below, own_running_max, own_warn_below.
 Facts = tuple[str | None, datetime | None, datetime | None, int | None, bool, int, int | None, int | None]
 
@@ -70,10 +76,12 @@ async def gather_pages(
     *,
     wait: bool,
     subscribed: bool = False,
+    all_lots: bool = True,
 ) -> dict[str, Page]:
     """A page for each locked account, with the jobs that the operations name.
 
-    Its subscription is read where a cycle has ended, or with `subscribed`. Rows of `due` and `live` that somebody
+    Its subscription is read where a cycle has ended, or with `subscribed`. Without `all_lots` its lots stay unread
+    where no operation is going to ask for them. Rows of `due` and `live` that somebody
     holds without the account (a dispatch, a renewal) are passed over, so that a frozen one delays nobody else; with
     `wait` they are waited for.
     """
@@ -89,22 +97,25 @@ async def gather_pages(
     known = {o.claimed.job.book_id for o in others if isinstance(o, Settle) and o.claimed is not None}
     others = [o for o in others if not _is_known(o, leases)]
     jobs, reservations = await _read_jobs(driver, claims, others)
-    lots = await _read_lots(driver, list(accounts))
-    limited = [account_id for account_id, facts in accounts.items() if facts[3] is not None]
-    running = await _read_running(driver, limited) if limited and claims else {}
+    life = plan_books.frozen_life
     # An ended cycle is seen from the row that was locked: a batch without one reads nothing of subscriptions.
     ended = [a for a, facts in accounts.items() if subscribed or ((ends := facts[2]) is not None and ends <= now)]
+    lapsed = {a: facts[1] for a, facts in accounts.items() if facts[1] and lapsed_long_ago(facts[1], now, life)}
+    unread = set() if all_lots else _spending_all(operations, leases).difference(ended, lapsed)
+    lots = await _read_lots(driver, [account_id for account_id in accounts if account_id not in unread])
+    limited = [account_id for account_id, facts in accounts.items() if facts[3] is not None]
+    running = await _read_running(driver, limited) if limited and claims else {}
     standings = await read_standings(connection, ended, plan_books) if ended else {}
     read = {job.book_id for of_one in jobs.values() for job in of_one.values()}
     books = await price_books.load(connection, read | known)
-    pages, life = {}, plan_books.frozen_life
+    pages = {}
     # By place: names take a quarter more, and there are as many pages as operations.
     for account_id, facts in accounts.items():
         plan, active_until, cycle_ends_at, running_max, paused, warn_below, own_running_max, own_warn_below = facts
         ledger = AccountLedger(
             account_id,
             now,
-            lots.get(account_id, ()),
+            None if account_id in unread else lots.get(account_id, ()),
             reservations.get(account_id, ()),
             topups_frozen=plan is None or (active_until is not None and active_until <= now),
             cycle_ends_at=cycle_ends_at,
@@ -126,7 +137,7 @@ async def gather_pages(
             own_warn_below,
             life,
         )
-    if lapsed := {a: facts[1] for a, facts in accounts.items() if facts[1] and lapsed_long_ago(facts[1], now, life)}:
+    if lapsed:
         await judge_frozen(connection, lapsed, pages)
     for account_id, standing in standings.items():
         pages[account_id].subscription, pages[account_id].terms = standing.subscription, standing.terms
@@ -177,7 +188,26 @@ def _keys(operations: Sequence[PageOperation]) -> dict[str, Any]:
 
 def _is_known(operation: PageOperation, leases: Mapping[str, Mapping[UUID, Lease]]) -> bool:
     """Whether the operation brings its job along, under a token that stands in the row we have locked."""
-    return isinstance(operation, Settle) and operation.knows(leases.get(operation.account_id, {}).get(operation.job_id))
+    return isinstance(operation, Settle) and operation.knows(_lease_of(operation, leases))
+
+
+def _lease_of(operation: PageOperation, leases: Mapping[str, Mapping[UUID, Lease]]) -> Lease | None:
+    of_account = leases.get(operation.account_id)
+    return None if of_account is None or operation.job_id is None else of_account.get(operation.job_id)
+
+
+def _spending_all(operations: Sequence[PageOperation], leases: Mapping[str, Mapping[UUID, Lease]]) -> set[str]:
+    """The accounts of which nothing is asked but to spend holds that are known, each whole."""
+    spending: set[str] = set()
+    others: set[str] = set()
+    for operation in operations:
+        # Few kinds of operations can: see `Spending`.
+        spends_all = getattr(operation, "spends_all", None)
+        if spends_all is not None and spends_all(_lease_of(operation, leases)):
+            spending.add(operation.account_id)
+        else:
+            others.add(operation.account_id)
+    return spending - others
 
 
 async def _read_leases(driver: Driver, operations: Sequence[PageOperation]) -> dict[str, dict[UUID, Lease]]:
@@ -209,7 +239,7 @@ async def _read_jobs(
 
 async def _read_lots(driver: Driver, account_ids: list[str]) -> dict[str, list[Lot]]:
     lots: dict[str, list[Lot]] = {}
-    for row in await rows_of(driver, _READ_LOTS, {"accounts": account_ids}):
+    for row in await rows_of(driver, _READ_LOTS, {"accounts": account_ids}) if account_ids else ():
         lots.setdefault(row[0], []).append(Lot(row[1], _LOT_SOURCES[row[2]], *row[3:]))
     return lots
 

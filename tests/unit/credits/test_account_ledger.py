@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.unit.credits.strategies import NOON, expiries, sources
 from worker.credits.account_ledger import NEW_LOT_IDS, AccountLedger, JournalLine, NewLot, Reservation
 from worker.credits.allocation import Draw, Shortfall
-from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Lot, LotSource, Move, fold
+from worker.credits.lots import CREDITS_MAX, BrokenInvariant, Lot, LotSource, LotsUnread, Move, fold
 from worker.credits.states import ReservationState
 
 JOB = UUID(int=1)
@@ -154,6 +154,44 @@ def test_a_whole_commit_makes_nothing_good_and_raises_nothing() -> None:
     ledger = AccountLedger("ada", NOON, [lot], [hold])
     ledger.settle(JOB, 40, "succeeded", "w", our_fault=True)
     assert ({}, False) == (ledger.new_lots, ledger.raised)
+
+
+def test_whole_holds_are_spent_without_their_lots() -> None:
+    """What two holds took of one lot adds up; the journal says each."""
+    first, second = Reservation(JOB, 12, (Draw(1, 5), Draw(2, 7))), Reservation(OTHER, 3, (Draw(2, 3),))
+    ledger = AccountLedger("ada", NOON, None, [first, second])
+    for hold in (first, second):
+        ended = ledger.settle(hold.job_id, hold.amount, "succeeded", "w", our_fault=False)
+        assert replace(hold, state=ReservationState.COMMITTED, charged=hold.amount, reason="succeeded") == ended
+    assert [(1, "commit", 5, "succeeded"), (2, "commit", 7, "succeeded"), (2, "commit", 3, "succeeded")] == written(
+        ledger
+    )
+    assert ({1: 5, 2: 10}, [JOB, OTHER], False) == (ledger.spent_unread, ledger.settled, ledger.raised)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda ledger: ledger.settle(JOB, 11, "partial", "w"),
+        lambda ledger: ledger.settle(JOB, 13, "succeeded", "w"),
+        lambda ledger: ledger.settle(JOB, 0, "succeeded", "w"),
+        lambda ledger: ledger.refund(JOB, "cancelled", "w", our_fault=False),
+        lambda ledger: ledger.reserve(OTHER, 1, "w"),
+        lambda ledger: ledger.reserve(OTHER, 0, "w"),
+        lambda ledger: ledger.shortfall(1),
+        lambda ledger: ledger.spendable,
+        lambda ledger: ledger.grant(1, NewLot(LotSource.GRANT, "gift"), None, "w"),
+        lambda ledger: ledger.expire(1, "expired", "w"),
+        lambda ledger: ledger.revoke(1, 1, "taken", "w"),
+        lambda ledger: ledger.charge_back(1, "w"),
+    ],
+)
+def test_whatever_else_needs_lots_that_were_not_read_asks_for_them(asked: Any) -> None:
+    """An account without lots to look at is not an account without credits."""
+    ledger = AccountLedger("ada", NOON, None, [Reservation(JOB, 12, (Draw(1, 12),))])
+    with pytest.raises(LotsUnread):
+        asked(ledger)
+    assert ([], {}, []) == (ledger.lines, ledger.spent_unread, ledger.settled)
 
 
 def test_a_free_job_has_a_reservation_too() -> None:

@@ -681,13 +681,14 @@ def test_wake_looks_again_without_moving_a_credit() -> None:
 def test_expire_writes_down_what_time_has_done() -> None:
     """What is left of expired lots expires; lots that are empty for good are closed; what is held stays open."""
     page = a_page()
-    page.ledger.lots = {
-        1: Lot(1, LotSource.GRANT, 9, 9, NOON),
-        2: Lot(2, LotSource.GRANT, 9, 4, NOON, held=5),
-        3: Lot(3, LotSource.TOPUP, 9, 0, None, spent=9),
-        4: Lot(4, LotSource.TOPUP, 9, 9, None),
-        5: Lot(5, LotSource.GRANT, 9, 9, NOON + HOUR),
-    }
+    lots = [
+        Lot(1, LotSource.GRANT, 9, 9, NOON),
+        Lot(2, LotSource.GRANT, 9, 4, NOON, held=5),
+        Lot(3, LotSource.TOPUP, 9, 0, None, spent=9),
+        Lot(4, LotSource.TOPUP, 9, 9, None),
+        Lot(5, LotSource.GRANT, 9, 9, NOON + HOUR),
+    ]
+    page.ledger = AccountLedger("ada", NOON, lots)
     assert 13 == Expire("ada").decide(page)
     assert [1, 3] == page.writes.lots_closed
     assert [(1, 9), (2, 4)] == [(line.entry.lot_id, line.entry.amount) for line in page.ledger.lines]
