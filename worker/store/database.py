@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -58,10 +58,13 @@ def tried_again(step: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, A
     return until_it_holds
 
 
-def engine_at(url: str | URL, **options: Any) -> AsyncEngine:
+def engine_at(url: str | URL, session: Mapping[str, str] | None = None, **options: Any) -> AsyncEngine:
     """An engine for a URL whose query may say how to encrypt, as libpq has it: `?sslmode=verify-full`.
 
     asyncpg reads these words in a DSN only; SQLAlchemy hands each part of a query on as an argument that it has not.
+
+    `session`: what PostgreSQL is told on each new connection, limits above all. By a statement, not as it connects:
+    PgBouncer takes few names there, and those that it is made to ignore are gone without a word.
     """
     engine = create_async_engine(url, hide_parameters=True, **options)
 
@@ -71,13 +74,24 @@ def engine_at(url: str | URL, **options: Any) -> AsyncEngine:
         if said:
             named["dsn"] = f"postgresql://?{urlencode(said)}"
 
+    if session:
+        told = "; ".join(f"SET {name} = '{value}'" for name, value in session.items())
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def tell(connection: Any, _record: object) -> None:
+            connection.run_async(lambda driver: driver.execute(told))
+
     return engine
+
+
+#: Our statements are short; compiling one costs more than running it.
+_NEVER_COMPILED = {"jit": "off"}
 
 
 def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) -> AsyncEngine:
     """A pool for one process, bound to the running event loop. `name` shows in pg_stat_activity."""
     assert settings.database_url is not None
-    milliseconds = {
+    limits = {
         "lock_timeout": settings.lock_timeout_seconds,
         "statement_timeout": settings.statement_timeout_seconds,
         # A frozen worker holds its accounts for exactly this long.
@@ -85,6 +99,7 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
     }
     return engine_at(
         settings.database_url.get_secret_value(),
+        {**_NEVER_COMPILED, **{limit: str(round(seconds * 1000)) for limit, seconds in limits.items()}},
         isolation_level=_BEGINS_NOTHING,
         pool_size=pool_size or settings.pool_size,
         max_overflow=2,
@@ -94,12 +109,7 @@ def make_engine(settings: Settings, *, name: str, pool_size: int | None = None) 
         connect_args={
             "timeout": settings.connect_seconds,
             "command_timeout": settings.statement_timeout_seconds + 2,
-            "server_settings": {
-                "application_name": name[:63],
-                "timezone": "UTC",
-                "jit": "off",  # our statements are short; compiling one costs more than running it
-                **{key: str(round(seconds * 1000)) for key, seconds in milliseconds.items()},
-            },
+            "server_settings": {"application_name": name[:63], "timezone": "UTC"},
         },
     )
 
@@ -109,21 +119,19 @@ async def patient(
     engine: AsyncEngine, name: str, statement_seconds: float, **settings: str
 ) -> AsyncIterator[AsyncEngine]:
     """Connections to the same database whose statements may take their time; `settings` are further ones of theirs."""
+    limits = {
+        "statement_timeout": str(round(statement_seconds * 1000)),
+        "idle_in_transaction_session_timeout": "60000",
+    }
     own = engine_at(
         engine.url,
+        {**_NEVER_COMPILED, **limits, **settings},
         isolation_level=_BEGINS_NOTHING,
         poolclass=NullPool,
         connect_args={
             "timeout": 10,
             "command_timeout": statement_seconds + 2,
-            "server_settings": {
-                "application_name": name,
-                "timezone": "UTC",
-                "jit": "off",
-                "statement_timeout": str(round(statement_seconds * 1000)),
-                "idle_in_transaction_session_timeout": "60000",
-                **settings,
-            },
+            "server_settings": {"application_name": name, "timezone": "UTC"},
         },
     )
     try:
