@@ -65,7 +65,7 @@ _KNOWS = """            and claimed.hold is not None
             and lease.token == self.token == claimed.token
 """
 _LOCKED = '    rows = await rows_of(driver_of(connection), statement, {"accounts": account_ids})\n'
-_LOTS = "    lots = await _read_lots(driver, list(accounts))\n"
+_LOTS = "    lots = await _read_lots(driver, [account_id for account_id in accounts if account_id not in unread])\n"
 
 MUTANTS = (
     Mutant(
