@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.servers import Database
 from worker.credits.lots import BrokenInvariant
 from worker.credits.operations import Claim, Claimed, Ended, Fenced, Requeued, Settle
 from worker.credits.outcomes import Ending
+from worker.credits.page import Page
 from worker.credits.states import JobState
 
 
@@ -165,6 +167,7 @@ async def test_who_spends_a_whole_hold_reads_no_lots(database: Database) -> None
     """Whoever gives something back does."""
     async with opened(database) as store:
         await store.account("ada", 100)
+        await store.fetch("UPDATE accounts SET warn_below = 50")
         jobs = [await store.running("ada", 10) for _ in range(3)]
         await store.engine.dispose()
         with heard(store) as sent:
@@ -243,3 +246,56 @@ async def test_a_lot_that_holds_less_than_is_spent_stops_the_settle(database: Da
         left = await store.fetch("SELECT account_id, (SELECT count(*) FROM attempts) FROM live")
         assert [("ada", 1)] == [tuple(row) for row in left]
         assert 0 == await store.value("SELECT count(*) FROM journal WHERE account_id = 'ada' AND move = 'commit'")
+
+
+@dataclass(frozen=True, slots=True)
+class Mistaken:
+    """Says that it spends a whole hold, and then asks what there is."""
+
+    account_id: str
+    step: str = "settle"
+    job_id: None = None
+
+    def spends_all(self, _: Any) -> bool:
+        return True
+
+    def decide(self, page: Page) -> int:
+        return page.ledger.spendable
+
+
+async def test_who_needs_lots_after_all_is_asked_again_with_them(database: Database) -> None:
+    """It is told nothing of that, and its neighbour spends once."""
+    async with opened(database) as store:
+        await store.account("ada", 30)
+        claimed = await store.running("ada", 10)
+        answers = await store.books.apply([spending(claimed), Mistaken("ada")], False)
+        assert [Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 10), 20] == answers
+        assert {"available": 20, "held": 0, "spent": 10, "expired": 0, "revoked": 0} == await store.buckets("ada")
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """Of which a mistake of ours makes nothing work."""
+
+    account_id: str
+    step: str = "settle"
+    job_id: None = None
+
+    def spends_all(self, _: Any) -> bool:
+        raise ValueError("what it spends is no number")
+
+    def decide(self, _: Page) -> int:
+        raise ValueError("nor is it now")
+
+
+async def test_who_can_not_say_whether_it_spends_all_is_answered_alone(database: Database) -> None:
+    """In the one transaction of its neighbours, with the mistake that it makes as it decides."""
+    async with opened(database) as store:
+        await store.account("ada", 30)
+        await store.account("bob", 30)
+        claimed = await store.running("bob", 10)
+        await store.engine.dispose()
+        with heard(store) as sent:
+            answers = await store.books.apply([Failing("ada"), spending(claimed, "bob")], False)
+        assert ["nor is it now", str(Ended(JobState.SUCCEEDED, Ending.SUCCEEDED, 10))] == [str(one) for one in answers]
+        assert 1 == sum(statement.startswith("BEGIN") for statement in sent), sent

@@ -37,7 +37,7 @@ class _Write:
     of: str | None = None
     #: Each row must change exactly one row of the table, or the books and the page disagree.
     exactly: bool = False
-    #: What is raised then.
+    #: What is raised where one did not.
     otherwise: type[Exception] = BrokenInvariant
     timed: bool = False
 

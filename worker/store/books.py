@@ -57,6 +57,8 @@ class Books:
 
         `wait`: for locks, `LOCK_WAIT_SECONDS` at most, instead of skipping what is busy. An operation
         that raises leaves its account's page unwritten: its neighbours there are answered busy and go again.
+
+        Two transactions where lots that were not read are needed after all (`LotsUnread`): the first one wrote nothing.
         """
         try:
             return await self._apply(operations, wait, all_lots=False)

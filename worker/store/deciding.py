@@ -57,12 +57,12 @@ def add_notices(pages: Mapping[str, Page]) -> None:
 
 
 def answers_to(
-    operations: Sequence[PageOperation], ready: Container[str], decided: Sequence[Any], busy: Container[str]
+    operations: Sequence[PageOperation], locked: Container[str], decided: Sequence[Any], busy: Container[str]
 ) -> list[Any]:
-    """One answer an operation: what was decided, in the order of those whose account is ready; the others' why not."""
+    """One answer an operation: what was decided, in the order of those whose account is locked; the others' why not."""
     answers = iter(decided)
     return [
-        next(answers) if operation.account_id in ready else _not_ready(operation.account_id, busy)
+        next(answers) if operation.account_id in locked else _not_ready(operation.account_id, busy)
         for operation in operations
     ]
 

@@ -81,9 +81,9 @@ async def gather_pages(
     """A page for each locked account, with the jobs that the operations name.
 
     Its subscription is read where a cycle has ended, or with `subscribed`. Without `all_lots` its lots stay unread
-    where no operation is going to ask for them. Rows of `due` and `live` that somebody
-    holds without the account (a dispatch, a renewal) are passed over, so that a frozen one delays nobody else; with
-    `wait` they are waited for.
+    where no operation is going to ask for them: one that does nevertheless meets `LotsUnread`. Rows of `due` and `live`
+    that somebody holds without the account (a dispatch, a renewal) are passed over, so that a frozen one delays nobody
+    else; with `wait` they are waited for.
     """
     claims = [o for o in operations if isinstance(o, Claim)]
     others = [o for o in operations if o.job_id is not None and not isinstance(o, Claim)]
@@ -201,13 +201,18 @@ def _spending_all(operations: Sequence[PageOperation], leases: Mapping[str, Mapp
     spending: set[str] = set()
     others: set[str] = set()
     for operation in operations:
-        # Few kinds of operations can: see `Spending`.
-        spends_all = getattr(operation, "spends_all", None)
-        if spends_all is not None and spends_all(_lease_of(operation, leases)):
-            spending.add(operation.account_id)
-        else:
-            others.add(operation.account_id)
+        (spending if _spends_all(operation, leases) else others).add(operation.account_id)
     return spending - others
+
+
+def _spends_all(operation: PageOperation, leases: Mapping[str, Mapping[UUID, Lease]]) -> bool:
+    spends_all = getattr(operation, "spends_all", None)  # few kinds of operations have it: see `Spending`
+    if spends_all is None:
+        return False
+    try:
+        return bool(spends_all(_lease_of(operation, leases)))
+    except Exception:
+        return False  # it raises the same as it decides, where that concerns nobody else
 
 
 async def _read_leases(driver: Driver, operations: Sequence[PageOperation]) -> dict[str, dict[UUID, Lease]]:
