@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config.servers import check_postgresql, check_server, is_near, parts_of, says_plain
+from config.servers import check_postgresql, check_redis, check_server, is_near, parts_of, says_plain
 
 PREFIX = "FERMATA_"
 
@@ -204,6 +204,7 @@ class Settings(BaseSettings):
             raise ValueError("must start with redis://, rediss:// or unix://")
         elif not parts_of(given).path:
             raise ValueError("must name a socket, as unix:///run/redis.sock")
+        check_redis(given)
         return url
 
     @field_validator("otlp_headers")

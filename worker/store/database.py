@@ -164,10 +164,12 @@ def reading(
 ) -> AbstractAsyncContextManager[AsyncConnection]:
     """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing.
 
+    `at_once`: a single statement, a SELECT, without BEGIN and COMMIT around it; then it is a test that reads the source
+    (`test_what_is_read_at_once_is_a_select`), and not PostgreSQL, who says that nothing is written.
+
     Raises the same but `OutcomeUnknown`: what was read stands, whatever became of the COMMIT.
 
-    `one_instant`: every statement sees the same instant. A single statement does so by itself and needs no BEGIN and
-    COMMIT around it: `at_once`. `by_key`: see `transaction`.
+    `one_instant`: every statement sees the same instant; one `at_once` does so by itself. `by_key`: see `transaction`.
     """
     begin = _READ_ONE_INSTANT if one_instant else _READ
     return _transaction(engine, None, None if at_once else begin + _BY_KEY * by_key)
