@@ -190,7 +190,10 @@ async def overcharged(
     "/prices/{book}/overcharged", response_model=Overcharged, responses=responses(400, 404, 409, 413, 415, 422)
 )
 async def compensate_overcharged(request: Request, caller: Mender, book: BookPath, body: MendBody) -> Response:
-    """Give each of those jobs what it was charged too much: once a job, whichever book it is compared with."""
+    """Give each of those jobs what is missing of what it was charged too much: no credit twice, whoever asks again.
+
+    Under a cheaper book than before it is the rest. Jobs that have not ended are counted only: ask again then.
+    """
     give = (body.reason, caller.actor)
     return answer(await services_of(request).prices.overcharged(book, body.under, give=give))
 
