@@ -48,6 +48,8 @@ def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
             ("credits", f"{outcome.before:,} -> {outcome.after:,} {_percent(outcome.before, outcome.after)}".rstrip()),
         ]
     )
+    if not outcome.jobs:
+        yield "\nno job ended in that time: a large change is not let in by this; look further back with --since"
     longest = max((max(row.before, row.after) for row in outcome.kinds), default=0)
     for title, rows in (("kind", outcome.kinds), ("model", outcome.models), ("plan", outcome.plans)):
         yield from _rows(title, rows, longest)

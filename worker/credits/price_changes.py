@@ -66,8 +66,13 @@ class OutcomeChange:
 
 def large_changes(before: PriceBook, after: PriceBook, percent_max: int) -> tuple[str, ...]:
     """What changes by more than so many percent, each as a sentence; nothing if nothing does."""
-    kinds = [str(change) for change in kind_changes(before, after, percent_max) if change.exceeds(percent_max)]
-    endings = [str(change) for change in outcome_changes(before, after) if change.points > percent_max]
+    return tuple(str(change) for change in changes_above(before, after, percent_max))
+
+
+def changes_above(before: PriceBook, after: PriceBook, percent_max: int) -> tuple[KindChange | OutcomeChange, ...]:
+    """The largest change of each kind, and each ending, that changes by more than so many percent."""
+    kinds = [change for change in kind_changes(before, after, percent_max) if change.exceeds(percent_max)]
+    endings = [change for change in outcome_changes(before, after) if change.points > percent_max]
     return (*kinds, *endings)
 
 
