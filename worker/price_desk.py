@@ -101,11 +101,12 @@ class PriceDesk:
     async def revert(self, book_id: int, author: str, note: str, asked: Asked | None = None) -> BookApplied:
         """Put the document of an old book in force again, now, as a new book; once a request.
 
-        Needs no rehearsal: it is how a wrong book is mended at once. Raises as `read` and as `BookShelf.apply`.
+        Needs no rehearsal: it is how a wrong book is mended at once. A planned book that would then be a large change
+        must be withdrawn first, or have been rehearsed. Raises as `read` and as `BookShelf.apply`.
         """
         book = await self.read((await self._shelf.shown(book_id)).document)
         draft = BookDraft(book.document, book.digest, author, note, reverts_to=book_id)
-        return await self._shelf.apply(draft, asked=asked)
+        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked)
 
     async def overcharged(
         self, book_id: int, under: int | None = None, worst_max: int = 20, *, give: tuple[str, str] | None = None

@@ -151,7 +151,12 @@ def test_a_book_that_is_not_in_force_yet_can_be_withdrawn(fermata: Fermata, tmp_
     assert fermata.ok("prices", "apply", written(tmp_path, dearer(6)), *WHY, *planned)["book"] == 3
     # A second time it is the first answer again.
     assert done == fermata.ok("prices", "withdraw", "2", "--note", "again", "--as", "eve")
-    assert "withdrawn by ben: too dear" in fermata("prices", "history").out
+    told = fermata("prices", "history").out
+    assert "withdrawn by ben: too dear" in told
+    assert ["planned", "withdrawn", "in force"] == [
+        next(word for word in ("planned", "withdrawn", "in force", "past") if f"UTC  {word} " in line)
+        for line in told.splitlines()[1:]
+    ], told
 
 
 def test_a_book_that_was_in_force_is_not_withdrawn(fermata: Fermata, tmp_path: Path) -> None:

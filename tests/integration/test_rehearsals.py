@@ -290,6 +290,27 @@ async def test_a_revert_goes_back_to_what_was_in_force(database: Database) -> No
         assert [2, 1] == [line.book for line in await desk.history()]
 
 
+async def test_a_revert_asks_what_becomes_of_the_planned_book(database: Database) -> None:
+    """It was small beside the book that is taken back, and would be large beside the one that comes again."""
+    later = (await database_now(database)) + timedelta(days=1)
+    slightly = DEARER.replace("multiplier = 2.5", "multiplier = 2.6")
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.apply(DEARER, "mia", "up", force="a slip")
+        await desk.apply(slightly, "mia", "a little more", later)
+        with pytest.raises(Refused, match=r"the planned book 3 would then .*\(`fermata prices withdraw 3`\)"):
+            await desk.revert(1, "mia", "back")
+        assert [3, 2, 1] == [line.book for line in await desk.history()]
+        assert ["planned", "in force", "past"] == [line.standing for line in await desk.history()]
+        await desk.withdraw(3, "mia", "not yet")
+        assert 4 == (await desk.revert(1, "mia", "back")).book
+        assert ["withdrawn", "in force", "past", "past"] == [line.standing for line in await desk.history()]
+        # What somebody answers for comes whatever it follows.
+        await desk.apply(DEARER, "mia", "up", force="once more")
+        await desk.apply(slightly, "mia", "a little more", later, force="it is meant")
+        assert 7 == (await desk.revert(1, "mia", "back")).book
+
+
 async def database_now(database: Database) -> datetime:
     async with database.connection() as connection:
         now: datetime = await connection.fetchval("SELECT fermata_now()")

@@ -17,15 +17,9 @@ def history(books: Sequence[BookLine]) -> Iterator[RenderableType]:
     """Books, one a line."""
     yield table(
         ["book", "in force from", "now", "author", "note", "applied", "remarks"],
-        [(b.book, b.effective_at, _standing(b), b.author, b.note, b.created_at, _remarks(b)) for b in books],
+        [(b.book, b.effective_at, b.standing, b.author, b.note, b.created_at, _remarks(b)) for b in books],
         right=["book"],
     )
-
-
-def _standing(book: BookLine) -> str | None:
-    if book.withdrawn_at is not None:
-        return "withdrawn"
-    return "in force" if book.in_force else None
 
 
 def _remarks(book: BookLine) -> str:

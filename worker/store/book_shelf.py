@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Table, and_, func, select
+from sqlalchemy import ColumnElement, DateTime, Table, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.document_changes import Change
@@ -64,7 +64,10 @@ class BookApplied:
 
 @dataclass(frozen=True, slots=True)
 class BookLine:
-    """One book of the history. `in_force`: it is the one that counts now."""
+    """One book of the history. `in_force`: it is the one that counts now.
+
+    `standing`: planned, in force, past, or withdrawn before it ever was.
+    """
 
     book: int
     effective_at: datetime
@@ -78,6 +81,7 @@ class BookLine:
     reverts_to: int | None
     forced: str | None
     in_force: bool
+    standing: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +142,8 @@ class BookShelf:
         The very document that is in force already (or planned for that very time) is not applied again: its number
         is the answer, and so it is for a request that comes again. Raises `Refused` for an author or a note out of
         bounds, for a time that is past or taken by another book, for a revert to what was never in force, `Conflict`,
-        and whatever `approval` raises: it is asked about the draft, and about the planned book that would follow the
-        draft. Then nothing is written.
+        and whatever `approval` raises: it is asked about the draft, unless that is a revert, and about the planned book
+        that would follow the draft. Then nothing is written.
         """
         _check_draft(draft)
         async with transaction(self._engine, "apply_book") as connection:
@@ -159,8 +163,10 @@ class BookShelf:
             if before is not None and before.effective_at == at:
                 raise Refused("effective_at", f"book {before.book} comes into force at that very time")
             if approval is not None:
-                follower = Follower(draft.document, draft.digest, draft.forced)
-                await self._approve(connection, approval, before, follower)
+                # What a revert repeats was let in once, and is wanted at once.
+                if draft.reverts_to is None:
+                    follower = Follower(draft.document, draft.digest, draft.forced)
+                    await self._approve(connection, approval, before, follower)
                 # A reason to force the draft is one for what it makes of the planned book too.
                 if draft.forced is None and (planned := await self._next(connection, at)) is not None:
                     await approval(connection, draft.document, planned)
@@ -265,10 +271,17 @@ class BookShelf:
         """The history, each row as `BookLine` has it."""
         books = self._table.c
         in_force = select(func.max(books.effective_at)).where(self._standing_at(func.fermata_now())).scalar_subquery()
+        counts = (books.effective_at == in_force) & books.withdrawn_at.is_(None)
         return select(
             *(books.book_id, books.effective_at, books.author, books.note, books.digest, books.created_at),
             *(books.withdrawn_at, books.withdrawn_by, books.withdrawn_note, books.reverts_to, books.forced),
-            func.coalesce((books.effective_at == in_force) & books.withdrawn_at.is_(None), False),
+            func.coalesce(counts, False),
+            case(
+                (books.withdrawn_at.is_not(None), "withdrawn"),
+                (counts, "in force"),
+                (books.effective_at > func.fermata_now(), "planned"),
+                else_="past",
+            ),
         )
 
     async def _line(self, connection: AsyncConnection, book_id: int) -> BookLine:

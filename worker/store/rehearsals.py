@@ -86,7 +86,11 @@ def _short_of(looked_at: Sequence[Sequence[str]], unseen: Collection[str]) -> st
 def _refusal(changes: str, follower: Follower, short_of: str | None) -> str:
     planned = f"the planned book {follower.book} would then bring a large change: " if follower.book is not None else ""
     if short_of is not None:
-        way = "withdraw it first" if planned else "say with --force why it goes without"
+        way = (
+            f"withdraw it first (`fermata prices withdraw {follower.book}`)"
+            if planned
+            else "say with --force why it goes without"
+        )
         return (
             f"{planned}{changes}. It was rehearsed, but on {short_of}: look further back (`fermata prices rehearse … "
             f"--since 52w`) or, where none ever ran, {way}"
@@ -94,8 +98,8 @@ def _refusal(changes: str, follower: Follower, short_of: str | None) -> str:
     if not planned:
         return f"{changes}. Try this very document out with `fermata prices rehearse`, or say with --force why not"
     return (
-        f"{planned}{changes}. Withdraw it first, or try its document (`fermata prices show --book {follower.book}`) "
-        "out with `fermata prices rehearse`"
+        f"{planned}{changes}. Withdraw it first (`fermata prices withdraw {follower.book}`), or try its document "
+        f"(`fermata prices show --book {follower.book}`) out with `fermata prices rehearse`"
     )
 
 
