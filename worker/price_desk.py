@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -49,22 +49,30 @@ class PriceDesk:
         self._kinds = kinds
         self._bounds = bounds_of(settings)
         self._percent_max = settings.price_change_percent_max
+        #: The names of each plan book: it never changes, and is read once.
+        self._plans_of: dict[int, tuple[str, ...]] = {}
 
-    async def read(self, document: str, at: datetime | None = None) -> PriceBook:
-        """The book that a document describes, for our kinds and the plans that are sold at that time.
+    async def read(self, document: str) -> PriceBook:
+        """The book that a document describes, for our kinds and the plans that some account may have.
 
         Raises `PriceBookError` with all that is wrong, each with table, key and reason.
         """
-        sold = await self._plans.shown()
-        if at is not None and at > sold.effective_at:
-            sold = await self._plans.shown(at=at)
         return parse_price_book(
             document,
             kinds=self._kinds,
             request_fields=request_fields(self._kinds),
-            plans=parse_plan_book(sold.document).plans,
+            plans=await self._plan_names(),
             bounds=self._bounds,
         )
+
+    async def _plan_names(self) -> Collection[str]:
+        """The plans of all plan books: whoever has one that is no longer sold keeps it, and one may be to come.
+
+        No account has any other: it was sold by a book, and books are never deleted.
+        """
+        for book, document in (await self._plans.documents(besides=self._plans_of)).items():
+            self._plans_of[book] = tuple(parse_plan_book(document).plans)
+        return {name for names in self._plans_of.values() for name in names}
 
     async def apply(
         self,
@@ -80,7 +88,7 @@ class PriceDesk:
         One that changes what some request costs by more than `price_change_percent_max` must have been rehearsed,
         exactly this document, unless `force` says why not. Raises as `read` and as `BookShelf.apply`.
         """
-        book = await self.read(document, effective_at)
+        book = await self.read(document)
         draft = BookDraft(book.document, book.digest, author, note, effective_at, force)
         return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked)
 

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.integration.books import opened
 from tests.integration.cli_support import Fermata, silence
+from tests.integration.test_rehearsals import desk_of
 from tests.servers import Database
-from worker.credits.prices import parse_price_book
+from worker.credits.prices import PriceBookError, parse_price_book
 from worker.local.waiting import finished
 from worker.store.book_shelf import BookDraft, BookShelf, plan_shelf, price_shelf
 from worker.store.errors import Refused
@@ -180,6 +181,28 @@ def test_an_old_book_is_put_in_force_again_as_a_new_one(fermata: Fermata, tmp_pa
     assert fermata.ok("prices", "revert", "1", "--note", "again", "--as", "ben")["replayed"]
 
 
+def test_a_price_may_name_a_plan_that_is_not_sold_any_more(fermata: Fermata, tmp_path: Path) -> None:
+    """Whoever has it keeps it, and its price: the next book may say so, and a revert may bring it back."""
+    (draft := tmp_path / "label.toml").write_text(with_override('plan = "label"'))
+    fermata.ok("prices", "apply", str(draft), *WHY)
+    plans = fermata.ok("plans", "show")["document"]
+    head, _, rest = plans.partition("[plans.label]\n")
+    (cut := tmp_path / "plans.toml").write_text(head + rest[rest.index("[packs.") :])
+    fermata.ok("plans", "apply", str(cut), *MIA)
+    assert "label" not in fermata.ok("plans", "show")["plans"]
+    draft.write_text(draft.read_text().replace("base = 4\n", "base = 4.1\n", 1))
+    assert 3 == fermata.ok("prices", "apply", str(draft), *WHY)["book"]
+    assert 4 == fermata.ok("prices", "apply", written(tmp_path, SHIPPED), *WHY)["book"]
+    assert 5 == fermata.ok("prices", "revert", "2", *MIA)["book"]
+    # A plan that is to come may have its price before.
+    (cut := tmp_path / "plans.toml").write_text(plans.replace("[plans.label]", "[plans.studio_house]"))
+    fermata.ok("plans", "apply", str(cut), *MIA, "--effective-at", LATER)
+    draft.write_text(draft.read_text().replace('plan = "label"', 'plan = "studio_house"'))
+    assert 6 == fermata.ok("prices", "apply", str(draft), *WHY)["book"]
+    draft.write_text(draft.read_text().replace('plan = "studio_house"', 'plan = "studio_hous"'))
+    assert "did you mean studio_house?" in fermata("prices", "apply", str(draft), *WHY).complaint
+
+
 def test_a_diff_says_what_changes_value_by_value(fermata: Fermata, tmp_path: Path) -> None:
     """Between two books, or between the one in force and a draft; comments are no change."""
     draft = written(tmp_path, "# cheaper\n" + dearer(9).replace("multiplier = 2.5", "multiplier = 3"))
@@ -217,6 +240,20 @@ async def test_books_applied_at_once_are_numbered_in_turn(
         history = await shelf.history()
     assert numbers == {book.book for book in applied}
     assert {1, *numbers} == {book.book for book in history}
+
+
+async def test_the_plans_that_a_price_may_name_are_read_again_when_there_are_more(database: Database) -> None:
+    """By a desk that lives as long as its process."""
+    async with opened(database) as store:
+        desk, plans = desk_of(store), plan_shelf(store.engine)
+        named = with_override('plan = "choir"')
+        for _ in range(2):
+            with pytest.raises(PriceBookError, match="no such value 'choir'"):
+                await desk.read(named)
+        sold = (await plans.shown()).document.replace("[plans.label]", "[plans.choir]")
+        await plans.apply(BookDraft(sold, "digest", "mia", "a choir"))
+        assert named == (await desk.read(named)).document
+        assert named == (await desk.read(named)).document
 
 
 @pytest.mark.parametrize("shelf_of", [price_shelf, plan_shelf])

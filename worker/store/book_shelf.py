@@ -6,7 +6,7 @@ applies another one; the history keeps all of them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -215,6 +215,13 @@ class BookShelf:
         if row is None:
             raise Refused("at", "no book yet")
         return row
+
+    async def documents(self, besides: Collection[int] = ()) -> Mapping[int, str]:
+        """The documents of all books but these, whether they are, were or will be in force, or were withdrawn."""
+        books = self._table.c
+        statement = select(books.book_id, books.document).where(books.book_id.not_in(list(besides)))
+        async with snapshot(self._engine) as connection:
+            return {row.book_id: row.document for row in await connection.execute(statement)}
 
     async def history(self, limit: int = 100) -> tuple[BookLine, ...]:
         """The newest books first, by when they come into force."""
