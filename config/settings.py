@@ -128,7 +128,8 @@ class Settings(BaseSettings):
     price_credits_max: int = Field(100_000, ge=1, le=10**12)  # of a base, a tier, one step
     price_multiplier_max: int = Field(100, ge=1, le=10_000)
     price_seconds_max: int = Field(86_400, ge=1, le=10**9)  # of a step, the included seconds, a tier
-    #: A book that changes what any request costs by more than this is rehearsed before it is applied.
+    #: A book that changes what any request costs by more than this is rehearsed before it is applied; one that changes
+    #: the credits of a plan or a pack by more than this is applied with a reason only.
     price_change_percent_max: int = Field(20, ge=0, le=10_000)
 
     # Webhooks

@@ -129,10 +129,12 @@ Approval = Callable[[AsyncConnection, str, Follower], Awaitable[None]]
 class BookShelf:
     """Every book of one table there ever was."""
 
-    def __init__(self, engine: AsyncEngine, table: Table, never_back: str) -> None:
+    def __init__(self, engine: AsyncEngine, table: Table, never_back: str, way_back: str) -> None:
+        """`never_back`: why no book begins in the past. `way_back`: what mends one that is in force."""
         self._engine = engine
         self._table = table
         self._never_back = never_back
+        self._way_back = way_back
 
     async def apply(
         self, draft: BookDraft, approval: Approval | None = None, asked: Asked | None = None
@@ -190,10 +192,12 @@ class BookShelf:
                 raise Refused("book", "there is no such book")
             if row.withdrawn_at is None:
                 if row.effective_at <= now:
-                    raise Refused("book", f"book {book_id} is in force since {row.effective_at:%Y-%m-%d}: revert it")
+                    raise Refused(
+                        "book", f"book {book_id} is in force since {row.effective_at:%Y-%m-%d}: {self._way_back}"
+                    )
                 if row.effective_at <= now + WITHDRAW_BEFORE:
                     late = f"comes into force at {row.effective_at:%H:%M:%S} UTC, too soon to be withdrawn"
-                    raise Refused("book", f"book {book_id} {late}: revert to the one before it then")
+                    raise Refused("book", f"book {book_id} {late}; then {self._way_back}")
                 planned = await self._next(connection, row.effective_at)
                 if approval is not None and planned is not None:
                     before = await self._book(connection, self._standing_before(row.effective_at))
@@ -215,6 +219,11 @@ class BookShelf:
         if row is None:
             raise Refused("at", "no book yet")
         return row
+
+    async def before(self, time: datetime) -> BookShown | None:
+        """The book in force until this time; None if there was none."""
+        async with snapshot(self._engine) as connection:
+            return await self._book(connection, self._standing_before(time))
 
     async def documents(self, besides: Collection[int] = ()) -> Mapping[int, str]:
         """The documents of all books but these, whether they are, were or will be in force, or were withdrawn."""
@@ -311,12 +320,12 @@ class BookShelf:
 
 def price_shelf(engine: AsyncEngine) -> BookShelf:
     """The price books."""
-    return BookShelf(engine, price_books, "a price never changes after the fact")
+    return BookShelf(engine, price_books, "a price never changes after the fact", "revert to the one before it")
 
 
 def plan_shelf(engine: AsyncEngine) -> BookShelf:
     """The plan books."""
-    return BookShelf(engine, plan_books, "what was sold then was sold")
+    return BookShelf(engine, plan_books, "what was sold then was sold", "apply the one before it again")
 
 
 def _replayed(line: BookLine) -> BookApplied:
