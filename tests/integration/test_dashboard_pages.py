@@ -233,6 +233,14 @@ async def test_the_form_of_numbers_writes_the_document(api: Api, visit: Visit) -
     assert "It can be applied" in shown.text
 
 
+async def test_a_number_in_another_base_takes_no_page_down(api: Api, visit: Visit) -> None:
+    """It is TOML, and a book may say so: it is checked, applied and shown like any other."""
+    document = (await api.services.prices.shown()).document.replace("\nrate = 5\n", "\nrate = 0x5\n")
+    await visit.send("/do/prices/draft", verb="apply", document=document, note="in hex")
+    assert 2 == (await api.services.prices.shown()).book
+    assert "rate = 0x5" in await visit.page("/prices")
+
+
 async def test_the_calculator_prices_by_the_book_that_is_shown(visit: Visit) -> None:
     """Line by line; what can't be asked is said."""
     found = await visit.page("/prices?kind=generation&params=prompt%3Dx%0Aseconds_max%3D60")

@@ -14,7 +14,7 @@ from tomlkit.items import AoT, Float, Integer
 
 from worker.store.errors import Refused
 
-_NUMBER = re.compile(r"\d{1,12}(\.\d{1,6})?")
+_NUMBER = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,15 @@ def _put(parsed: Any, place: str, text: str, field: NumberField) -> None:
     container = parsed
     *path, key = place.split("/")
     for step in path:
-        container = container[int(step)] if step.isdigit() else container[step]
+        container = container[int(step)] if isinstance(container, AoT) else container[step]
     # A decimal is written as it was typed, never through a float.
     container[key] = tomlkit.parse(f"x = {text}")["x"]
 
 
 def _numbers(value: Any, path: tuple[str, ...], name: tuple[str, ...]) -> Iterator[NumberField]:
     for key, item in value.items():
+        if "/" in key:
+            continue  # no place names it, and no book has such a key
         if isinstance(item, AoT):
             for place, table in enumerate(item):
                 yield from _numbers(table, (*path, key, str(place)), (*name, f"{key} {_said(table, place)}"))
@@ -76,8 +78,13 @@ def _numbers(value: Any, path: tuple[str, ...], name: tuple[str, ...]) -> Iterat
 def _said(table: Any, place: int) -> str:
     """What an entry of a list is known by: what it matches, else its number."""
     when = table.get("when")
-    return ", ".join(f"{key} {value}" for key, value in when.items()) if when else str(place + 1)
+    named = when if isinstance(when, Mapping) else {}
+    return ", ".join(f"{key} {value}" for key, value in named.items()) or str(place + 1)
 
 
-def _as_written(item: Any) -> str:
-    return str(Decimal(item.as_string().replace("_", "")))
+def _as_written(item: Integer | Float) -> str:
+    """In tens, whatever TOML lets people write; what no decimal can hold, as it stands there."""
+    try:
+        return str(int(item) if isinstance(item, Integer) else Decimal(item.as_string().replace("_", "")))
+    except (ArithmeticError, ValueError):
+        return item.as_string()
