@@ -110,7 +110,7 @@ async def test_credits_come_in_once_and_are_shown_in_their_kinds(api: Api, visit
     for _ in range(2):
         said = await visit.send("/do/accounts/topup/ada", pack="small", reference="order-1", back="/accounts/ada")
     assert "as before" in said.text
-    await visit.send("/do/accounts/grant/ada", credits="1,000", reference="g-1", note="sorry")
+    await visit.send("/do/accounts/grant/ada", credits="1000", reference="g-1", note="sorry")
     balance = await api.services.reads.balance("ada")
     assert (100, 1100) == (balance.topup.available + balance.topup.frozen, balance.grants.available)
     shown = await visit.page("/accounts/ada")
@@ -118,6 +118,18 @@ async def test_credits_come_in_once_and_are_shown_in_their_kinds(api: Api, visit
         assert expected in shown
     refused = await visit.send("/do/accounts/grant/ada", credits="-5", reference="g-2", back="/accounts/ada")
     assert "must be a whole number" in refused.text
+
+
+async def test_an_amount_is_what_was_typed_or_refused(api: Api, visit: Visit) -> None:
+    """A comma is a point to half the world: nobody is given a hundred times what was meant. As the command has it."""
+    for typed in ("10,50", "1,5", "1,000", "1_0", "10.50", "1 000", "1e3", "+5", "٣", ""):
+        for verb in ("grant", "topup"):
+            said = await visit.send(f"/do/accounts/{verb}/ada", credits=typed, reference=verb, back="/accounts/ada")
+            assert "credits: must be a whole number from 1 to 1,000,000,000,000, in digits alone" in said.text
+    balance = await api.services.reads.balance("ada")
+    assert (0, 100) == (balance.topup.available + balance.topup.frozen, balance.grants.available)
+    await visit.send("/do/accounts/grant/ada", credits=" 1050 ", reference="grant", back="/accounts/ada")
+    assert 1150 == (await api.services.reads.balance("ada")).grants.available
 
 
 async def test_an_account_has_limits_of_its_own_until_they_are_taken_away(api: Api, visit: Visit) -> None:
