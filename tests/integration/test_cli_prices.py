@@ -126,6 +126,36 @@ def test_a_bad_book_is_refused_as_a_whole(fermata: Fermata, tmp_path: Path, docu
     assert fermata.ok("prices", "show")["book"] == 1
 
 
+def test_a_book_that_came_since_the_file_began_is_not_undone(fermata: Fermata, tmp_path: Path) -> None:
+    """Named by --on, the book that the file began from must still be the newest: in force, planned, not withdrawn."""
+    studio = written(tmp_path, SHIPPED.replace("multiplier = 2.5", "multiplier = 2.6"))
+    conversions = SHIPPED.replace("\nrate = 5\n", "\nrate = 6\n")
+
+    def refused(on: str, complaint: str) -> None:
+        with fermata.nothing_written():
+            answer = fermata("prices", "apply", studio, *WHY, "--on", on)
+        assert answer.code == 2
+        assert answer.complaint.startswith(f"fermata: on: {complaint}")
+
+    for wrong in ("0", "x"):
+        refused(wrong, "must be a whole number from 1 to")
+    refused("7", "there is no book 7")
+    (tmp_path / "other").mkdir()
+    other = written(tmp_path / "other", conversions)
+    assert 2 == fermata.ok("prices", "apply", other, "--on", "1", "--note", "in march", "--as", "ben")["book"]
+    refused("1", "book 2 by ben (in march) is in force since this draft began, and one of the two would undo the other")
+    # Twice the same is once, also on the book before.
+    assert fermata.ok("prices", "apply", other, "--on", "1", "--note", "in march", "--as", "ben")["replayed"]
+    planned = written(tmp_path / "other", conversions.replace("\nrate = 6\n", "\nrate = 7\n"))
+    assert 3 == fermata.ok("prices", "apply", planned, *WHY, "--on", "2", "--effective-at", LATER)["book"]
+    refused("2", "book 3 by mia (up) is planned for 2199-01-01 00:00 UTC since this draft began")
+    fermata.ok("prices", "withdraw", "3", "--note", "too dear", "--as", "eve")
+    refused("3", "book 3 was withdrawn by eve (too dear) since this draft began: begin anew")
+    assert 4 == fermata.ok("prices", "apply", studio, *WHY, "--on", "2")["book"]
+    # Not asked where nothing is said.
+    assert 5 == fermata.ok("prices", "apply", other, *WHY)["book"]
+
+
 def test_the_author_must_be_named(fermata: Fermata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By --as or FERMATA_ACTOR; a login is not enough for what customers pay."""
     monkeypatch.delenv("FERMATA_ACTOR", raising=False)
