@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -35,8 +35,22 @@ def numbers_of(document: str) -> tuple[NumberField, ...]:
         return ()
 
 
-def with_numbers(document: str, typed: Mapping[str, str]) -> str:
-    """The document with these numbers at these places. Raises `Refused` for what is no number, or no place."""
+def fields_with(fields: tuple[NumberField, ...], typed: Mapping[str, str]) -> tuple[NumberField, ...]:
+    """The fields with what was typed into them and is not in the document; what has no place there comes last."""
+    places = {field.place for field in fields}
+    lost = [(*place.rpartition("/"), text) for place, text in typed.items() if place not in places]
+    return (
+        *(replace(field, value=typed.get(field.place, field.value)) for field in fields),
+        *(NumberField(f"{path}{slash}{key}", path.replace("/", " "), key, text) for path, slash, key, text in lost),
+    )
+
+
+def with_numbers(document: str, typed: Mapping[str, str], were: Mapping[str, str] | None = None) -> str:
+    """The document with these numbers at these places.
+
+    `were`: the numbers over which they were typed. Raises `Refused` for what is no number, or no place, and for a
+    number that the document has changed too: which of both is meant is not guessed.
+    """
     try:
         parsed = tomlkit.parse(document)
     except TOMLKitError as error:
@@ -44,8 +58,14 @@ def with_numbers(document: str, typed: Mapping[str, str]) -> str:
     now = {field.place: field for field in _numbers(parsed, (), ())}
     for place, text in typed.items():
         if place not in now:
-            raise Refused("document", f"has no number at {place[:80]}: it was changed meanwhile")
+            if not text.strip():
+                continue
+            gone = "it was changed meanwhile; empty the field to go on without it"
+            raise Refused("document", f"has no number at {place[:80]}: {gone}")
         if text.strip() != now[place].value:
+            if (were or {}).get(place, now[place].value) != now[place].value:
+                both = f"is {now[place].value} in the document and {text.strip()[:20]} in the form: make them the same"
+                raise Refused(f"[{now[place].table}] {now[place].key}", both)
             _put(parsed, place, text.strip(), now[place])
     return tomlkit.dumps(parsed)
 
