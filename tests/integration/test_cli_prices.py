@@ -17,8 +17,8 @@ from tests.integration.cli_support import Fermata, silence
 from tests.servers import Database
 from worker.credits.prices import parse_price_book
 from worker.local.waiting import finished
-from worker.store.book_shelf import BookDraft, BookShelf, plan_shelf, price_shelf
-from worker.store.errors import Refused
+from worker.store.book_shelf import BookApplied, BookDraft, BookShelf, Seen, plan_shelf, price_shelf
+from worker.store.errors import Overtaken, Refused
 
 SHIPPED = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
 LATER = "2199-01-01T00:00:00Z"
@@ -242,6 +242,33 @@ async def test_books_applied_at_once_are_numbered_in_turn(
         history = await shelf.history()
     assert numbers == {book.book for book in applied}
     assert {1, *numbers} == {book.book for book in history}
+
+
+async def test_of_drafts_that_began_from_one_book_the_first_alone_is_applied(database: Database) -> None:
+    """However close together they come: none is undone by the next."""
+    drafts = [parse_price_book(dearer(base)) for base in (5, 6, 7)]
+    async with opened(database) as store:
+        shelf = price_shelf(store.engine)
+        answers = await asyncio.gather(
+            *(shelf.apply(BookDraft(draft.document, draft.digest, "mia", "up", seen=Seen(1))) for draft in drafts),
+            return_exceptions=True,
+        )
+        assert [2, 1] == [line.book for line in await shelf.history()]
+    assert 1 == sum(isinstance(answer, BookApplied) for answer in answers)
+    assert 2 == sum(isinstance(answer, Overtaken) for answer in answers)
+
+
+async def test_a_trial_writes_nothing(database: Database) -> None:
+    """It is refused where the draft would be, and else let in without a number; the draft may still be applied."""
+    book = parse_price_book(dearer(5))
+    draft = BookDraft(book.document, book.digest, "mia", "up", seen=Seen(1))
+    async with opened(database) as store:
+        shelf = price_shelf(store.engine)
+        assert 0 == (await shelf.apply(draft, trial=True)).book
+        assert [1] == [line.book for line in await shelf.history()]
+        with pytest.raises(Refused, match="there is no book 7"):
+            await shelf.apply(replace(draft, seen=Seen(7)), trial=True)
+        assert 2 == (await shelf.apply(draft)).book
 
 
 @pytest.mark.parametrize("shelf_of", [price_shelf, plan_shelf])

@@ -377,6 +377,18 @@ async def test_a_number_that_is_none_stays_in_its_field(api: Api, visit: Visit, 
     assert "It can be applied." in (await visit.send("/do/prices/draft", verb="check", **mended)).text
 
 
+async def test_a_number_typed_beside_a_broken_document_is_not_lost(api: Api, visit: Visit) -> None:
+    """Its field stays though the document has none, and it is written once the document is whole again."""
+    draft = {**await draft_of(visit), "number:generation/output/base": "3.9", "note": "down"}
+    whole = draft["document"]
+    broken = (await visit.send("/do/prices/draft", verb="check", **{**draft, "document": f"{whole}\n[broken"})).text
+    assert "is no TOML" in broken
+    assert "3.9" == fields_of(broken)["number:generation/output/base"]
+    mended = await visit.send("/do/prices/draft", verb="apply", **{**fields_of(broken), "document": whole})
+    assert "Book 2 is in force from" in mended.text
+    assert "\nbase = 3.9\n" in (await api.services.prices.shown()).document
+
+
 async def test_a_check_says_what_apply_would(api: Api, visit: Visit) -> None:
     """A change that wants a rehearsal is refused by both, in the same words; after it both let it in."""
     draft = {**await draft_of(visit), "note": "up"}
