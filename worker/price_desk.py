@@ -144,12 +144,11 @@ class PriceDesk:
         """Every book, the newest first."""
         return await self._shelf.history(limit)
 
-    async def changes(self, before: int | None, after: int | str, at: datetime | None = None) -> BookChanges:
-        """What a book or a draft (read as for that time) says otherwise than another one, by default the one in
-        force."""
+    async def changes(self, before: int | None, after: int | str) -> BookChanges:
+        """What a book or a draft says otherwise than another one, by default the one in force."""
         old = await self._shelf.shown(before)
         number = after if isinstance(after, int) else None
-        document = (await self.read(after, at)).document if isinstance(after, str) else ""
+        document = (await self.read(after)).document if isinstance(after, str) else ""
         new = document if number is None else (await self._shelf.shown(number)).document
         effects = large_changes(_read_again(old.document), _read_again(new), 0)
         return BookChanges(old.book, number, changes_between(old.document, new), effects)

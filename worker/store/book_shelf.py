@@ -156,9 +156,10 @@ class BookShelf:
         where the shelf is no longer as the draft's author saw it, `Conflict`, and whatever `approval` raises: it is
         asked about the draft, and about the planned book that would follow the draft. Then nothing is written.
 
-        `trial`: nothing is written either way, and a draft that would be let in has the number 0.
+        `trial`: nothing is written either way, of the request neither, and a draft that would be let in has number 0.
         """
         _check_draft(draft)
+        asked = None if trial else asked
         async with transaction(self._engine, "apply_book") as connection:
             now = await self._locked(connection)
             if (made := await made_before(connection, asked)) is not None:

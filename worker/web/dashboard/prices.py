@@ -99,7 +99,7 @@ async def draft(request: Request, visitor: Visitor, form: Form) -> Response:
         written = with_numbers(shown.document, shown.typed, shown.were) if shown.typed else shown.document
         shown = replace(shown, document=written, typed={}, were={})
         at, seen, force = _time(form), _seen(form), shown.force or None
-        shown = replace(shown, found=await desk.changes(None, written, at))
+        shown = replace(shown, found=await desk.changes(None, written))
         if verb == "apply":
             done = await desk.apply(written, visitor.actor, form.line("note"), at, force, seen=seen)
             when = "already" if done.replayed else f"from {done.effective_at:%Y-%m-%d %H:%M:%S} UTC"
