@@ -264,7 +264,7 @@ async def draft_of(visit: Visit) -> dict[str, Any]:
 async def test_a_refused_draft_keeps_the_time_and_the_reason(api: Api, visit: Visit) -> None:
     """What was meant for June does not go live today because its first try was refused."""
     dear = (await api.services.prices.shown()).document.replace("\nbase = 4\n", "\nbase = 40\n")
-    typed = {"document": dear, "note": "summer", "effective_at": "2099-06-01T00:00", "force": ""}
+    typed: dict[str, Any] = {"document": dear, "note": "summer", "effective_at": "2099-06-01T00:00", "force": ""}
     kept = {"note": "summer", "effective_at": "2099-06-01T00:00:00", "document": dear}
     refused = await visit.send("/do/prices/draft", verb="apply", **typed)
     assert kept.items() <= fields_of(refused.text).items()
