@@ -48,6 +48,18 @@ async def actor_of(api: Api, role: str = "admin") -> str:
     return f"key:{(await api.key(role))[:12]}"
 
 
+async def a_song(api: Api) -> dict[str, Any]:
+    """A job that has succeeded."""
+    job: dict[str, Any] = await api.submit()
+    operations, job_id, token = api.services.client.operations, UUID(job["id"]), uuids.uuid7()
+    claimed = await operations.do(Claim("ada", job_id, token, "w1", 30))
+    assert isinstance(claimed, Claimed)
+    await operations.do(
+        Settle("ada", job_id, token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
+    )
+    return job
+
+
 async def test_a_job_is_shown_with_its_quote_and_why_it_waits(api: Api, visit: Visit) -> None:
     """The page has the receipt's lines and says in words what the job waits for."""
     job = await api.submit(metadata={"take": "7"})
@@ -263,6 +275,7 @@ async def draft_of(visit: Visit) -> dict[str, Any]:
 
 async def test_a_refused_draft_keeps_the_time_and_the_reason(api: Api, visit: Visit) -> None:
     """What was meant for June does not go live today because its first try was refused."""
+    await a_song(api)  # something to rehearse on
     dear = (await api.services.prices.shown()).document.replace("\nbase = 4\n", "\nbase = 40\n")
     typed: dict[str, Any] = {"document": dear, "note": "summer", "effective_at": "2099-06-01T00:00", "force": ""}
     kept = {"note": "summer", "effective_at": "2099-06-01T00:00:00", "document": dear}
@@ -391,6 +404,7 @@ async def test_a_number_typed_beside_a_broken_document_is_not_lost(api: Api, vis
 
 async def test_a_check_says_what_apply_would(api: Api, visit: Visit) -> None:
     """A change that wants a rehearsal is refused by both, in the same words; after it both let it in."""
+    await a_song(api)
     draft = {**await draft_of(visit), "note": "up"}
     draft["document"] = draft["document"].replace("\nbase = 4\n", "\nbase = 1000\n")
     checked = (await visit.send("/do/prices/draft", verb="check", **draft)).text
@@ -510,13 +524,7 @@ async def test_a_confirmation_reaches_no_job_that_the_look_could_not_show(api: A
 @pytest.mark.parametrize(("role", "offered"), [("ops", True), ("viewer", False)])
 async def test_one_job_is_compensated_by_whom_many_are(api: Api, role: str, offered: bool) -> None:
     """The page of a job goes by the same permission as the form for many and the API."""
-    job = await api.submit()
-    operations, job_id, token = api.services.client.operations, UUID(job["id"]), uuids.uuid7()
-    claimed = await operations.do(Claim("ada", job_id, token, "w1", 30))
-    assert isinstance(claimed, Claimed)
-    await operations.do(
-        Settle("ada", job_id, token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
-    )
+    job = await a_song(api)
     before = (await api.services.reads.balance("ada")).spendable
     async with visiting(api, role) as visit:
         assert offered == (f"/do/jobs/compensate/{job['id']}" in await visit.page(f"/jobs/{job['id']}"))
