@@ -23,8 +23,9 @@ from config.servers import check_postgresql, check_server, is_near, parts_of, sa
 
 PREFIX = "FERMATA_"
 
-#: Read by the processes themselves before settings exist, or by tests: known, but no fields.
-OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_PARENT"})
+#: Read by the processes themselves before settings exist, by tests, or by those who call the API as the README shows:
+#: known, but no fields.
+OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_KEY", "FERMATA_PARENT", "FERMATA_URL"})
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 

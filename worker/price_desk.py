@@ -16,7 +16,7 @@ from worker.credits.prices import WIDEST_BOUNDS, Bounds, PriceBook, parse_price_
 from worker.credits.rehearsal import Rehearsal, endings_by_hold
 from worker.overcharges import Overcharged, Overcharges
 from worker.pricing import request_fields
-from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown
+from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown, Seen
 from worker.store.compensations import Compensations
 from worker.store.creations import Asked
 from worker.store.errors import Refused
@@ -82,15 +82,21 @@ class PriceDesk:
         effective_at: datetime | None = None,
         force: str | None = None,
         asked: Asked | None = None,
+        seen: Seen | None = None,
+        *,
+        trial: bool = False,
     ) -> BookApplied:
         """Put a book in force, now or later, for jobs submitted from then on; once a request.
+
+        `seen`: the books as its author saw them when the draft began. Others came since: `Overtaken`.
+        `trial`: nothing is written, and whatever would be refused is refused.
 
         One that changes what some request costs by more than `price_change_percent_max` must have been rehearsed,
         exactly this document, unless `force` says why not. Raises as `read` and as `BookShelf.apply`.
         """
         book = await self.read(document)
-        draft = BookDraft(book.document, book.digest, author, note, effective_at, force)
-        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked)
+        draft = BookDraft(book.document, book.digest, author, note, effective_at, force, seen=seen)
+        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked, trial=trial)
 
     async def rehearse(self, document: str, length: timedelta, actor: str) -> Rehearsed:
         """What the jobs that ended in the time until now would have cost under a draft, and whom that would hurt.

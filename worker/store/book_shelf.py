@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.document_changes import Change
 from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import transaction
-from worker.store.errors import Refused
+from worker.store.errors import Overtaken, Refused
 from worker.store.instants import problem_of_instant
 from worker.store.reads_accounts import check_limit
 from worker.store.snapshots import snapshot
@@ -33,10 +33,19 @@ WITHDRAW_BEFORE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest book that somebody knows of, in force or planned; and, where told, the one that was in force then."""
+
+    newest: int
+    in_force: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BookDraft:
     """A document that was read and found right, and who applies it, why, from when on. None: from now on.
 
     `forced`: why a change that wants a rehearsal goes without one. `reverts_to`: the book that it repeats.
+    `seen`: the shelf as the author saw it when the draft began; None: it is not asked whether it is still so.
     """
 
     document: str
@@ -46,6 +55,7 @@ class BookDraft:
     effective_at: datetime | None = None
     forced: str | None = None
     reverts_to: int | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +147,26 @@ class BookShelf:
         self._way_back = way_back
 
     async def apply(
-        self, draft: BookDraft, approval: Approval | None = None, asked: Asked | None = None
+        self,
+        draft: BookDraft,
+        approval: Approval | None = None,
+        asked: Asked | None = None,
+        *,
+        trial: bool = False,
     ) -> BookApplied:
         """Number the draft and put it in force, now or at a time to come, by the database's clock.
 
         The very document that is in force already (or planned for that very time) is not applied again: its number
         is the answer, and so it is for a request that comes again. Raises `Refused` for an author or a note out of
-        bounds, for a time that is past or taken by another book, for a revert to what was never in force, `Conflict`,
-        and whatever `approval` raises: it is asked about the draft, unless that is a revert, and about the planned book
-        that would follow the draft. Then nothing is written.
+        bounds, for a time that is past or taken by another book, for a revert to what was never in force, `Overtaken`
+        where the shelf is no longer as the draft's author saw it, `Conflict`, and whatever `approval` raises: it is
+        asked about the draft, unless that is a revert, and about the planned book that would follow the draft. Then
+        nothing is written.
+
+        `trial`: nothing is written either way, of the request neither, and a draft that would be let in has number 0.
         """
         _check_draft(draft)
+        asked = None if trial else asked
         async with transaction(self._engine, "apply_book") as connection:
             now = await self._locked(connection)
             if (made := await made_before(connection, asked)) is not None:
@@ -162,6 +181,8 @@ class BookShelf:
             if before is not None and same and draft.effective_at in (None, before.effective_at):
                 await note_made(connection, asked, str(before.book))
                 return _replayed(await self._line(connection, before.book))
+            if draft.seen is not None:
+                await self._check_not_overtaken(connection, draft.seen, now)
             if before is not None and before.effective_at == at:
                 raise Refused("effective_at", f"book {before.book} comes into force at that very time")
             if approval is not None:
@@ -172,7 +193,7 @@ class BookShelf:
                 # A reason to force the draft is one for what it makes of the planned book too.
                 if draft.forced is None and (planned := await self._next(connection, at)) is not None:
                     await approval(connection, draft.document, planned)
-            book = await self._written(connection, draft, at, now)
+            book = 0 if trial else await self._written(connection, draft, at, now)
             await note_made(connection, asked, str(book))
         return BookApplied(book, at, draft.author, draft.note, draft.digest, False, draft.forced, draft.reverts_to)
 
@@ -272,6 +293,24 @@ class BookShelf:
         if await self._book(connection, and_(books.book_id == book_id, self._standing_at(now))) is None:
             raise Refused("book", f"book {book_id} was never in force: there is nothing to go back to, apply it anew")
 
+    async def _check_not_overtaken(self, connection: AsyncConnection, seen: Seen, now: datetime) -> None:
+        """Books are numbered under the shelf's lock: what came since has a higher number."""
+        books = self._table.c
+        known = await self._book(connection, books.book_id == seen.newest)
+        if known is None:
+            raise Refused("on", f"there is no book {seen.newest}")
+        newer = select(func.max(books.book_id)).where(books.book_id > seen.newest, books.withdrawn_at.is_(None))
+        found = await connection.scalar(newer)
+        if found is not None:
+            raise _overtaken_by(await self._line(connection, found), now)
+        if known.withdrawn_at is not None:
+            line = await self._line(connection, seen.newest)
+            gone = f"book {line.book} was withdrawn by {line.withdrawn_by} ({line.withdrawn_note})"
+            raise Overtaken("on", f"{gone} since this draft began: begin anew from the books as they are now")
+        standing = await self._book(connection, self._standing_at(now))
+        if seen.in_force is not None and standing is not None and standing.book != seen.in_force:
+            raise _overtaken_by(await self._line(connection, standing.book), now)
+
     async def _book(self, connection: AsyncConnection, which: ColumnElement[bool]) -> BookShown | None:
         """The latest of these books."""
         books = self._table.c
@@ -334,6 +373,15 @@ def _replayed(line: BookLine) -> BookApplied:
         replayed=True,
         forced=line.forced,
         reverts_to=line.reverts_to,
+    )
+
+
+def _overtaken_by(line: BookLine, now: datetime) -> Overtaken:
+    verb = "in force" if line.effective_at <= now else f"planned for {line.effective_at:%Y-%m-%d %H:%M} UTC"
+    return Overtaken(
+        "on",
+        f"book {line.book} by {line.author} ({line.note}) is {verb} since this draft began, and one of the two would "
+        f"undo the other unseen: take over what book {line.book} changes, then apply the draft on book {line.book}",
     )
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from worker.overcharges import Overcharged
-from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShown
+from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShown, Seen
 from worker.store.price_report import PriceReport
 from worker.store.reads_accounts import PAGE_MAX
 from worker.store.rehearsals import Rehearsed
@@ -54,6 +54,13 @@ class BookBody(Body):
     note: Line = Field(description="Why, for the history.")
     effective_at: Instant | None = Field(None, description="From this time on. Default: now.")
     force: Line | None = Field(None, description="Why a large change goes without a rehearsal.")
+    on: int | None = Field(
+        None,
+        ge=1,
+        le=_BOOK_MAX,
+        description="The book that the draft began from, the newest that you know of: `overtaken` (409) if another one "
+        "was put in force or planned since. Default: that is not asked.",
+    )
 
 
 class DraftBody(Body):
@@ -128,8 +135,9 @@ async def apply(request: Request, caller: Setter, body: BookBody, key: Idempoten
     The very document that is in force already is not applied again: its number is the answer.
     """
     once = asked(request, caller, "prices", key, body)
+    seen = None if body.on is None else Seen(body.on)
     done = await services_of(request).prices.apply(
-        body.document, caller.actor, body.note, body.effective_at, body.force, once
+        body.document, caller.actor, body.note, body.effective_at, body.force, once, seen
     )
     return answer(done, 200 if done.replayed else 201)
 
