@@ -157,6 +157,20 @@ async def test_a_customers_token_looks_and_changes_nothing(api: Api) -> None:
 # --- prices ----------------------------------------------------------------------------------------------------
 
 
+async def test_a_draft_on_a_book_that_is_not_the_newest_is_a_conflict(api: Api) -> None:
+    """Whoever comes second is told which book came between, and applies on that one or not at all."""
+    document = (await api.ok("GET", "/v1/prices"))["document"]
+    first = {"document": f"{document}\n# a\n", "note": "a", "on": 1}
+    second = {"document": f"{document}\n# b\n", "note": "b", "on": 1}
+    assert 2 == (await api.ok("POST", "/v1/prices", first, role="product"))["book"]
+    refused = await api.ask("POST", "/v1/prices", second, role="product")
+    told = refused.json()
+    assert (409, "overtaken", "on") == (refused.status_code, told["code"], told["field"])
+    assert "book 2 by " in told["detail"]
+    assert 3 == (await api.ok("POST", "/v1/prices", {**second, "on": 2}, role="product"))["book"]
+    assert 422 == (await api.ask("POST", "/v1/prices", {**second, "on": 0}, role="product")).status_code
+
+
 async def test_prices_are_shown_with_a_tag(api: Api) -> None:
     """Who has them gets 304; after a new book another tag."""
     first = await api.ask("GET", "/v1/prices", role="pipeline")

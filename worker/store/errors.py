@@ -16,7 +16,8 @@ StoreError
 ├── Conflict               the same reference or key with another body: use a new one
 └── Refused                the request can't be done as asked: says which field, and why
     ├── NotInPlan          the account's plan doesn't allow it: a larger plan would
-    └── NoPrice            the book in force doesn't price that kind: nobody sells it now
+    ├── NoPrice            the book in force doesn't price that kind: nobody sells it now
+    └── Overtaken          somebody else changed the books since the draft began: begin anew from what is there now
 """
 
 from __future__ import annotations
@@ -124,3 +125,7 @@ class NotInPlan(Refused):
 
 class NoPrice(Refused):
     """The book in force has no price for a kind of job. Never priced at 0."""
+
+
+class Overtaken(Refused):
+    """A draft of a book began before another one was put in force or planned, which it would silently undo."""

@@ -70,6 +70,11 @@ def test_names_that_are_read_elsewhere_are_known(name: str) -> None:
     load({name: "anything"})
 
 
+def test_where_a_client_finds_the_api_is_no_mistake() -> None:
+    """README's examples of the client have both set, in the shell in which the command is typed too."""
+    load({"FERMATA_URL": "http://127.0.0.1:8700", "FERMATA_KEY": SECRET})
+
+
 def test_every_problem_is_told_at_once() -> None:
     """One line each, misspelt names and bad values together."""
     problems = problems_of({"FERMATA_SLOT": "1", "FERMATA_RENEW_SECONDS": "soon", "FERMATA_BATCH_MAX": "0"})
