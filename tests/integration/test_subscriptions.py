@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -221,6 +222,57 @@ async def test_a_payment_after_an_end_at_once_pays_for_the_next_cycle(database: 
         await set_clock(store, "2032-04-01T00:00:00Z")
         await store.operations.do(Turn(account))
         assert 0 == (await Reads(store.engine).balance(account)).spendable
+        await assert_exact(store)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_cancel_within_the_grace_opens_no_cycle_that_nobody_paid_for(database: Database, at_once: bool) -> None:
+    """Whatever looks afterwards; coming back waits for the payment, and the payment brings the cycle it paid for."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, "label", renewal="external", grace_days=5), store.accounts
+        await set_clock(store, "2032-03-02T00:00:00Z")
+        await accounts.cancel(account, "end", ACTOR, at_once=at_once)
+        await store.database.advance(timedelta(seconds=5))
+        await store.operations.do(Turn(account))
+        refused = await store.claim(account, await store.queued(account, 10))
+        assert isinstance(refused, Ended)
+        assert [] == await Upkeep(store.engine).accounts_to_turn(10)
+        back = await accounts.resume(account, "back", ACTOR)
+        assert (0, None) == (back.credits, back.next_refill_at)
+        assert [("2032-01-31", LABEL, False)] == await cycles(store, account)
+        await accounts.cancel(account, "again", ACTOR)
+        await set_clock(store, "2032-03-03T00:00:00Z")
+        paid = await accounts.renewed(account, "paid", ACTOR)
+        assert (LABEL, "2032-04-03") == (paid.credits, f"{paid.cycle_ends_at:%Y-%m-%d}")
+        await assert_exact(store)
+
+
+async def test_a_plan_taken_within_the_grace_comes_with_the_payment(database: Database) -> None:
+    """Until then the limits stay those of what was paid for."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, "starter", renewal="external", grace_days=5), store.accounts
+        await set_clock(store, "2032-03-02T00:00:00Z")
+        wanted = await accounts.change(account, "label", "up", ACTOR)
+        assert (0, "starter", "label") == (wanted.credits, wanted.plan, wanted.next_plan)
+        assert 1 == await store.value("SELECT running_max FROM accounts")
+        paid = await accounts.renewed(account, "paid", ACTOR)
+        assert (LABEL, "label", "2032-03-31") == (paid.credits, paid.plan, f"{paid.cycle_ends_at:%Y-%m-%d}")
+        assert 10 == await store.value("SELECT running_max FROM accounts")
+        await assert_exact(store)
+
+
+async def test_whoever_pays_from_outside_comes_back_by_paying(database: Database) -> None:
+    """After the grace a resume opens nothing, and says what would: a report of the payment, or a new subscription."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, renewal="external", grace_days=5), store.accounts
+        await set_clock(store, "2032-03-20T00:00:00Z")
+        with pytest.raises(Refused, match="not paid for"):
+            await accounts.resume(account, "back", ACTOR)
+        again = await accounts.subscribe(account, "starter", "anew", ACTOR, renewal="external", grace_days=3)
+        assert (STARTER, "2032-04-20") == (again.credits, f"{again.cycle_ends_at:%Y-%m-%d}")
         await assert_exact(store)
 
 

@@ -114,7 +114,10 @@ def resume(
     json: Json = False,
     actor: Actor = None,
 ) -> int:
-    """Go on after a cancel or a lapse. Top-ups that are still in their grace thaw."""
+    """Go on after a cancel or a lapse. Top-ups that are still in their grace thaw.
+
+    An external subscription whose month is over waits for `renewed`.
+    """
     account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
     done = opening.with_books(lambda books: books.store.accounts.resume(account, step, who, plan=plan))
     return present(_document(done), json, _subscribed(done))

@@ -49,16 +49,28 @@ class Subscription:
 
     @property
     def paid_until(self) -> datetime | None:
-        """Cycles that begin before this are paid for; None: all."""
+        """Cycles that begin before this are paid for; None: all. It is the end of a cycle, never one before the last.
+
+        A cancelled one is active until the end of what is paid for, or until it was cancelled within its grace or at
+        once. Neither of these pays for the cycle that it falls into.
+        """
         if self.active_until is None:
             return None
-        return self.active_until if self.cancelled_at else self.active_until - self.grace
+        if self.cancelled_at is None:
+            return self.active_until - self.grace
+        if self.active_until <= self.cycle_ends_at:
+            return self.cycle_ends_at
+        return cycle_bounds(self.anchor, self.active_until).starts_at
 
     @property
     def turns_at(self) -> datetime | None:
         """When the next cycle begins; None if none is paid for."""
         paid = self.paid_until
         return self.cycle_ends_at if paid is None or paid > self.cycle_ends_at else None
+
+    def runs_at(self, now: datetime) -> bool:
+        """Whether the cycle that was begun last still runs, whoever cancelled what: it was paid for."""
+        return now < self.cycle_ends_at
 
     def lapsed_by(self, now: datetime) -> bool:
         """Whether it is over at `now`: top-ups are frozen from that very instant."""
@@ -149,7 +161,8 @@ def turned(subscription: Subscription, plan: Plan, now: datetime) -> Step | None
 
 
 def changed(subscription: Subscription, current: Plan, wanted: Plan, now: datetime) -> Step:
-    """Another plan: at once if it brings as many credits or more, else from the next cycle.
+    """Another plan: at once if it brings as many credits or more, else from the next cycle. Within the grace of an
+    external renewal no cycle runs: the plan comes with the one that is paid for next.
 
     At once means max(0, new allotment - what this cycle already got) further credits for the running cycle: up and
     down again mints nothing. The plan that one has cancels a change that was to come.
@@ -160,7 +173,7 @@ def changed(subscription: Subscription, current: Plan, wanted: Plan, now: dateti
         if subscription.next_plan is None:
             raise NotPossible(f"the plan is {wanted.name} already")
         return Step(replace(subscription, next_plan=None), current)
-    if wanted.monthly_credits < current.monthly_credits:
+    if not subscription.runs_at(now) or wanted.monthly_credits < current.monthly_credits:
         return Step(replace(subscription, next_plan=wanted.name), current)
     return _raised(replace(subscription, plan=wanted.name, next_plan=None), wanted, now)
 
@@ -175,7 +188,7 @@ def cancelled(subscription: Subscription, plan: Plan, now: datetime, *, at_once:
         raise NotPossible("the subscription has lapsed already")
     if subscription.cancelled_at is not None and not at_once:
         raise NotPossible("it is cancelled already")
-    # In the grace of an external renewal the last cycle is over: it ends now, never in the past.
+    # In the grace of an external renewal the last cycle is over: it ends now, never in the past, and that pays nothing.
     ends_at = now if at_once else max(subscription.paid_until or subscription.cycle_ends_at, now)
     return Step(replace(subscription, active_until=ends_at, cancelled_at=now), plan)
 
@@ -183,27 +196,26 @@ def cancelled(subscription: Subscription, plan: Plan, now: datetime, *, at_once:
 def resumed(subscription: Subscription, plan: Plan, now: datetime) -> Step:
     """Goes on, with `plan`. While its last cycle runs it keeps its anchor, and that cycle is not granted again.
 
-    After that a new first cycle begins now.
+    After that an automatic one begins a new first cycle now. An external one waits for its next payment, in what is
+    left of its grace: to come back is not to pay.
     """
     if subscription.cancelled_at is None and not subscription.lapsed_by(now):
         raise NotPossible("the subscription is active; there is nothing to resume")
-    open_ended = replace(subscription, active_until=None, cancelled_at=None)
-    if subscription.cycle_ends_at > now:
-        paid_until = subscription.cycle_ends_at
-        if subscription.paid_until is not None and not subscription.lapsed_by(now):
-            paid_until = max(paid_until, subscription.paid_until)  # paid ahead, then cancelled
-        to_come = subscription.next_plan if plan.name == subscription.plan else None
-        return _raised(replace(_paid_for(open_ended, paid_until), plan=plan.name, next_plan=to_come), plan, now)
-    bounds = cycle_bounds(now, now)
-    fresh = replace(
-        open_ended,
-        anchor=now,
-        cycle_starts_at=bounds.starts_at,
-        cycle_ends_at=bounds.ends_at,
-        granted=0,
-        next_plan=None,
-    )
-    return _opened(_paid_for(fresh, bounds.ends_at), plan, now)
+    if subscription.runs_at(now):
+        return _goes_on(subscription, plan, now)
+    if subscription.renewal is Renewal.AUTOMATIC:
+        return _begun_again(subscription, plan, now)
+    waiting = _paid_for(replace(subscription, cancelled_at=None), subscription.cycle_ends_at)
+    if waiting.lapsed_by(now):
+        raise NotPossible("its next month is not paid for: report the payment (renewed), or subscribe again")
+    return Step(replace(waiting, next_plan=None if plan.name == subscription.plan else plan.name), plan)
+
+
+def subscribed_again(subscription: Subscription, plan: Plan, now: datetime) -> Step:
+    """After a lapse: a resume while the last cycle runs, else a new first cycle, paid for as the very first one was."""
+    if not subscription.lapsed_by(now):
+        raise NotPossible("there is a subscription already")
+    return _goes_on(subscription, plan, now) if subscription.runs_at(now) else _begun_again(subscription, plan, now)
 
 
 def renewed(subscription: Subscription, current: Plan, upcoming: Plan, now: datetime) -> Step:
@@ -214,18 +226,37 @@ def renewed(subscription: Subscription, current: Plan, upcoming: Plan, now: date
     """
     if subscription.renewal is not Renewal.EXTERNAL:
         raise NotPossible("it renews by itself; only external renewals are reported")
-    if subscription.lapsed_by(now):
-        if subscription.cycle_ends_at <= now:
-            return resumed(subscription, upcoming, now)
-        again = resumed(subscription, current, now)
-        next_ends_at = cycle_bounds(subscription.anchor, subscription.cycle_ends_at).ends_at
-        return replace(again, after=_paid_for(again.after, next_ends_at))
+    if subscription.lapsed_by(now) and not subscription.runs_at(now):
+        return _begun_again(subscription, upcoming, now)
     paid = subscription.paid_until
     if paid is None:
         raise BrokenInvariant("an external renewal without an end")
-    until = cycle_bounds(subscription.anchor, max(paid, subscription.cycle_ends_at)).ends_at
-    after = _paid_for(replace(subscription, cancelled_at=None), until)
+    after = _paid_for(replace(subscription, cancelled_at=None), cycle_bounds(subscription.anchor, paid).ends_at)
     return turned(after, upcoming, now) or Step(after, current)
+
+
+def _goes_on(subscription: Subscription, plan: Plan, now: datetime) -> Step:
+    """Its running cycle and what is paid ahead, as if nobody had cancelled it."""
+    until = subscription.paid_until or subscription.cycle_ends_at
+    to_come = subscription.next_plan if plan.name == subscription.plan else None
+    back = replace(subscription, plan=plan.name, next_plan=to_come, active_until=None, cancelled_at=None)
+    return _raised(_paid_for(back, until), plan, now)
+
+
+def _begun_again(subscription: Subscription, plan: Plan, now: datetime) -> Step:
+    """A new first cycle, paid for and granted."""
+    bounds = cycle_bounds(now, now)
+    fresh = replace(
+        subscription,
+        anchor=now,
+        cycle_starts_at=bounds.starts_at,
+        cycle_ends_at=bounds.ends_at,
+        granted=0,
+        active_until=None,
+        next_plan=None,
+        cancelled_at=None,
+    )
+    return _opened(_paid_for(fresh, bounds.ends_at), plan, now)
 
 
 def _paid_for(subscription: Subscription, until: datetime) -> Subscription:
@@ -243,6 +274,7 @@ def _opened(fresh: Subscription, plan: Plan, now: datetime) -> Step:
 
 
 def _raised(subscription: Subscription, plan: Plan, now: datetime) -> Step:
-    """The running cycle topped up to the plan's allotment; a cycle that is over gets nothing any more."""
-    more = max(0, plan.monthly_credits - subscription.granted) if subscription.cycle_ends_at > now else 0
+    """The running cycle topped up to the plan's allotment."""
+    assert subscription.runs_at(now)
+    more = max(0, plan.monthly_credits - subscription.granted)
     return Step(replace(subscription, granted=subscription.granted + more), plan, (), more)

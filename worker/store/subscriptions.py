@@ -53,8 +53,8 @@ class Subscriptions:
         """Begin a subscription now: its first cycle starts and its credits are there.
 
         With `external` renewal each further cycle waits for a `renewed`, until `grace_days` after the last one's end.
-        On an account whose subscription has lapsed it resumes, as `resume` does. Raises `Refused` for an unknown plan
-        or an account that is subscribed, `Conflict` for a reference that was used for another step.
+        On an account whose subscription has lapsed it goes on in its last cycle while that runs. Raises `Refused` for
+        an unknown plan or an account that is subscribed, `Conflict` for a reference that was used for another step.
         """
         if renewal not in tuple(Renewal):
             raise Refused("renewal", f"must be {' or '.join(Renewal)}")
@@ -67,7 +67,7 @@ class Subscriptions:
                 return fresh
             if not before.lapsed_by(page.now):
                 raise Refused("account", f"{account_id} has a subscription already")
-            return life.resumed(replace(before, renewal=way, grace=grace), chosen, page.now)
+            return life.subscribed_again(replace(before, renewal=way, grace=grace), chosen, page.now)
 
         asked = {"plan": plan, "renewal": renewal, "grace_days": grace_days}
         return await self._step(account_id, "subscribe", asked, reference, actor, decide)
@@ -97,13 +97,13 @@ class Subscriptions:
     async def resume(self, account_id: str, reference: str, actor: str, *, plan: str | None = None) -> Subscribed:
         """Go on after a cancel or a lapse, with the plan it had or another; frozen top-ups thaw within their grace.
 
-        While its last cycle runs it keeps its anchor. Raises `Refused` where there is nothing to resume.
+        While its last cycle runs it keeps its anchor. An external one whose month is over waits for its payment in
+        what is left of its grace. Raises `Refused` where there is nothing to resume, or nothing but a payment would.
         """
 
         def decide(page: Page, sold: PlanBook) -> Step:
             current = _subscription(page)
-            running = current.cycle_ends_at > page.now
-            name = plan or (current.plan if running else upcoming_plan(current))
+            name = plan or (current.plan if current.runs_at(page.now) else upcoming_plan(current))
             chosen = _on_sale(sold, name) if plan is not None else page.terms[name]
             return life.resumed(current, chosen, page.now)
 

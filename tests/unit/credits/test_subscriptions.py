@@ -23,6 +23,7 @@ from worker.credits.subscriptions import (
     frozen_until,
     renewed,
     resumed,
+    subscribed_again,
     turned,
 )
 
@@ -154,9 +155,30 @@ def test_a_renewal_that_is_reported_ahead_begins_in_its_time() -> None:
 
 
 def test_a_cancel_within_the_grace_ends_it_now() -> None:
-    """Never in the past: what ran until now had every right to."""
-    step = cancelled(a_subscription(grace_days=5), SMALL, at("2032-03-02"))
-    assert at("2032-03-02") == step.after.active_until
+    """Never in the past: what ran until now had every right to. Nor does it pay for what would come."""
+    for at_once in (False, True):
+        gone = cancelled(a_subscription(grace_days=5), SMALL, at("2032-03-02"), at_once=at_once).after
+        assert at("2032-03-02") == gone.active_until
+        assert (at("2032-02-29"), None) == (gone.paid_until, gone.turns_at)
+        assert turned(gone, SMALL, at("2032-03-02")) is None
+        # To come back is to be in the grace again; the payment pays for a cycle, from now if it had ended.
+        back = resumed(gone, SMALL, at("2032-03-03"))
+        assert ((), 0, at("2032-02-29") + 5 * DAY) == (back.opened, back.credits, back.after.active_until)
+        assert [("2032-02-29", 100, False)] == cycles_of(renewed(back.after, SMALL, SMALL, at("2032-03-04")))
+        assert [("2032-03-04", 100, False)] == cycles_of(renewed(gone, SMALL, SMALL, at("2032-03-04")))
+        with pytest.raises(NotPossible, match="not paid for"):
+            resumed(gone, SMALL, at("2032-03-05"))
+
+
+def test_another_plan_within_the_grace_comes_with_the_payment() -> None:
+    """Larger or smaller: no cycle runs that it could be for. So does one that is taken with the resume."""
+    late = a_subscription(grace_days=5)
+    wanted = changed(late, SMALL, LARGE, at("2032-03-02"))
+    assert (0, "small", "large") == (wanted.credits, wanted.after.plan, wanted.after.next_plan)
+    assert [("2032-02-29", 400, False)] == cycles_of(renewed(wanted.after, SMALL, LARGE, at("2032-03-03")))
+    gone = cancelled(late, SMALL, at("2032-03-02")).after
+    back = resumed(gone, LARGE, at("2032-03-03"))
+    assert (0, "small", "large") == (back.credits, back.after.plan, back.after.next_plan)
 
 
 @pytest.mark.parametrize(
@@ -208,3 +230,53 @@ def test_whoever_looks_whenever_each_cycle_begins_once(since: datetime, looks: l
         assert subscription.cycle_starts_at <= now < subscription.cycle_ends_at
     assert [cycle_start(since, number) for number in range(1, len(rows) + 1)] == [row.starts_at for row in rows]
     assert all((row.granted == 0) == row.skipped for row in rows)
+
+
+#: What somebody does, and how many days later: a payment, a resume, a change, a cancel, or just a look.
+acts = st.tuples(
+    st.sampled_from(["paid", "subscribed", "resume", "up", "down", "cancel", "end", "look"]), st.integers(0, 45)
+)
+
+
+@given(
+    since=st.integers(0, 24 * 4000).map(lambda hours: datetime(2027, 1, 1, tzinfo=UTC) + timedelta(hours=hours)),
+    grace=st.integers(0, 27),
+    story=st.lists(acts, max_size=25),
+)
+def test_no_cycle_begins_that_nobody_paid_for(since: datetime, grace: int, story: list[tuple[str, int]]) -> None:
+    """Where billing stands outside, there is a payment for each cycle, whoever does what in whatever order."""
+    plans = {plan.name: plan for plan in (SMALL, LARGE)}
+    subscription, now = begun(SMALL, since, Renewal.EXTERNAL, grace * DAY).after, since
+    payments = cycles = 1
+    for what, days in story:
+        now += days * DAY
+        if (turn := turned(subscription, plans[subscription.next_plan or subscription.plan], now)) is not None:
+            cycles, subscription = cycles + len(turn.opened), turn.after
+        step = _done(what, subscription, plans, now)
+        if step is None:
+            continue
+        payments += what in ("paid", "subscribed")
+        cycles, subscription = cycles + len(step.opened), step.after
+        assert subscription.paid_until is not None
+        assert subscription.paid_until >= subscription.cycle_ends_at
+        assert cycles <= payments
+        assert what in ("paid", "subscribed", "up") or step.credits == 0
+
+
+def _done(what: str, subscription: Subscription, plans: dict[str, Plan], now: datetime) -> Step | None:
+    """What that act does; None if it is not possible."""
+    current = plans[subscription.plan]
+    upcoming = plans[subscription.next_plan or subscription.plan]
+    steps = {
+        "paid": lambda: renewed(subscription, current, upcoming, now),
+        "subscribed": lambda: subscribed_again(subscription, SMALL, now),
+        "resume": lambda: resumed(subscription, current if subscription.runs_at(now) else upcoming, now),
+        "up": lambda: changed(subscription, current, LARGE, now),
+        "down": lambda: changed(subscription, current, SMALL, now),
+        "cancel": lambda: cancelled(subscription, current, now),
+        "end": lambda: cancelled(subscription, current, now, at_once=True),
+    }
+    try:
+        return steps[what]() if what in steps else None
+    except NotPossible:
+        return None

@@ -277,7 +277,7 @@ async def cancel(
 async def resume(
     request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: ResumeBody | None = None
 ) -> Response:
-    """Go on after a cancel or a lapse."""
+    """Go on after a cancel or a lapse. An external one whose month is over waits for its payment."""
     caller.check(account)
     plan = body.plan if body else None
     return _subscribed(await services_of(request).accounts.resume(account, key, caller.actor, plan=plan))
