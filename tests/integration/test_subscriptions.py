@@ -15,10 +15,12 @@ from tests.integration.test_duties import scheduled, short_times
 from tests.servers import Database
 from worker.credits.operations import Claimed, Dropped, Ended
 from worker.credits.outcomes import Ending
+from worker.credits.plans import parse_plan_book
 from worker.credits.subscribing import Turn
 from worker.duties.cycles import Cycles
 from worker.store.audit import audit
 from worker.store.errors import Conflict, Refused
+from worker.store.plan_books import PlanBooks
 from worker.store.reads import Reads
 from worker.store.subscriptions import Subscribed
 from worker.store.upkeep import Upkeep
@@ -322,22 +324,11 @@ async def test_a_plans_limit_outlasts_its_subscription(database: Database) -> No
 
 async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> None:
     """Top-ups, the running cycle and its limits stay as they are; the next one brings what the new book says."""
-    from worker.credits.plans import parse_plan_book
-    from worker.store.plan_books import PlanBooks
-
     async with opened(database) as store:
         await set_clock(store, ANCHOR)
         account = await subscribed(store)
         await store.accounts.topup(account, "t", ACTOR, amount=50)
-        async with store.database.connection(as_owner=True) as connection:
-            document = await connection.fetchval("SELECT document FROM plan_books")
-            richer = parse_plan_book(document.replace("= 1200", "= 1300").replace("= 3\n", "= 5\n"))
-            await connection.execute(
-                "INSERT INTO plan_books (document, digest, effective_at, author, note, created_at) "
-                "VALUES ($1, $2, fermata_now(), 'mia', 'more', fermata_now())",
-                richer.document,
-                richer.digest,
-            )
+        await plans_edited(store, ("= 1200", "= 1300"), ("= 3\n", "= 5\n"))
         async with store.engine.connect() as connection:
             assert 1300 == (await PlanBooks().current(connection)).plans["creator"].monthly_credits
         await store.operations.do(Turn(account))
@@ -348,6 +339,52 @@ async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> Non
         assert 5 == await store.value("SELECT running_max FROM accounts")
         assert 1300 + 50 == (await Reads(store.engine).balance(account)).spendable
         await assert_exact(store)
+
+
+async def test_a_plan_edit_brings_the_running_cycle_nothing_by_a_detour(database: Database) -> None:
+    """Not by cancel and resume, not by ending at once, subscribing again, or another plan and back; nor its limits."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, "starter"), store.accounts
+        await plans_edited(
+            store, ("monthly_credits = 150", "monthly_credits = 1500"), ("at_a_time = 1\n", "at_a_time = 7\n")
+        )
+        limit = "SELECT running_max FROM accounts"
+        await accounts.cancel(account, "c1", ACTOR)
+        assert 1 == await store.value(limit)
+        assert 0 == (await accounts.resume(account, "r1", ACTOR)).credits
+        await accounts.cancel(account, "c2", ACTOR, at_once=True)
+        assert 0 == (await accounts.resume(account, "r2", ACTOR, plan="starter")).credits
+        await accounts.cancel(account, "c3", ACTOR, at_once=True)
+        assert 0 == (await accounts.subscribe(account, "starter", "s3", ACTOR)).credits
+        assert (1, STARTER) == (await store.value(limit), (await Reads(store.engine).balance(account)).spendable)
+        # Larger than what this cycle was granted, though smaller than what the next one would be: at once.
+        up = await accounts.change(account, "creator", "up", ACTOR)
+        assert (CREATOR - STARTER, "creator", None) == (up.credits, up.plan, up.next_plan)
+        back = await accounts.change(account, "starter", "back", ACTOR)
+        assert (0, "starter", None) == (back.credits, back.plan, back.next_plan)
+        assert [("2032-01-31", CREATOR, False)] == await cycles(store, account)
+        await set_clock(store, "2032-03-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        assert ("2032-02-29", 1500, False) == (await cycles(store, account))[-1]
+        assert 7 == await store.value(limit)
+        await assert_exact(store)
+
+
+async def plans_edited(store: Store, *replacements: tuple[str, str]) -> None:
+    """A new book is in force that differs in these."""
+    async with store.database.connection(as_owner=True) as connection:
+        document = await connection.fetchval("SELECT document FROM plan_books ORDER BY book_id DESC LIMIT 1")
+        for before, after in replacements:
+            assert before in document
+            document = document.replace(before, after)
+        edited = parse_plan_book(document)
+        await connection.execute(
+            "INSERT INTO plan_books (document, digest, effective_at, author, note, created_at) "
+            "VALUES ($1, $2, fermata_now(), 'mia', 'edited', fermata_now())",
+            edited.document,
+            edited.digest,
+        )
 
 
 async def test_what_cannot_be_done_says_why(database: Database) -> None:

@@ -34,12 +34,13 @@ class Renewal(StrEnum):
 
 @value
 class Subscription:
-    """A subscription as it stands, with the cycle that was begun last and what that one was granted in all."""
+    """A subscription as it stands, with the cycle that was begun last: by which plan, and granted how much in all."""
 
     plan: str
     anchor: datetime
     cycle_starts_at: datetime
     cycle_ends_at: datetime
+    cycle_plan: str
     granted: int
     active_until: datetime | None = None  # None: open-ended
     next_plan: str | None = None
@@ -99,11 +100,11 @@ class CycleRow:
 class Step:
     """What one step changes: the subscription after it, cycles that begin, credits to be granted to the last cycle.
 
-    `plan` is the one that holds from here on.
+    `plan` is the one whose terms hold from here on; None: those that hold stay as they are, whatever a newer book says.
     """
 
     after: Subscription
-    plan: Plan
+    plan: Plan | None = None
     opened: tuple[CycleRow, ...] = ()
     credits: int = 0
 
@@ -129,7 +130,7 @@ def begun(plan: Plan, now: datetime, renewal: Renewal = Renewal.AUTOMATIC, grace
     if not timedelta(0) <= grace <= GRACE_MAX:
         raise NotPossible(f"the grace must be from 0 to {GRACE_MAX.days} days")
     bounds = cycle_bounds(now, now)
-    fresh = Subscription(plan.name, now, bounds.starts_at, bounds.ends_at, 0, renewal=renewal, grace=grace)
+    fresh = Subscription(plan.name, now, bounds.starts_at, bounds.ends_at, plan.name, 0, renewal=renewal, grace=grace)
     return _opened(_paid_for(fresh, bounds.ends_at), plan, now)
 
 
@@ -155,6 +156,7 @@ def turned(subscription: Subscription, plan: Plan, now: datetime) -> Step | None
         next_plan=None,
         cycle_starts_at=last.starts_at,
         cycle_ends_at=last.ends_at,
+        cycle_plan=last.plan,
         granted=last.granted,
     )
     return Step(after, plan, tuple(opened), last.granted)
@@ -165,20 +167,23 @@ def changed(subscription: Subscription, current: Plan, wanted: Plan, now: dateti
     external renewal no cycle runs: the plan comes with the one that is paid for next.
 
     At once means max(0, new allotment - what this cycle already got) further credits for the running cycle: up and
-    down again mints nothing. The plan that one has cancels a change that was to come.
+    down again mints nothing. More is what is more than this cycle was granted: what a newer book says of the plan that
+    one has is for the next cycle. The plan that one has cancels a change that was to come.
     """
     if subscription.lapsed_by(now):
         raise NotPossible("the subscription has lapsed; resume it first")
     if wanted.name == subscription.plan:
         if subscription.next_plan is None:
             raise NotPossible(f"the plan is {wanted.name} already")
-        return Step(replace(subscription, next_plan=None), current)
-    if not subscription.runs_at(now) or wanted.monthly_credits < current.monthly_credits:
-        return Step(replace(subscription, next_plan=wanted.name), current)
-    return _raised(replace(subscription, plan=wanted.name, next_plan=None), wanted, now)
+        return Step(replace(subscription, next_plan=None))
+    # After a larger plan the cycle has more than the plan that one has now would bring.
+    has = min(current.monthly_credits, subscription.granted)
+    if not subscription.runs_at(now) or wanted.monthly_credits < has:
+        return Step(replace(subscription, next_plan=wanted.name))
+    return _switched(subscription, wanted, now)
 
 
-def cancelled(subscription: Subscription, plan: Plan, now: datetime, *, at_once: bool = False) -> Step:
+def cancelled(subscription: Subscription, now: datetime, *, at_once: bool = False) -> Step:
     """No further cycle: it runs to the end of what is paid for, or ends `at_once`.
 
     What the running cycle was granted stays spendable until that cycle's end either way; top-ups freeze when the
@@ -190,7 +195,7 @@ def cancelled(subscription: Subscription, plan: Plan, now: datetime, *, at_once:
         raise NotPossible("it is cancelled already")
     # In the grace of an external renewal the last cycle is over: it ends now, never in the past, and that pays nothing.
     ends_at = now if at_once else max(subscription.paid_until or subscription.cycle_ends_at, now)
-    return Step(replace(subscription, active_until=ends_at, cancelled_at=now), plan)
+    return Step(replace(subscription, active_until=ends_at, cancelled_at=now))
 
 
 def resumed(subscription: Subscription, plan: Plan, now: datetime) -> Step:
@@ -208,7 +213,7 @@ def resumed(subscription: Subscription, plan: Plan, now: datetime) -> Step:
     waiting = _paid_for(replace(subscription, cancelled_at=None), subscription.cycle_ends_at)
     if waiting.lapsed_by(now):
         raise NotPossible("its next month is not paid for: report the payment (renewed), or subscribe again")
-    return Step(replace(waiting, next_plan=None if plan.name == subscription.plan else plan.name), plan)
+    return Step(replace(waiting, next_plan=None if plan.name == subscription.plan else plan.name))
 
 
 def subscribed_again(subscription: Subscription, plan: Plan, now: datetime) -> Step:
@@ -218,7 +223,7 @@ def subscribed_again(subscription: Subscription, plan: Plan, now: datetime) -> S
     return _goes_on(subscription, plan, now) if subscription.runs_at(now) else _begun_again(subscription, plan, now)
 
 
-def renewed(subscription: Subscription, current: Plan, upcoming: Plan, now: datetime) -> Step:
+def renewed(subscription: Subscription, upcoming: Plan, now: datetime) -> Step:
     """One more cycle is paid for, from outside. A payment that comes after the lapse resumes the subscription.
 
     A cycle that is paid for ahead begins in its time; so does the one after a cycle that was cancelled at once and
@@ -232,15 +237,14 @@ def renewed(subscription: Subscription, current: Plan, upcoming: Plan, now: date
     if paid is None:
         raise BrokenInvariant("an external renewal without an end")
     after = _paid_for(replace(subscription, cancelled_at=None), cycle_bounds(subscription.anchor, paid).ends_at)
-    return turned(after, upcoming, now) or Step(after, current)
+    return turned(after, upcoming, now) or Step(after)
 
 
 def _goes_on(subscription: Subscription, plan: Plan, now: datetime) -> Step:
     """Its running cycle and what is paid ahead, as if nobody had cancelled it."""
     until = subscription.paid_until or subscription.cycle_ends_at
-    to_come = subscription.next_plan if plan.name == subscription.plan else None
-    back = replace(subscription, plan=plan.name, next_plan=to_come, active_until=None, cancelled_at=None)
-    return _raised(_paid_for(back, until), plan, now)
+    back = _paid_for(replace(subscription, active_until=None, cancelled_at=None), until)
+    return Step(back) if plan.name == subscription.plan else _switched(back, plan, now)
 
 
 def _begun_again(subscription: Subscription, plan: Plan, now: datetime) -> Step:
@@ -270,11 +274,17 @@ def _opened(fresh: Subscription, plan: Plan, now: datetime) -> Step:
     """Its first cycle, beginning now."""
     assert fresh.cycle_starts_at == now
     row = CycleRow(now, fresh.cycle_ends_at, plan.name, plan.monthly_credits)
-    return Step(replace(fresh, plan=plan.name, granted=row.granted), plan, (row,), row.granted)
+    return Step(replace(fresh, plan=plan.name, cycle_plan=plan.name, granted=row.granted), plan, (row,), row.granted)
 
 
-def _raised(subscription: Subscription, plan: Plan, now: datetime) -> Step:
-    """The running cycle topped up to the plan's allotment."""
+def _switched(subscription: Subscription, plan: Plan, now: datetime) -> Step:
+    """Another plan from now on, the running cycle topped up to its allotment.
+
+    The plan that the cycle began with has brought all that it brings this cycle, whatever a book has made of it since.
+    """
     assert subscription.runs_at(now)
-    more = max(0, plan.monthly_credits - subscription.granted)
-    return Step(replace(subscription, granted=subscription.granted + more), plan, (), more)
+    missing = plan.monthly_credits - subscription.granted
+    more = 0 if plan.name == subscription.cycle_plan else max(0, missing)
+    return Step(
+        replace(subscription, plan=plan.name, next_plan=None, granted=subscription.granted + more), plan, (), more
+    )

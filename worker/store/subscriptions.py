@@ -89,8 +89,7 @@ class Subscriptions:
         """No further cycle: it runs to the end of the one that is paid for, or ends `at_once`. Raises `Refused`."""
 
         def decide(page: Page, _: PlanBook) -> Step:
-            current = _subscription(page)
-            return life.cancelled(current, page.terms[current.plan], page.now, at_once=at_once)
+            return life.cancelled(_subscription(page), page.now, at_once=at_once)
 
         return await self._step(account_id, "cancel", {"at_once": at_once}, reference, actor, decide)
 
@@ -117,7 +116,7 @@ class Subscriptions:
 
         def decide(page: Page, _: PlanBook) -> Step:
             current = _subscription(page)
-            return life.renewed(current, page.terms[current.plan], page.terms[upcoming_plan(current)], page.now)
+            return life.renewed(current, page.terms[upcoming_plan(current)], page.now)
 
         return await self._step(account_id, "renewed", {}, reference, actor, decide)
 
