@@ -72,6 +72,19 @@ def test_bought_credits_stay_frozen_for_as_long_as_is_set(fermata: Fermata, monk
     assert 0 == fermata.ok("accounts", "balance", "bob")["topup"]["available"]
 
 
+def test_an_end_at_once_names_the_paid_months_that_it_gives_up(fermata: Fermata) -> None:
+    """And so does the resume after it; an end that gives up nothing has no word of it."""
+    fermata.account("ada")
+    fermata.ok("accounts", "subscribe", "ada", "starter", "--renewal", "external")
+    assert "given up" not in fermata("accounts", "cancel", "ada").out
+    fermata.ok("accounts", "resume", "ada")
+    paid = fermata.ok("accounts", "renewed", "ada")
+    for step in (("cancel", "ada", "--now"), ("resume", "ada")):
+        told = fermata("accounts", *step).out
+        for name, moment in (("from", paid["cycle_ends_at"]), ("until", paid["active_until"])):
+            assert f"paid, given up {name} {moment[:10]}" in " ".join(told.split())
+
+
 def test_an_account_is_made_once(fermata: Fermata) -> None:
     """Making it again is harmless and says so."""
     assert fermata.ok("accounts", "create", "ada") == {"account": "ada", "created": True}

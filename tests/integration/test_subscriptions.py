@@ -278,6 +278,52 @@ async def test_whoever_pays_from_outside_comes_back_by_paying(database: Database
         await assert_exact(store)
 
 
+async def test_months_paid_ahead_outlast_a_cancel(database: Database) -> None:
+    """It runs to the end of the last of them, each begins in its time, and to come back before then loses none."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, renewal="external", grace_days=3), store.accounts
+        for invoice in ("i1", "i2"):
+            await accounts.renewed(account, invoice, ACTOR)
+        gone = await accounts.cancel(account, "end", ACTOR)
+        assert ("2032-04-30", None) == (f"{gone.active_until:%Y-%m-%d}", gone.given_up_until)
+        await set_clock(store, "2032-03-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        back = await accounts.resume(account, "back", ACTOR)
+        assert ("2032-05-03", None) == (f"{back.active_until:%Y-%m-%d}", back.given_up_until)
+        await set_clock(store, "2032-04-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        begun = [("2032-01-31", CREATOR, False), ("2032-02-29", CREATOR, False), ("2032-03-31", CREATOR, False)]
+        assert begun == await cycles(store, account)
+        await assert_exact(store)
+
+
+@pytest.mark.parametrize("how", ["resume", "subscribe", "renewed"])
+async def test_an_end_at_once_says_which_paid_months_it_gives_up(database: Database, how: str) -> None:
+    """From the end of the running month. So does the step that comes back, and each says it again when asked again."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, renewal="external", grace_days=3), store.accounts
+        for invoice in ("i1", "i2"):
+            await accounts.renewed(account, invoice, ACTOR)
+        await set_clock(store, "2032-02-10T00:00:00Z")
+        back: dict[str, Callable[[], Awaitable[Subscribed]]] = {
+            "resume": lambda: accounts.resume(account, "back", ACTOR),
+            "subscribe": lambda: accounts.subscribe(account, "creator", "back", ACTOR, renewal="external"),
+            "renewed": lambda: accounts.renewed(account, "back", ACTOR),
+        }
+        for step in (lambda: accounts.cancel(account, "end", ACTOR, at_once=True), back[how]):
+            done = await step()
+            assert ("2032-02-29", "2032-04-30") == (f"{done.given_up_from:%Y-%m-%d}", f"{done.given_up_until:%Y-%m-%d}")
+            assert done == await _again(step, replayed=False)
+        # Once it has come back, it is said no more: the next end gives up nothing but its own.
+        again = await accounts.cancel(account, "again", ACTOR, at_once=True)
+        assert ("2032-02-29" if how == "renewed" else None) == (
+            again.given_up_from and f"{again.given_up_from:%Y-%m-%d}"
+        )
+        await assert_exact(store)
+
+
 async def test_an_upgrade_lets_jobs_go_that_the_smaller_plan_held_up(database: Database) -> None:
     """In the same transaction, as many as may run now; another step lets none go."""
     async with opened(database) as store:

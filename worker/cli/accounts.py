@@ -93,12 +93,17 @@ def cancel(
     account: str,
     /,
     *,
-    now: Annotated[bool, Parameter(negative="", help="End it at once, not at the end of what is paid for.")] = False,
+    now: Annotated[
+        bool, Parameter(negative="", help="End it at once; months that are paid for ahead are given up.")
+    ] = False,
     reference: Reference = None,
     json: Json = False,
     actor: Actor = None,
 ) -> int:
-    """No further month: it runs to the end of its cycle. Credits of the cycle stay until then; top-ups freeze after."""
+    """No further month: it runs to the end of what is paid for. Each month's credits stay until its end.
+
+    Top-ups freeze when it has ended.
+    """
     account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
     done = opening.with_books(lambda books: books.store.accounts.cancel(account, step, who, at_once=now))
     return present(_document(done), json, _subscribed(done))
@@ -327,6 +332,8 @@ def _subscribed(done: Subscribed) -> Iterator[RenderableType]:
             ("next refill", done.next_refill_at or "none"),
             ("plan from then on", done.next_plan),
             ("active until", done.active_until),
+            ("paid, given up from", done.given_up_from),
+            ("paid, given up until", done.given_up_until),
             ("reference", done.reference),
             ("done before", True if done.replayed else None),
         ]

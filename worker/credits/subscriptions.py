@@ -107,6 +107,8 @@ class Step:
     plan: Plan | None = None
     opened: tuple[CycleRow, ...] = ()
     credits: int = 0
+    given_up_from: datetime | None = None  # what was paid ahead, and is not begun any more
+    given_up_until: datetime | None = None
 
     @property
     def raised(self) -> bool:
@@ -187,15 +189,19 @@ def cancelled(subscription: Subscription, now: datetime, *, at_once: bool = Fals
     """No further cycle: it runs to the end of what is paid for, or ends `at_once`.
 
     What the running cycle was granted stays spendable until that cycle's end either way; top-ups freeze when the
-    subscription ends.
+    subscription ends. At once gives up the cycles that are paid for ahead, and says so.
     """
     if subscription.lapsed_by(now):
         raise NotPossible("the subscription has lapsed already")
     if subscription.cancelled_at is not None and not at_once:
         raise NotPossible("it is cancelled already")
     # In the grace of an external renewal the last cycle is over: it ends now, never in the past, and that pays nothing.
-    ends_at = now if at_once else max(subscription.paid_until or subscription.cycle_ends_at, now)
-    return Step(replace(subscription, active_until=ends_at, cancelled_at=now))
+    paid_until = subscription.paid_until or subscription.cycle_ends_at
+    ends_at = now if at_once else max(paid_until, now)
+    after = replace(subscription, active_until=ends_at, cancelled_at=now)
+    if not at_once or paid_until == subscription.cycle_ends_at:
+        return Step(after)
+    return Step(after, given_up_from=subscription.cycle_ends_at, given_up_until=paid_until)
 
 
 def resumed(subscription: Subscription, plan: Plan, now: datetime) -> Step:

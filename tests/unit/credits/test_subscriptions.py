@@ -171,6 +171,11 @@ def test_a_renewal_that_is_reported_ahead_begins_in_its_time() -> None:
     assert [("2032-02-29", 0, True), ("2032-03-31", 0, True)] == cycles_of(step)
     back = resumed(gone, SMALL, at("2032-02-04")).after
     assert at("2032-04-30") + 3 * DAY == back.active_until
+    # Whoever ends it at once gives them up, and is told. The running cycle was granted: that stays.
+    end = cancelled(ahead.after, at("2032-02-03"), at_once=True)
+    assert (at("2032-02-29"), at("2032-04-30")) == (end.given_up_from, end.given_up_until)
+    for kept in (cancelled(ahead.after, at("2032-02-03")), cancelled(a_subscription(), at("2032-02-03"), at_once=True)):
+        assert (None, None) == (kept.given_up_from, kept.given_up_until)
 
 
 def test_a_cancel_within_the_grace_ends_it_now() -> None:

@@ -100,7 +100,11 @@ class LimitsBody(Body):
 
 
 class SubscribedAnswer(BaseModel):
-    """The subscription after the step. `credits`: what the step brought."""
+    """The subscription after the step. `credits`: what the step brought.
+
+    `given_up_from`, `given_up_until`: months paid for ahead that an end at once gave up; also told by the step that
+    comes back after it.
+    """
 
     account: str
     plan: str
@@ -111,6 +115,8 @@ class SubscribedAnswer(BaseModel):
     next_plan: str | None
     active_until: datetime | None
     next_refill_at: datetime | None
+    given_up_from: datetime | None
+    given_up_until: datetime | None
 
 
 class CreditedAnswer(BaseModel):
@@ -267,7 +273,10 @@ async def change(
 async def cancel(
     request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: CancelBody | None = None
 ) -> Response:
-    """No further month. Top-ups are frozen when it ends, and thaw if it is resumed in time."""
+    """No further month than those that are paid for; `at_once` gives up those paid ahead.
+
+    Top-ups are frozen when it ends, and thaw if it is resumed in time.
+    """
     caller.check(account)
     at_once = body is not None and body.at_once
     return _subscribed(await services_of(request).accounts.cancel(account, key, caller.actor, at_once=at_once))
