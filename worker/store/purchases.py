@@ -110,7 +110,9 @@ class Purchases:
                 await connection.execute(_CHARGE_BACK, keys | {"lot": bought.lot_id, "now": page.now})
                 return ChargedBack(account_id, reference, bought.available, bought.held, owed, replayed=False)
             told = (await connection.execute(_CHARGED_BACK, keys | {"lot": bought.lot_id})).one()
-        return ChargedBack(account_id, reference, told.revoked, bought.held, told.owed, replayed=True)
+        # Whatever has become of what was held since, it is what was neither taken nor gone by then.
+        held = told.granted - told.expired - told.owed - told.revoked
+        return ChargedBack(account_id, reference, told.revoked, held, told.owed, replayed=True)
 
     @tried_again
     async def grant(
@@ -230,14 +232,26 @@ _CHARGE_BACK = text("""
       AND reference = :reference
 """)
 
+#: What was told the first time. Once the entries of its month are detached, the month's checkpoint tells what was
+#: revoked; it adds to that what a job gave back later in that very month, which is told as held before.
 _CHARGED_BACK = text("""
-    SELECT (
+    SELECT l.granted, l.expired,
+           (
                SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
                FROM journal
                WHERE account_id = :account
                  AND lot_id = :lot
                  AND move = 'revoke'
                  AND reason = 'chargeback'
+           ) + (
+               SELECT CAST(COALESCE(sum(c.revoked - c.debt_paid), 0) AS bigint)
+               FROM journal_months AS m
+               JOIN checkpoints AS c ON c.month = m.starts_at
+               WHERE m.detached_at IS NOT NULL
+                 AND p.charged_back_at >= m.starts_at
+                 AND p.charged_back_at < m.ends_at
+                 AND c.account_id = :account
+                 AND c.lot_id = :lot
            ) AS revoked,
            (
                SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
@@ -247,6 +261,12 @@ _CHARGED_BACK = text("""
                  AND cause = 'chargeback'
                  AND reference = :reference
            ) AS owed
+    FROM purchases AS p
+    CROSS JOIN lots AS l
+    WHERE p.account_id = :account
+      AND p.reference = :reference
+      AND l.account_id = :account
+      AND l.lot_id = :lot
 """)
 
 #: The lot is written when the page is: its number is in `lots`, under the same reference.
