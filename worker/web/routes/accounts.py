@@ -120,11 +120,21 @@ class SubscribedAnswer(BaseModel):
 
 
 class CreditedAnswer(BaseModel):
+    """`paid_debt`: of these, what paid a debt. `frozen`: a top-up that can't be spent, having no active subscription.
+
+    `frozen_from`: since when, or from when if the subscription does not go on. `frozen_until`: when it expires if none
+    has gone on by then. Both null: nothing ends, or nobody has subscribed yet. As it stands when it is asked.
+    """
+
     account: str
     credits: int
     expires_at: datetime | None
     reference: str
     replayed: bool
+    paid_debt: int
+    frozen: bool
+    frozen_from: datetime | None
+    frozen_until: datetime | None
 
 
 class ChargebackBody(Body):
