@@ -93,7 +93,7 @@ async def test_schedulers_and_claims_at_once_begin_each_cycle_once(database: Dat
         await set_clock(one, ANCHOR)
         accounts = [await subscribed(one, account=f"a{number}") for number in range(12)]
         jobs = [await one.submitted(account, 10) for account in accounts]
-        await set_clock(one, "2032-02-29T10:00:01Z")
+        await set_clock(one, "2032-02-29T10:01:00Z")  # it went on while they subscribed
         await asyncio.gather(
             *(store.operations.do(Turn(account)) for store in (one, other) for account in accounts),
             *(store.claim(*job) for store, job in zip([one, other] * 6, jobs, strict=True)),
