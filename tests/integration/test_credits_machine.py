@@ -189,6 +189,23 @@ class Story(RuleBasedStateMachine):
         self.both_say_the_same()
         self.resume()
 
+    @rule(grace=st.integers(1, 27), at_once=st.booleans(), then=st.sampled_from(["pays", "resumes", "stays away"]))
+    def pays_late_or_never(self, grace: int, at_once: bool, then: str) -> None:
+        """Billed from outside, cancelled in the middle of the grace: chance alone would seldom meet those days."""
+        self.cancel(at_once=True)
+        self.subscribe("creator", grace)
+        plan, now = self.model.plan, self.now()
+        assert plan
+        assert plan.paid_until
+        self.run(self.store.database.advance(plan.paid_until + plan.grace / 2 - now))
+        self.cancel(at_once)
+        self.a_duty_passes(turn=True)
+        self.both_say_the_same()
+        if then == "pays":
+            self.renewed()
+        elif then == "resumes":
+            self.resume()
+
     @rule(data=st.data(), how=endings)
     def charges_back_what_a_job_still_holds(self, data: st.DataObject, how: str) -> None:
         """All there is goes into one job, a purchase is charged back, and only then it ends."""

@@ -124,6 +124,7 @@ async def test_credits_come_in_once_and_are_shown_in_their_kinds(api: Api, visit
     for _ in range(2):
         said = await visit.send("/do/accounts/topup/ada", pack="small", reference="order-1", back="/accounts/ada")
     assert "as before" in said.text
+    assert "be spent before ada subscribes" in said.text
     await visit.send("/do/accounts/grant/ada", credits="1000", reference="g-1", note="sorry")
     balance = await api.services.reads.balance("ada")
     assert (100, 1100) == (balance.topup.available + balance.topup.frozen, balance.grants.available)

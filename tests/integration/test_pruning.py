@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,31 @@ async def test_old_months_are_detached_once_their_jobs_are_gone(database: Databa
         # And life goes on.
         await store.settle("ada", await store.running("ada", quoted=10), measured=6)
         assert () == (await audit(store.engine, since_checkpoints=True)).violations
+
+
+async def test_a_chargeback_is_answered_as_the_first_time_long_after_its_month(
+    database: Database, tmp_path: Path
+) -> None:
+    """Whatever became of what jobs still held of it, and when its entries are no longer at hand."""
+    async with opened(database) as store:
+        account, accounts = await store.account("dee"), store.accounts
+        await accounts.subscribe(account, "creator", "s-1", ACTOR)  # 1,200 credits a month
+        await accounts.topup(account, "t-1", ACTOR, amount=500)
+        await store.settle(account, await store.running(account, quoted=1230))
+        kept, spent = await store.running(account, quoted=40), await store.running(account, quoted=20)
+        first = await accounts.chargeback(account, "t-1", ACTOR)
+        assert (410, 60, 30) == (first.revoked, first.held, first.owed)
+        await pass_months(database, 1)
+        await store.settle(account, kept, measured=15)
+        await store.settle(account, spent)
+        again = replace(first, replayed=True)
+        assert again == await accounts.chargeback(account, "t-1", ACTOR)
+        await accounts.topup(account, "t-2", ACTOR, amount=50)  # pays what is owed for it
+        await pass_months(database, 3)
+        async with pruner_of(store, tmp_path) as pruner:
+            assert 1 < len((await pruner.run()).months_detached)
+        assert again == await accounts.chargeback(account, "t-1", ACTOR)
+        assert () == (await audit(store.engine)).violations
 
 
 async def test_a_month_that_somebody_reads_is_detached_later(database: Database, tmp_path: Path) -> None:

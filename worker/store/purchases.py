@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,12 @@ class Credited:
     replayed: bool
     #: So many of them paid what the account owed.
     paid_debt: int = 0
+    #: Of a top-up: whether it can't be spent, having no active subscription.
+    frozen: bool = False
+    #: Since when, or from when if the subscription does not go on; None: not before somebody subscribes, or not at all.
+    frozen_from: datetime | None = None
+    #: When it expires if no subscription has gone on by then; None: never.
+    frozen_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class Purchases:
                 # A pack is known by its name: what it holds and whether it is sold may have changed since.
                 if pack != before.pack if pack is not None else amount != before.credits:
                     raise Conflict("reference", reference, f"was used before, for {before.credits:,} credits")
-                return Credited(account_id, before.credits, None, reference, replayed=True, paid_debt=before.paid)
+                return _topped_up(page, before.credits, before.paid, before.at, reference, replayed=True)
             price_shown = None
             if pack is not None:
                 sold = _on_sale(await self._books.plan_books.current(connection), pack)
@@ -88,7 +94,7 @@ class Purchases:
             paid = _credit(page, amount, owed, reference, actor)
             bought = {"credits": amount, "pack": pack, "price_shown": price_shown, "now": page.now, "actor": actor}
             await connection.execute(_PURCHASE, keys | bought)
-        return Credited(account_id, amount, None, reference, replayed=False, paid_debt=paid)
+            return _topped_up(page, amount, paid, page.now, reference, replayed=False)
 
     @tried_again
     async def chargeback(self, account_id: str, reference: str, actor: str) -> ChargedBack:
@@ -110,7 +116,9 @@ class Purchases:
                 await connection.execute(_CHARGE_BACK, keys | {"lot": bought.lot_id, "now": page.now})
                 return ChargedBack(account_id, reference, bought.available, bought.held, owed, replayed=False)
             told = (await connection.execute(_CHARGED_BACK, keys | {"lot": bought.lot_id})).one()
-        return ChargedBack(account_id, reference, told.revoked, bought.held, told.owed, replayed=True)
+        # Whatever has become of what was held since, it is what was neither taken nor gone by then.
+        held = told.granted - told.expired - told.owed - told.revoked
+        return ChargedBack(account_id, reference, told.revoked, held, told.owed, replayed=True)
 
     @tried_again
     async def grant(
@@ -157,6 +165,16 @@ def _credit(page: Page, amount: int, owed: int, reference: str, actor: str) -> i
     return paid
 
 
+def _topped_up(page: Page, amount: int, paid: int, bought_at: datetime, reference: str, *, replayed: bool) -> Credited:
+    """With how it stands with a top-up now: its subscription may have begun or ended since it was bought."""
+    done = Credited(page.account_id, amount, None, reference, replayed, paid)
+    if paid == amount:
+        return done  # nothing is left that could be spent
+    ends, frozen = page.active_until, page.ledger.topups_frozen
+    until = None if ends is None else frozen_until(ends, bought_at, page.frozen_life)
+    return replace(done, frozen=frozen, frozen_from=ends, frozen_until=until)
+
+
 def _charge_back(page: Page, bought: Any, reference: str, actor: str) -> int:
     """Revoke what is left of the lot; returns what is owed: what was spent of it, also for an older debt."""
     if bought.lot_id in page.ledger.lots:  # else it is closed: nothing is left of it
@@ -180,7 +198,7 @@ def _replayed(account_id: str, amount: int, before: int, expires_at: datetime | 
 
 
 _PURCHASED = text("""
-    SELECT p.credits, p.pack,
+    SELECT p.credits, p.pack, p.at,
            (
                SELECT CAST(COALESCE(-sum(d.amount), 0) AS bigint)
                FROM debts AS d
@@ -230,14 +248,26 @@ _CHARGE_BACK = text("""
       AND reference = :reference
 """)
 
+#: What was told the first time. Once the entries of its month are detached, the month's checkpoint tells what was
+#: revoked; it adds to that what a job gave back later in that very month, which is told as held before.
 _CHARGED_BACK = text("""
-    SELECT (
+    SELECT l.granted, l.expired,
+           (
                SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
                FROM journal
                WHERE account_id = :account
                  AND lot_id = :lot
                  AND move = 'revoke'
                  AND reason = 'chargeback'
+           ) + (
+               SELECT CAST(COALESCE(sum(c.revoked - c.debt_paid), 0) AS bigint)
+               FROM journal_months AS m
+               JOIN checkpoints AS c ON c.month = m.starts_at
+               WHERE m.detached_at IS NOT NULL
+                 AND p.charged_back_at >= m.starts_at
+                 AND p.charged_back_at < m.ends_at
+                 AND c.account_id = :account
+                 AND c.lot_id = :lot
            ) AS revoked,
            (
                SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
@@ -247,6 +277,12 @@ _CHARGED_BACK = text("""
                  AND cause = 'chargeback'
                  AND reference = :reference
            ) AS owed
+    FROM purchases AS p
+    CROSS JOIN lots AS l
+    WHERE p.account_id = :account
+      AND p.reference = :reference
+      AND l.account_id = :account
+      AND l.lot_id = :lot
 """)
 
 #: The lot is written when the page is: its number is in `lots`, under the same reference.
