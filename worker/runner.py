@@ -300,9 +300,9 @@ class Runner:
         past_ends_by = claim.seconds_left <= self.settings.run_seconds
         attempt.abandoned = past_ends_by
         await _stopped(work)
-        if past_ends_by and not attempt.outputs:
+        if past_ends_by:
             # A deadline that the customer chose is no failure of ours, so it makes nothing good either.
-            return Outcome(Ending.PAST_ENDS_BY_STARTED)
+            return Outcome(Ending.PAST_ENDS_BY_STARTED, "the deadline came first" if attempt.outputs else None)
         return Outcome(Ending.TIME_LIMIT, "the run took longer than its limit")
 
     def _seconds_for(self, claim: Claimed) -> float:
