@@ -82,7 +82,7 @@ async def charged_for_cancelling(store: Store) -> None:
         )
     claimed = await store.running("bob", quoted=30)
     await cancel(store, "bob", claimed.job.job_id)
-    await store.settle("bob", claimed, Ending.HANDED_BACK)
+    await store.settle("bob", claimed, Ending.CANCELLED_RUNNING)
 
 
 async def cancel(store: Store, account_id: str, job_id: UUID) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.acceptance.stage import until
-from tests.integration.books import ACTOR, Store, at, opened, set_clock
+from tests.integration.books import ACTOR, Store, an_output, at, opened, set_clock
 from tests.integration.test_duties import scheduled, short_times
 from tests.integration.test_subscriptions import ANCHOR, CREATOR, STARTER, assert_exact, subscribed
 from tests.servers import Database
 from worker.credits.operations import Cancel, Claimed, Ended, Expire
 from worker.credits.outcomes import Ending
+from worker.credits.states import JobState
 from worker.credits.subscribing import Turn
 from worker.duties.expire import Expire as ExpireDuty
 from worker.store.errors import Refused
@@ -127,6 +128,52 @@ async def test_a_broken_job_at_midnight_carries_nothing_over_the_month(database:
         assert made_good["expires_at"] == await store.value("SELECT cycle_ends_at FROM accounts")
         given = (await Reads(store.engine).receipt(ours.job.job_id)).given
         assert [(30, "make_good")] == [(lot.credits, lot.reason) for lot in given]
+        await assert_exact(store)
+
+
+@pytest.mark.parametrize("ending", [Ending.PAST_ENDS_BY_STARTED, Ending.INVALID_INPUT])
+async def test_a_part_that_the_customer_left_missing_carries_nothing_over_the_month(
+    database: Database, ending: Ending
+) -> None:
+    """An output was finished, then came the deadline that they chose, or audio of theirs that can't be used."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account = await subscribed(store)
+        await set_clock(store, BEFORE)
+        claimed = await store.running(account, 100, ends_by=at("2032-02-29T10:00:30+00:00"))
+        await set_clock(store, AFTER)
+        ended = await store.settle(account, claimed, ending, measured=10, outputs=[an_output()])
+        assert Ended(JobState.SUCCEEDED, Ending.PARTIAL, 10) == ended
+        assert [("expire", 90)] == await moves(store, "lot_expired")
+        assert CREATOR == (await balance(store)).spendable
+        await assert_exact(store)
+
+
+async def test_a_part_that_we_left_missing_is_made_good(database: Database) -> None:
+    """An output was finished, then the engine broke: the price of the rest is there in the next cycle."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account = await subscribed(store)
+        await set_clock(store, BEFORE)
+        claimed = await store.running(account, 100)
+        await set_clock(store, AFTER)
+        await store.settle(account, claimed, Ending.ENGINE_CRASHED, measured=10, outputs=[an_output()])
+        assert CREATOR + 90 == (await balance(store)).spendable
+        await assert_exact(store)
+
+
+async def test_a_job_that_a_dead_worker_holds_is_made_good_though_its_owner_gives_up(database: Database) -> None:
+    """It was our failure that it did not end before its credits did, and the cancel changes nothing about that."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account = await subscribed(store)
+        await set_clock(store, BEFORE)
+        claimed = await store.running(account, 100)
+        await set_clock(store, AFTER)
+        await store.operations.do(Cancel(account, claimed.job.job_id, "it does not move"))
+        ended = await store.settle(account, claimed, Ending.LOST_WORKER, reap_grace_seconds=30)
+        assert Ended(JobState.CANCELLED, Ending.CANCELLED, 0) == ended
+        assert CREATOR + 100 == (await balance(store)).spendable
         await assert_exact(store)
 
 

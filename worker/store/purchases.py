@@ -131,7 +131,10 @@ class Purchases:
         expires_at: datetime | None = None,
         note: str | None = None,
     ) -> Credited:
-        """Give credits away, once per reference. Raises `Refused` for an `expires_at` that is past or has no zone."""
+        """Give credits away, once per reference. Raises `Refused` for an `expires_at` that is past or has no zone.
+
+        Raises `Conflict` where the reference was used for another amount, end or note.
+        """
         check_reference(reference)
         check_actor(actor)
         check_amount("credits", amount)
@@ -144,7 +147,8 @@ class Purchases:
             if before is not None:
                 if before.reason != GRANT:
                     raise Conflict("reference", reference, "was used before, to compensate a job")
-                return _replayed(account_id, amount, before.granted, before.expires_at, reference)
+                _must_be_the_same_gift(before, amount, expires_at, note, reference)
+                return Credited(account_id, amount, before.expires_at, reference, replayed=True)
             if expires_at is not None and expires_at <= page.now:
                 raise Refused("expires_at", "must be in the future")
             new = NewLot(LotSource.GRANT, GRANT, reference=reference, note=note)
@@ -191,10 +195,18 @@ def _on_sale(sold: PlanBook, pack: str) -> Pack:
     return sold.packs[pack]
 
 
-def _replayed(account_id: str, amount: int, before: int, expires_at: datetime | None, reference: str) -> Credited:
-    if before != amount:
-        raise Conflict("reference", reference, f"was used before, for {before:,} credits")
-    return Credited(account_id, amount, expires_at, reference, replayed=True)
+def _must_be_the_same_gift(
+    before: Any, amount: int, expires_at: datetime | None, note: str | None, reference: str
+) -> None:
+    problem = None
+    if before.granted != amount:
+        problem = f"for {before.granted:,} credits"
+    elif before.expires_at != expires_at:
+        problem = f"for credits that end: {before.expires_at or 'never'}"
+    elif before.note != note and not before.erased:
+        problem = "with another note"
+    if problem is not None:
+        raise Conflict("reference", reference, f"was used before, {problem}")
 
 
 _PURCHASED = text("""
@@ -291,10 +303,12 @@ _PURCHASE = text("""
     VALUES (:account, :reference, :credits, :pack, :price_shown, :now, :actor)
 """)
 
+#: An erasure takes the notes of its account.
 _GRANTED = text("""
-    SELECT granted, expires_at, reason
-    FROM lots
-    WHERE account_id = :account
-      AND source = 'grant'
-      AND reference = :reference
+    SELECT l.granted, l.expires_at, l.reason, l.note,
+           EXISTS (SELECT FROM erasures AS e WHERE e.account_id = l.account_id AND e.at >= l.created_at) AS erased
+    FROM lots AS l
+    WHERE l.account_id = :account
+      AND l.source = 'grant'
+      AND l.reference = :reference
 """)
