@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
@@ -21,7 +22,7 @@ import httpx2
 from fermata_client import calls
 from fermata_client.calls import JobRequest as JobRequest
 from fermata_client.calls import Pause, Reply, Send, Steps
-from fermata_client.errors import Unreachable
+from fermata_client.errors import Unreachable, WrongSetup, invalid
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +89,7 @@ class Fermata:
                     continue
                 try:
                     told = self._send(step)
-                except httpx2.TransportError as error:
+                except httpx2.RequestError as error:
                     told = _unreachable(error)
 
     def _send(self, send: Send) -> Reply:
@@ -99,7 +100,7 @@ class Fermata:
             if send.into is None or response.is_error:
                 return Reply(response.status_code, response.headers, response.read())
             digest = hashlib.sha256()
-            with send.into.open("wb") as file:
+            with _opened(send.into, "path", "wb") as file:
                 for block in response.iter_raw():
                     digest.update(block)
                     file.write(block)
@@ -148,7 +149,7 @@ class AsyncFermata:
                     continue
                 try:
                     told = await self._send(step)
-                except httpx2.TransportError as error:
+                except httpx2.RequestError as error:
                     told = _unreachable(error)
 
     async def _send(self, send: Send) -> Reply:
@@ -159,7 +160,7 @@ class AsyncFermata:
                 if send.into is None or response.is_error:
                     return Reply(response.status_code, response.headers, await response.aread())
                 digest = hashlib.sha256()
-                file = stack.enter_context(await asyncio.to_thread(send.into.open, "wb"))
+                file = stack.enter_context(await asyncio.to_thread(_opened, send.into, "path", "wb"))
                 async for block in response.aiter_raw(1024 * 1024):
                     digest.update(block)
                     await asyncio.to_thread(file.write, block)
@@ -169,6 +170,16 @@ class AsyncFermata:
 
 
 def _settings(url: str, key: str) -> dict[str, Any]:
+    try:
+        address = httpx2.URL(url)
+    except (httpx2.InvalidURL, TypeError):
+        address = httpx2.URL()
+    # Either would look like an outage, and be tried again for half a minute. What no host may have was escaped.
+    named = address.host and ("%" not in address.host or ":" in address.host)
+    if address.scheme not in ("http", "https") or not named:
+        raise WrongSetup("url: must be as https://fermata.example")
+    if not isinstance(key, str) or not key or not all("!" <= sign <= "~" for sign in key):
+        raise WrongSetup("key: must be as it was made: visible ASCII characters, no space, no end of a line")
     headers = {"Authorization": f"Bearer {key}", "User-Agent": "fermata-client"}
     # A redirect would carry the key elsewhere.
     return {"base_url": url, "headers": headers, "timeout": TIMEOUT_SECONDS, "follow_redirects": False}
@@ -178,15 +189,28 @@ def _request(send: Send, stack: ExitStack) -> Mapping[str, Any]:
     """What httpx builds a request from. A file is opened anew for each try, and read as it is sent."""
     files: dict[str, tuple[str, IO[bytes]]] | None = None
     if send.file is not None:
-        files = {"file": (send.file.name, stack.enter_context(send.file.open("rb")))}
+        # What people call it is said beside; a file's own name need not be UTF-8.
+        files = {"file": ("audio", stack.enter_context(_opened(send.file, "file", "rb")))}
+    kind = {} if send.body is None else {"Content-Type": "application/json"}
     return {
         "method": send.method,
         "url": send.path,
         "params": dict(send.params) or None,
-        "headers": {**_trace(), **send.headers},
-        "json": send.body,
+        "headers": {**_trace(), **kind, **send.headers},
+        "content": send.body,
         "files": files,
+        **({} if send.seconds is None else {"timeout": send.seconds}),
     }
+
+
+def _opened(path: Path, field: str, mode: str) -> IO[bytes]:
+    try:
+        file: IO[bytes] = path.open(mode)
+    except OSError as error:
+        raise invalid(field, (error.strerror or "can't be opened").lower()) from error
+    except ValueError as error:
+        raise invalid(field, "can't be opened") from error
+    return file
 
 
 def _trace() -> dict[str, str]:
@@ -200,5 +224,5 @@ def _trace() -> dict[str, str]:
     )
 
 
-def _unreachable(error: httpx2.TransportError) -> Unreachable:
+def _unreachable(error: httpx2.RequestError) -> Unreachable:
     return Unreachable(f"no answer: {type(error).__name__}")

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from fermata_client import calls
 from tests.integration.api_support import SONG, Api, an_api
 from tests.servers import Database
 from worker.client import JobRequest
+from worker.web.routes.jobs import BATCH_BYTES_MAX, BATCH_MAX
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ async def test_a_key_from_before_is_still_answered(api: Api) -> None:
     made = await api.submit(idempotency="Lied-1")
     async with api.database.connection(as_owner=True) as connection:
         await connection.execute("UPDATE jobs SET idempotency_key = 'Lied-Ã¼'")
-    headers = {"Authorization": f"Bearer {await api.key()}", "Idempotency-Key": "Lied-ü".encode()}
+    headers: dict[str, Any] = {"Authorization": f"Bearer {await api.key()}", "Idempotency-Key": "Lied-ü".encode()}
     again = await api.http.post("/v1/jobs", json=SUBMIT, headers=headers)
     assert (202, made["id"], True) == (again.status_code, again.json()["id"], again.json()["replayed"])
     assert 1 == await counted(api)
@@ -200,6 +202,14 @@ async def test_a_thousand_jobs_in_one_batch_and_not_one_more(api: Api) -> None:
     refused = await api.ask("POST", "/v1/jobs/batch", {"jobs": [SUBMIT] * 1001})
     assert 422 == refused.status_code
     assert 1000 == await counted(api)
+
+
+async def test_a_batch_that_is_too_large_is_told_how_large_it_may_be(api: Api) -> None:
+    """In bytes; the client's own limit is the same."""
+    done = await api.ask("POST", "/v1/jobs/batch", content=b" " * (calls.BATCH_BYTES_MAX + 1))
+    assert (413, "too_large") == (done.status_code, done.json()["code"])
+    assert "at most 8,388,608 bytes" in done.json()["detail"]
+    assert (calls.BATCH_MAX, calls.BATCH_BYTES_MAX) == (BATCH_MAX, BATCH_BYTES_MAX)
 
 
 async def test_a_job_is_cancelled_once(api: Api) -> None:
