@@ -21,7 +21,20 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
-from fermata_client.answers import Answer, Artifact, Balance, Cancelled, Job, Quote, Submitted
+from fermata_client.answers import (
+    Answer,
+    Artifact,
+    Balance,
+    Cancelled,
+    Event,
+    Job,
+    JobsPage,
+    OnInsufficient,
+    Quote,
+    Receipt,
+    State,
+    Submitted,
+)
 from fermata_client.errors import (
     Broken,
     Conflict,
@@ -68,7 +81,7 @@ class Send:
     method: str
     path: str
     body: bytes | None = None
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     file: Path | None = None
     into: Path | None = None
@@ -113,7 +126,7 @@ class JobRequest:
     kind: str | None = None
     inputs: Mapping[str, UUID | str] = field(default_factory=dict)
     key: str = field(default_factory=lambda: str(uuid4()))
-    on_insufficient: str = "refuse"
+    on_insufficient: OnInsufficient = "refuse"
     max_credits: int | None = None
     run_at: datetime | None = None
     ends_by: datetime | None = None
@@ -304,6 +317,92 @@ def cancel(job_id: UUID | str, reason: str = "cancelled by request") -> Steps[Ca
     return _read(Cancelled, reply.document)
 
 
+def retry(job_id: UUID | str, key: str | None = None) -> Steps[Submitted]:
+    """Ask for an ended job's request again: a new job with a fresh quote, once a key; by default once a job.
+
+    Raises as `submit` does, and `Invalid` for a job that has not ended.
+    """
+    headers = {} if key is None else _key(key)
+    reply = yield from _asked(Send("POST", f"/v1/jobs/{_in_path(job_id)}/retry", headers=headers))
+    return _read(Submitted, reply.document)
+
+
+def receipt(job_id: UUID | str) -> Steps[Receipt]:
+    """Why a job cost what it did. Raises `NotFound`."""
+    return _read(Receipt, (yield from _asked(Send("GET", f"/v1/jobs/{_in_path(job_id)}/receipt"))).document)
+
+
+def jobs(
+    account: str | None = None,
+    *,
+    state: State | None = None,
+    kind: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    created_from: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: int = 50,
+    after: UUID | None = None,
+) -> Steps[JobsPage]:
+    """Jobs, the newest first, a page at a time. A key that is bound to accounts names one; `metadata` needs one too."""
+    params: dict[str, str | list[str]] = {
+        name: str(value)
+        for name, value in (("account", account), ("state", state), ("kind", kind), ("limit", limit), ("after", after))
+        if value is not None
+    }
+    for name, time in (("created_from", created_from), ("created_before", created_before)):
+        if time is not None:
+            params[name] = time.isoformat()
+    if metadata:
+        params["metadata"] = [f"{name}={value}" for name, value in metadata.items()]
+    return _read(JobsPage, (yield from _asked(Send("GET", "/v1/jobs", params=params))).document)
+
+
+@dataclass(slots=True)
+class Following:
+    """A job's events as they come, for whoever drives it: where to go on when cut off, and when it is over."""
+
+    job_id: UUID | str
+    last: int | None = None
+    over: bool = False
+    _failed: int = 0
+
+    @property
+    def send(self) -> Send:
+        """Asks for what comes behind the last one."""
+        headers = {} if self.last is None else {"Last-Event-ID": str(self.last)}
+        return Send("GET", f"/v1/jobs/{_in_path(self.job_id)}/events", headers=headers)
+
+    def answered(self, reply: Reply) -> None:
+        """What is no stream: there is nothing to come back for, or it raises what is wrong."""
+        if reply.status != 204:
+            raise _problem_of(reply)
+        self.over = True
+
+    def heard(self, event: str, data: str, number: str) -> Event:
+        """An event of the stream. The last one is `ended`."""
+        self._failed = 0
+        try:
+            document = json.loads(data)
+        except ValueError:
+            raise _not_understood("event") from None
+        if not isinstance(document, dict):
+            raise _not_understood("event")
+        numbered = event != "progress" and number.isascii() and number.isdigit()
+        if numbered:
+            self.last = int(number)
+        self.over = event == "ended"
+        return _read(Event, document | {"event": event, "id": self.last if numbered else None})
+
+    def rest(self, error: FermataError | None) -> float:
+        """Seconds until it is asked for again, once it was cut off. Raises where that was so too often in a row."""
+        if error is not None and not isinstance(error, _ASKED_AGAIN):
+            raise error
+        self._failed += 1
+        if self._failed >= TRIES:
+            raise error or Unreachable("the stream ends before the job does, again and again")
+        return _pause_after(self._failed, error or Unreachable())
+
+
 def quote(
     request: Request | Mapping[str, Any],
     *,
@@ -399,12 +498,16 @@ def _once(send: Send) -> Steps[Reply]:
     assert reply is not None
     if 200 <= reply.status < 300:
         return reply
+    raise _problem_of(reply)
+
+
+def _problem_of(reply: Reply) -> Problem:
     document = _problem_in(reply)
     if 300 <= reply.status < 400:
         to = reply.headers.get("location", "nowhere")
         detail = f"answered {reply.status}, which leads to {to}: no redirect is followed, it would carry the key along"
         document = {"status": reply.status, "code": "redirected", "detail": detail}
-    raise problem_of(reply.status, document, _retry_after(reply))
+    return problem_of(reply.status, document, _retry_after(reply))
 
 
 def _doubtful(error: FermataError | Submitted) -> Unreachable:

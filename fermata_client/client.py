@@ -12,17 +12,19 @@ import asyncio
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any, Concatenate, ParamSpec, Self, TypeVar
+from uuid import UUID
 
 import httpx2
 
 from fermata_client import calls
+from fermata_client.answers import Event
 from fermata_client.calls import JobRequest as JobRequest
 from fermata_client.calls import Pause, Reply, Send, Steps
-from fermata_client.errors import Unreachable, WrongSetup, invalid
+from fermata_client.errors import FermataError, Problem, Unreachable, WrongSetup, invalid
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +57,9 @@ class Fermata:
     job = _blocking(calls.job)
     wait = _blocking(calls.wait)
     cancel = _blocking(calls.cancel)
+    retry = _blocking(calls.retry)
+    receipt = _blocking(calls.receipt)
+    jobs = _blocking(calls.jobs)
     quote = _blocking(calls.quote)
     balance = _blocking(calls.balance)
     upload = _blocking(calls.upload)
@@ -73,6 +78,29 @@ class Fermata:
     def close(self) -> None:
         """Close its connections."""
         self._http.close()
+
+    def events(self, job_id: UUID | str, after: int | None = None) -> Iterator[Event]:
+        """What happens to a job, as it happens, to its end; behind the event of that number, if one is given.
+
+        Goes on by itself where it was cut off. Raises `NotFound`, or `Unreachable` once that is of no use any more.
+        """
+        following = calls.Following(job_id, after)
+        while not following.over:
+            cut: FermataError | None = None
+            try:
+                with self._http.sse(following.send.path, headers=_headers(following.send)) as source:
+                    if source.response.status_code != 200:
+                        following.answered(_reply(source.response, source.response.read()))
+                    else:
+                        for one in source:
+                            if one.data:
+                                yield following.heard(one.event, one.data, one.id)
+            except httpx2.RequestError as error:
+                cut = _unreachable(error)
+            except Problem as error:
+                cut = error
+            if not following.over:
+                time.sleep(following.rest(cut))
 
     def _run(self, steps: Steps[T]) -> T:
         told: Reply | Unreachable | None = None
@@ -115,6 +143,9 @@ class AsyncFermata:
     job = _awaited(calls.job)
     wait = _awaited(calls.wait)
     cancel = _awaited(calls.cancel)
+    retry = _awaited(calls.retry)
+    receipt = _awaited(calls.receipt)
+    jobs = _awaited(calls.jobs)
     quote = _awaited(calls.quote)
     balance = _awaited(calls.balance)
     upload = _awaited(calls.upload)
@@ -133,6 +164,29 @@ class AsyncFermata:
     async def close(self) -> None:
         """Close its connections."""
         await self._http.aclose()
+
+    async def events(self, job_id: UUID | str, after: int | None = None) -> AsyncIterator[Event]:
+        """What happens to a job, as it happens, to its end; behind the event of that number, if one is given.
+
+        Goes on by itself where it was cut off. Raises `NotFound`, or `Unreachable` once that is of no use any more.
+        """
+        following = calls.Following(job_id, after)
+        while not following.over:
+            cut: FermataError | None = None
+            try:
+                async with self._http.sse(following.send.path, headers=_headers(following.send)) as source:
+                    if source.response.status_code != 200:
+                        following.answered(_reply(source.response, await source.response.aread()))
+                    else:
+                        async for one in source:
+                            if one.data:
+                                yield following.heard(one.event, one.data, one.id)
+            except httpx2.RequestError as error:
+                cut = _unreachable(error)
+            except Problem as error:
+                cut = error
+            if not following.over:
+                await asyncio.sleep(following.rest(cut))
 
     async def _run(self, steps: Steps[T]) -> T:
         told: Reply | Unreachable | None = None
@@ -196,7 +250,7 @@ def _request(send: Send, stack: ExitStack) -> Mapping[str, Any]:
         "method": send.method,
         "url": send.path,
         "params": dict(send.params) or None,
-        "headers": {**_trace(), **kind, **send.headers},
+        "headers": _headers(send) | kind,
         "content": send.body,
         "files": files,
         **({} if send.seconds is None else {"timeout": send.seconds}),
@@ -211,6 +265,14 @@ def _opened(path: Path, field: str, mode: str) -> IO[bytes]:
     except ValueError as error:
         raise invalid(field, "can't be opened") from error
     return file
+
+
+def _headers(send: Send) -> dict[str, str]:
+    return {**_trace(), **send.headers}
+
+
+def _reply(response: httpx2.Response, body: bytes) -> Reply:
+    return Reply(response.status_code, response.headers, body)
 
 
 def _trace() -> dict[str, str]:

@@ -10,9 +10,11 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from errno import ENOENT
 from os import strerror
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -26,9 +28,11 @@ from worker.client import Client, JobRequest, check_source
 from worker.credits.operations import AlreadyEnded, CancelAsked
 from worker.store.errors import Refused
 from worker.store.reads_artifacts import ArtifactPlace, ArtifactReads
+from worker.store.reads_following import FollowingReads
 from worker.store.references import check_account_id
 from worker.store.submits import Submitted
 from worker.web.problems import BY_STATUS, Problem, document, said
+from worker.web.watching import TICK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class InProcess:
 
     client: Client
     artifact_reads: ArtifactReads
+    following: FollowingReads
     actor: str
 
     async def submit(self, job: Asked) -> answers.Submitted:
@@ -78,6 +83,69 @@ class InProcess:
         after = await self.job(job_id)
         asked = isinstance(done, CancelAsked)
         return answers.Cancelled(id=found.id, account=found.account, state=after.state, cancel_asked=asked)
+
+    async def retry(self, job_id: UUID | str, key: str | None = None) -> answers.Submitted:
+        """As `AsyncFermata.retry`."""
+        async with _in_their_words():
+            done = await self.client.retry(_id(job_id), self.actor, key, check_credits=True)
+        return _submitted(done, key or f"retry:{job_id}")
+
+    async def receipt(self, job_id: UUID | str) -> answers.Receipt:
+        """As `AsyncFermata.receipt`."""
+        async with _in_their_words():
+            return answers.Receipt.model_validate(_plain(await self.client.reads.receipt(_id(job_id))))
+
+    async def jobs(
+        self,
+        account: str | None = None,
+        *,
+        state: answers.State | None = None,
+        kind: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 50,
+        after: UUID | None = None,
+    ) -> answers.JobsPage:
+        """As `AsyncFermata.jobs`."""
+        async with _in_their_words():
+            page = await self.client.reads.jobs(
+                account,
+                state,
+                kind,
+                limit,
+                after,
+                created_from=created_from,
+                created_before=created_before,
+                metadata=metadata or {},
+            )
+        return answers.JobsPage.model_validate(_plain(page))
+
+    async def events(self, job_id: UUID | str, after: int | None = None) -> AsyncIterator[answers.Event]:
+        """As `AsyncFermata.events`."""
+        seen, progress = -1 if after is None else after, None
+        answered = monotonic()
+        while True:
+            try:
+                async with _in_their_words():
+                    story = await self.following.story(_id(job_id))
+            except errors.Unavailable:
+                if monotonic() - answered > self.client.settings.outage_max_seconds:
+                    raise
+                await asyncio.sleep(TICK_SECONDS)
+                continue
+            answered = monotonic()
+            for event in story.events:
+                if event.id > seen:
+                    seen = event.id
+                    told = {"event": event.event, "id": event.id, "at": event.at, **event.details}
+                    yield answers.Event.model_validate(_plain(told))
+            if story.ended:
+                return
+            if story.progress is not None and (story.progress, story.stage) != progress:
+                progress = (story.progress, story.stage)
+                yield answers.Event(event="progress", progress=story.progress, stage=story.stage)
+            await asyncio.sleep(TICK_SECONDS)
 
     async def quote(
         self,

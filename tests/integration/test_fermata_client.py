@@ -70,6 +70,41 @@ async def test_a_pipelines_story(asks: Asks, tmp_path: Path) -> None:
     assert 100 == (await asks.balance("ada")).spendable
 
 
+async def test_what_came_of_a_job_is_told(asks: Asks) -> None:
+    """Its story, its receipt, its place among others; and it is asked for again, once."""
+    first = await asks.submit(JobRequest(account="ada", request=SONG, metadata={"take": 3}))
+    other = await asks.submit(JobRequest(account="ada", request=SONG))
+    queued = await asks.job(first.id)
+    with pytest.raises(errors.Invalid, match="only an ended job"):
+        await asks.retry(first.id)
+    await asks.cancel(first.id)
+    ended, receipt = await asks.job(first.id), await asks.receipt(first.id)
+    story = [one async for one in asks.events(first.id)]
+    assert [("queued", 0), ("ended", 1)] == [(one.event, one.id) for one in story]
+    assert [("ended", "cancelled")] == [(one.event, one.state) async for one in asks.events(first.id, after=0)]
+    assert [] == [one async for one in asks.events(first.id, after=1)]
+    assert ({"take": 3}, 1, 0, 0) == (queued.metadata, queued.position, ended.attempts, ended.refunded)
+    assert queued.created_at == ended.created_at == story[0].at == receipt.created_at
+    assert ("cancelled", 0, first.quoted) == (
+        receipt.state,
+        receipt.charged,
+        sum(x.amount for x in receipt.quote_lines),
+    )
+
+    page = await asks.jobs("ada", limit=1)
+    rest = await asks.jobs("ada", after=page.next)
+    assert [other.id, first.id] == [line.id for line in (*page.jobs, *rest.jobs)]
+    found = await asks.jobs("ada", state="cancelled", kind="generation", metadata={"take": "3"})
+    assert ([first.id], None) == ([line.id for line in found.jobs], found.next)
+
+    again, twice = await asks.retry(first.id), await asks.retry(first.id)
+    assert (again.id, True) == (twice.id, twice.replayed)
+    assert again.id not in (first.id, other.id)
+    assert first.id == (await asks.job(again.id)).retry_of
+    balance = await asks.balance("ada")
+    assert (0, None, 0) == (balance.topup.frozen, balance.subscription.expires_at, balance["topup"]["frozen"])
+
+
 async def test_a_batch_answers_each_for_itself(asks: Asks) -> None:
     """A bad one among good ones is an error in its place; all again is all replayed."""
     jobs = [
@@ -415,6 +450,76 @@ def test_both_clients_have_every_call() -> None:
     assert {*("submit", "submit_many", "quote", "wait", "cancel", "balance", "upload", "download")} <= names
 
 
+def stream(*events: tuple[int | None, dict[str, Any]]) -> bytes:
+    """A job's stream, cut off behind these events. The name of each is in its document."""
+    lines = [": a job's story\nretry: 1000\n\n"]
+    for number, document in events:
+        named = "" if number is None else f"id: {number}\n"
+        lines.append(f"event: {document['event']}\ndata: {json.dumps(document)}\n{named}\n")
+    return answer(200, "Content-Type: text/event-stream", body="".join(lines).encode())
+
+
+@pytest.mark.usefixtures("quick")
+async def test_events_go_on_where_they_were_cut_off() -> None:
+    """Each is told once, over whatever connections; the last one is the end."""
+    replies = [
+        stream((0, {"event": "queued", "at": "2026-12-01T10:00:00Z"}), (1, {"event": "started", "attempt": 1})),
+        None,
+        UNAVAILABLE,
+        stream((None, {"event": "progress", "progress": 0.5, "stage": "mixing"})),
+        stream((3, {"event": "ended", "state": "succeeded", "charged": 7})),
+    ]
+    async with an_endpoint(lambda number: replies[number % 5]) as endpoint:
+        both = await heard(endpoint)
+        assert [[(0, "queued"), (1, "started"), (None, "progress"), (3, "ended")]] * 2 == [
+            [(one.id, one.event) for one in told] for told in both
+        ]
+        assert [0.5, {"charged": 7}] == [both[0][2].progress, both[1][3].model_extra]
+        assert [None, "1", "1", "1", "1"] * 2 == [one.headers.get("last-event-id") for one in endpoint.told]
+    async with an_endpoint(lambda _: answer(204)) as endpoint:
+        assert [[], []] == await heard(endpoint)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (problem(404, "unknown_job"), errors.NotFound),
+        (None, errors.Unreachable),
+        (stream(), errors.Unreachable),
+        (answer(200, "Content-Type: text/event-stream", body=b"data: [\n\n"), errors.Broken),
+    ],
+    ids=["unknown", "away", "cut off again and again", "no JSON"],
+)
+async def test_a_stream_that_can_not_be_had_is_an_error_of_the_tree(
+    reply: bytes | None, kind: type[errors.FermataError]
+) -> None:
+    """Not asked for without end."""
+    async with an_endpoint(lambda _: reply) as endpoint:
+        assert [kind] * 2 == [type(one) for one in await heard(endpoint)]
+
+
+async def heard(endpoint: Endpoint) -> list[Any]:
+    """The events of a job, or an error of the tree, blocking and awaited."""
+    url = f"http://127.0.0.1:{endpoint.port}"
+
+    def blocking() -> Any:
+        try:
+            with Fermata(url, "fmt_key") as client:
+                return list(client.events(RUNNING["id"]))
+        except errors.FermataError as error:
+            return error
+
+    async def awaited() -> Any:
+        try:
+            async with AsyncFermata(url, "fmt_key") as client:
+                return [one async for one in client.events(RUNNING["id"])]
+        except errors.FermataError as error:
+            return error
+
+    return [await asyncio.to_thread(blocking), await awaited()]
+
+
 @pytest.mark.parametrize(
     ("url", "key", "field"),
     [
@@ -449,7 +554,7 @@ async def test_a_402_that_is_not_ours_is_no_question_of_credits() -> None:
         assert [errors.Refused] * 2 == [type(one) for one in both]
 
 
-RUNNING = {
+RUNNING: dict[str, Any] = {
     "id": "0198c2f4-7a10-7b3e-9c55-0d6f2a1b4e88",
     "account": "ada",
     "kind": "generation",
