@@ -365,7 +365,7 @@ async def opened_in_process(settings: Settings, actor: str) -> AsyncIterator[InP
     from worker.in_process import InProcess
 
     async with opened_client(settings) as (client, store):
-        yield InProcess(client, ArtifactReads(store.engine), actor)
+        yield InProcess(client, ArtifactReads(store.engine), FollowingReads(store.engine), actor)
 
 
 @dataclass(frozen=True, slots=True)

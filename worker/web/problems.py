@@ -268,7 +268,7 @@ def _invalid(errors: Sequence[Any]) -> Said:
     problems = [{"field": _place(error["loc"]), "problem": _sentence(error)} for error in errors[:20]]
     first = problems[0]
     if any(str(error["loc"][-1]).lower() == "idempotency-key" for error in errors):
-        detail = "Idempotency-Key: must be given, 1 to 255 printable characters: asked twice with it, it is done once"
+        detail = "Idempotency-Key: must be given, 1 to 255 printable ASCII characters: asked twice it is done once"
         return Said(400, "idempotency_key", detail, {"field": "Idempotency-Key"})
     if errors[0]["loc"] == ("body",) and errors[0]["type"] == "missing":
         return Said(400, "bad_request", "a JSON body is required")
