@@ -23,8 +23,7 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
     """
     stage.scheduler(hint_repeat_seconds=60)
     stage.worker()
-    await _subscribed_and_spent(stage)
-    await stage.account("eve", 10)
+    await _subscribed_and_spent(stage, left=10)
     blocker = await stage.submit("gated", "eve", gate=str(stage.gate()))
     await stage.becomes(blocker, "running")
     older = await stage.submit("null", "eve", on_insufficient="wait")
@@ -44,17 +43,17 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
     assert "waiting" == (await stage.job(younger)).state
 
 
-#: No plan has the kinds of tests: they are submitted without one.
-_HIDE = "UPDATE accounts SET plan = NULL, cycle_ends_at = NULL, look_at = NULL WHERE account_id = 'eve'"
+#: No plan has the kinds of tests: they are submitted without one, and run as many at a time as they like.
+_HIDE = "UPDATE accounts SET plan = NULL, cycle_ends_at = NULL, look_at = NULL, running_max = NULL"
 _SHOW = (
     "UPDATE accounts SET plan = 'starter', cycle_ends_at = ends_at, look_at = ends_at "
     "FROM cycles WHERE cycles.account_id = accounts.account_id"
 )
 
 
-async def _subscribed_and_spent(stage: Stage) -> datetime:
-    """Eve has a plan, that nobody sees yet, and nothing left of its cycle; returns when that ends."""
-    await stage.account("eve", 0)
+async def _subscribed_and_spent(stage: Stage, left: int) -> datetime:
+    """Eve has a plan, that nobody sees yet, and so much left beside its cycle's credits; returns when that ends."""
+    await stage.account("eve", left)
     subscribed = await stage.store.accounts.subscribe("eve", "starter", "subscribe", "test")
     await stage.value(_HIDE)
     for job in await stage.submit_many(subscribed.credits // 10, account_id="eve"):
@@ -66,7 +65,7 @@ async def test_a_new_cycle_wakes_who_waits_for_it(stage: Stage) -> None:
     """Given jobs that wait and a cycle that ends, when the scheduler begins the next, then they run at once."""
     stage.scheduler(hint_repeat_seconds=60, cycles_tick_seconds=0.1)
     stage.worker()
-    cycle_ends_at = await _subscribed_and_spent(stage)
+    cycle_ends_at = await _subscribed_and_spent(stage, left=0)
     left: timedelta = cycle_ends_at - await stage.value("SELECT fermata_now()")
     await stage.database.advance(left - timedelta(minutes=2))
     jobs = [await stage.submit("null", "eve", on_insufficient="wait") for _ in range(2)]
