@@ -85,6 +85,23 @@ BY_THE_APP = [
         "cycle_is_in_line",  # longer than any month
         INTO_CYCLES + CYCLE.format(starts="starts_at - interval '40 days'", ends="starts_at"),
     ),
+    # whatever is written there, the audit goes on
+    ("cycle_is_in_line", "UPDATE subscriptions SET anchor = 'infinity' WHERE account_id = 'ada'"),
+    ("cycle_is_in_line", "UPDATE subscriptions SET anchor = '-infinity' WHERE account_id = 'ada'"),
+    ("cycle_is_in_line", "UPDATE subscriptions SET anchor = anchor + interval '9 days' WHERE account_id = 'ada'"),
+    ("cycle_is_in_line", INTO_CYCLES + CYCLE.format(starts="CAST('-infinity' AS timestamptz)", ends="starts_at")),
+    (
+        "cycle_is_in_line",
+        INTO_CYCLES
+        + CYCLE.format(starts="CAST('294276-12-31' AS timestamptz)", ends="CAST('infinity' AS timestamptz)"),
+    ),
+    (
+        "subscription_is_agreed",
+        "INSERT INTO subscription_changes (account_id, reference, what, body, at, actor) "
+        "SELECT 'ada', reference, 'subscribe', body, fermata_now(), 'x' FROM (VALUES "
+        "('text', CAST('\"x\"' AS jsonb)), ('list', '[1]'), ('odd', '{\"asked\": [\"grace_days\"], "
+        '"answer": ["next_plan", "active_until"]}\')) AS u (reference, body)',
+    ),
     # a subscription is as its last step left it
     ("subscription_is_agreed", "UPDATE accounts SET plan = 'creator' WHERE account_id = 'ada'"),
     ("subscription_is_agreed", "UPDATE accounts SET plan = 'label' WHERE account_id = 'bob'"),

@@ -10,19 +10,21 @@ from sqlalchemy import text
 
 #: Cycles never overlap: a resume begins a new anchor only after the last one's end. Those since the anchor lie on its
 #: months, counted from it as `worker.credits.cycles` does; of those under an earlier anchor is known only that none is
-#: longer than a month. Each began while it ran, the skipped ones afterwards.
+#: longer than a month. No anchor lies within the last one, or the next would be too short. Each began while it ran, the
+#: skipped ones afterwards.
 CYCLES = text("""
     WITH lined AS (
         SELECT c.account_id, c.starts_at, c.ends_at, c.at, c.skipped, s.anchor,
                lag(c.ends_at) OVER line AS before,
                lead(c.starts_at) OVER line IS NULL AS is_last,
                -- Else nothing can be counted: whatever was written there, the audit goes on.
-               isfinite(s.anchor) AND isfinite(c.starts_at) AND c.starts_at >= s.anchor AS is_counted
+               c.starts_at < '9999-01-01' AS is_sane,
+               isfinite(s.anchor) AND c.starts_at >= s.anchor AND c.starts_at < '9999-01-01' AS is_counted
         FROM cycles AS c
         LEFT JOIN subscriptions AS s USING (account_id)
         WINDOW line AS (PARTITION BY c.account_id ORDER BY c.starts_at)
     ), counted AS (
-        SELECT account_id, starts_at, ends_at, at, skipped, anchor, before, is_last,
+        SELECT account_id, starts_at, ends_at, at, skipped, anchor, before, is_last, is_sane,
                CASE WHEN is_counted THEN anchor AT TIME ZONE 'UTC' END AS first,
                CASE WHEN is_counted THEN CAST(
                    12 * (date_part('year', starts_at AT TIME ZONE 'UTC') - date_part('year', anchor AT TIME ZONE 'UTC'))
@@ -39,7 +41,9 @@ CYCLES = text("""
         JOIN accounts AS a USING (account_id)
         WHERE c.before > c.starts_at
            OR (c.is_last AND a.cycle_ends_at IS DISTINCT FROM c.ends_at)
-           OR c.ends_at > c.starts_at + INTERVAL '744 hours'  -- 31 days
+           OR CASE WHEN c.is_sane THEN c.ends_at > c.starts_at + INTERVAL '744 hours' ELSE true END  -- 31 days
+           OR (c.is_last AND c.anchor > c.starts_at AND c.anchor <> c.ends_at)
+           OR NOT isfinite(c.anchor)
            OR (c.first + make_interval(months => c.months)) AT TIME ZONE 'UTC' <> c.starts_at
            OR (c.first + make_interval(months => c.months + 1)) AT TIME ZONE 'UTC' <> c.ends_at
            OR c.at < c.starts_at
