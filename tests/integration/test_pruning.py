@@ -135,6 +135,11 @@ async def test_a_month_that_is_not_over_for_a_day_is_not_closed(database: Databa
         ("reserved_after_expiry", "UPDATE lots SET expires_at = created_at + interval '1 millisecond'"),
         ("append_only_is_guarded", "ALTER TABLE checkpoints DISABLE TRIGGER checkpoints_no_truncate"),
         ("months_are_in_line", "UPDATE journal_months SET entries = entries + 1"),
+        (
+            "months_are_in_line",  # its entries are here, and nobody would read them any more
+            "UPDATE journal_months SET detached_at = closed_at "
+            "WHERE starts_at = (SELECT min(starts_at) FROM journal_months)",
+        ),
     ],
 )
 async def test_whoever_changes_a_checkpoint_is_found(database: Database, rule: str, tampering: str) -> None:
@@ -161,6 +166,11 @@ async def test_whoever_changes_a_checkpoint_is_found(database: Database, rule: s
     [
         ("checkpoint_is_fold", "UPDATE journal SET amount = amount + 1 WHERE move = 'commit' AND at < $1"),
         ("checkpoint_is_fold", "DELETE FROM journal WHERE move = 'grant' AND at < $1"),
+        (
+            "lot_is_granted_once",
+            "INSERT INTO journal (account_id, at, lot_id, move, amount, reason, actor) "
+            "SELECT account_id, at, lot_id, move, 1, reason, actor FROM journal WHERE move = 'grant' AND at < $1",
+        ),
         ("checkpoint_is_fold", "UPDATE journal SET at = at - interval '40 days' WHERE move = 'grant' AND at < $1"),
         ("settle_is_split", "UPDATE journal SET job_id = gen_random_uuid() WHERE move = 'commit' AND at < $1"),
         (

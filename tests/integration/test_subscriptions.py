@@ -479,8 +479,10 @@ async def test_thousands_that_are_due_in_the_same_minute_are_turned_in_batches(d
 _MANY_DUE = """
     WITH made AS (
         INSERT INTO accounts (account_id, created_at, plan, cycle_ends_at, look_at, running_max, actor)
-        SELECT 'a' || n, fermata_now(), 'creator', fermata_now() - interval '1 second', fermata_now(), 3, 'test'
+        SELECT 'a' || n, fermata_now(), 'creator', ends_at, ends_at, 3, 'test'
         FROM generate_series(1, 1500) AS n
+        -- From the 1st: each month has one, so that it lies on its anchor's months.
+        CROSS JOIN (SELECT date_trunc('month', fermata_now(), 'UTC') AS ends_at) AS at
         RETURNING account_id, cycle_ends_at
     ), anchored AS (
         INSERT INTO subscriptions (account_id, anchor, updated_at)
