@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.account_ledger import MAKE_GOOD_LIFE
 from worker.credits.lots import CREDITS_MAX
 from worker.credits.outcomes import RULES as ENDINGS
-from worker.credits.outcomes import Fault, charge_for
+from worker.credits.outcomes import Ending, Fault, charge_for
 from worker.credits.plans import PlanBookError, parse_plan_book
 from worker.credits.prices import WIDEST_BOUNDS, PriceBookError, parse_price_book
 from worker.store import audit_credits, audit_jobs, audit_ledger, audit_lots, audit_places, audit_subscriptions
@@ -245,7 +245,9 @@ def _bounds(now: datetime) -> dict[str, Any]:
         "latest_wait": now + _WAIT_LONGEST,
         "latest_lease": now + _LEASE_LONGEST,
         "make_good_life": MAKE_GOOD_LIFE,
-        "our_faults": [str(ending) for ending, rule in ENDINGS.items() if rule.fault is Fault.OURS],
+        "our_faults": [
+            str(ending) for ending, rule in ENDINGS.items() if rule.fault is Fault.OURS and ending is not Ending.PARTIAL
+        ],
         "pruned_before": pruned_before,
         # The ids of jobs begin with the milliseconds at which they were made.
         "pruned_id": UUID(int=milliseconds << 80),

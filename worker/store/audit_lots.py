@@ -34,7 +34,8 @@ ENDS = text("""
 """)
 
 #: Credits that a job brought. A make-good is what came back of a hold to lots that had ended meanwhile, all of it, by a
-#: failure of ours, once; a compensation no more than was charged. A job that nobody knows may have been pruned, if it
+#: failure of ours, once: by how the job ended, of a cancelled one by how its last attempt did. What broke off a part that
+#: was sold is not kept, so there a make-good may be or not; a compensation no more than was charged. A job that nobody knows may have been pruned, if it
 #: is old enough by the time in its id. Entries before `since` are not read.
 GIVEN = text("""
     WITH given AS (
@@ -63,7 +64,16 @@ GIVEN = text("""
                           OR CASE
                                  WHEN j.job_id IS NOT NULL
                                  THEN g.make_goods > 0
-                                      AND (j.reason = ANY(CAST(:our_faults AS text[]))
+                                      AND ((j.reason = ANY(CAST(:our_faults AS text[]))
+                                            OR j.reason = 'partial'
+                                            OR (j.reason = 'cancelled'
+                                                AND EXISTS (
+                                                    SELECT
+                                                    FROM attempts AS a
+                                                    WHERE (a.account_id, a.job_id, a.attempt)
+                                                        = (j.account_id, j.job_id, j.attempt)
+                                                      AND a.ending = ANY(CAST(:our_faults AS text[]))
+                                                )))
                                            AND r.settled_at = g.made_good_at
                                            AND g.made_good <= r.amount - r.charged) IS NOT TRUE
                                  ELSE g.make_goods > 0 AND (g.job_id IS NULL OR g.made_good_at > :pruned_before)
