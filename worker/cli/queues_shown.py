@@ -22,7 +22,7 @@ _WATCH_SECONDS = 1.0
 
 
 def live_over(books: Books) -> Live:
-    """Looks at the overview, each one statement. The first reads the whole hour by its minutes: it may be the only one."""
+    """Looks at the overview, each one statement. The first, maybe the only one, reads the whole hour by its minutes."""
     from worker.store.reads_overview import OverviewReads
     from worker.web.dashboard.history import HOUR, History
     from worker.web.dashboard.live import Live
