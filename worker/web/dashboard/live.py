@@ -174,7 +174,7 @@ class Live:
                 pause, answered = self.pause_seconds, True
             except StoreError as error:
                 log.warning("the overview could not be read", error=str(error))
-                self._say_away()
+                self._say_away(again=True)
                 answered = False
             except Exception:
                 # Whoever watches is told, and a mistake that passes is forgotten.
@@ -188,11 +188,12 @@ class Live:
             await asyncio.sleep(pause_after(monotonic() - started, pause, answered=answered))
 
     async def _doubt(self) -> None:
-        """Tell whoever watches that no answer comes, long before the look gives up."""
-        await asyncio.sleep(self.doubt_seconds)
-        self._say_away()
-        async with self._changed:
-            self._changed.notify_all()
+        """Tell whoever watches that no answer comes, long before the look gives up; and that we are still there."""
+        while True:
+            await asyncio.sleep(self.doubt_seconds)
+            self._say_away(again=True)
+            async with self._changed:
+                self._changed.notify_all()
 
     async def _look(self) -> None:
         slow_is_due = self._slow is None or monotonic() - self._slow_at > SLOW_SECONDS
@@ -220,8 +221,9 @@ class Live:
         seen, at = self._clock
         return seen + timedelta(seconds=monotonic() - at)
 
-    def _say_away(self) -> None:
-        if self._latest is not None and not self._latest.away:
+    def _say_away(self, *, again: bool = False) -> None:
+        """`again`: also to those who know it, whose page would else take us for gone."""
+        if self._latest is not None and (again or not self._latest.away):
             self.looks += 1
             last = self._latest
             self._latest = Look(self.looks, last.now, last.slow, last.history, away=True)
