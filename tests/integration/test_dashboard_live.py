@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import uuid_utils.compat as uuids
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from tests.integration.api_support import Api, an_api
 from tests.integration.dashboard_support import board_in, visiting
 from tests.servers import Database
+from worker.credits.operations import Claim
 from worker.store.ops import Scope
 from worker.store.reads_overview import OverviewReads
 from worker.web.dashboard import live as live_module
@@ -239,3 +241,31 @@ async def test_a_look_without_an_answer_is_told_of_before_it_gives_up(api: Api) 
     await live.close()
     assert [False, False] == [away[0], away[-1]]
     assert {True} == set(away[1:-1])
+
+
+async def test_the_pages_beside_the_overview_move_with_the_same_looks(api: Api, live: Live) -> None:
+    """A queue's figures and what workers have in hand; what is each visitor's own is fetched anew when it must be."""
+    controls, hand, queue = (
+        api.services.controls,
+        streams.workers_events(live),
+        streams.queue_events(live, "generation"),
+    )
+    async with asyncio.timeout(20), aclosing(hand), aclosing(queue):
+        assert b"nothing is running" in await anext(hand)
+        assert b"It has no jobs, no workers" in await anext(queue)
+        job = (await api.submit())["id"]
+        await until_it_says(queue, b"<dt>ready</dt><dd>1</dd>")
+        await api.services.client.operations.do(Claim("ada", UUID(job), uuids.uuid7(), "w1", 30))
+        await until_it_says(hand, job[-12:].encode())
+        await controls.pause(Scope.QUEUE, "generation", "GPU maintenance", "ops")
+        await until_it_says(queue, b"event: moved")
+        before = live.looks
+        await asyncio.gather(anext(hand), anext(queue))
+        assert live.looks - before <= 2
+
+
+async def until_it_says(stream: AsyncGenerator[bytes], words: bytes) -> None:
+    """Read on until an event has these words."""
+    async for part in stream:
+        if words in part:
+            return

@@ -85,6 +85,8 @@ class Live:
     _slow: Slow | None = None
     _slow_at: float = float("-inf")
     _viewers: int = 0
+    #: Of these, who watches what runs.
+    _in_hand: int = 0
     _watched: Counter[UUID] = field(default_factory=Counter)
     _looking: asyncio.Task[None] | None = None
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -112,15 +114,18 @@ class Live:
         """The database's clock, as of the latest look."""
         return (await self.latest()).now.now
 
-    async def looks_from(self, watched: UUID | None = None, welcome: Welcome = everybody) -> AsyncGenerator[Look]:
+    async def looks_from(
+        self, watched: UUID | None = None, welcome: Welcome = everybody, *, in_hand: bool = False
+    ) -> AsyncGenerator[Look]:
         """Each new look from the present one on; a slow reader skips those that it missed. Ends by itself, and with
-        the next look once whoever watches is not welcome any more.
+        the next look once whoever watches is not welcome any more. With `in_hand` looks read what runs, too; the
+        present one may not have.
 
         Close it as soon as nobody reads on (`aclosing`): while it is open, it keeps us looking.
         """
         fresh = monotonic() - self._looked_at <= self.pause_seconds
         ends, seen = monotonic() + STREAM_SECONDS, 0 if fresh else self.looks
-        with self._watching(watched):
+        with self._watching(watched, in_hand=in_hand):
             while monotonic() < ends:
                 look = await self._after(seen)
                 if not welcome():
@@ -150,8 +155,9 @@ class Live:
         return self._latest
 
     @contextmanager
-    def _watching(self, job_id: UUID | None) -> Iterator[None]:
+    def _watching(self, job_id: UUID | None, *, in_hand: bool) -> Iterator[None]:
         self._viewers += 1
+        self._in_hand += in_hand
         if job_id is not None:
             self._watched[job_id] += 1
         if self._looking is None or self._looking.done():
@@ -160,6 +166,7 @@ class Live:
             yield
         finally:
             self._viewers -= 1
+            self._in_hand -= in_hand
             if job_id is not None:
                 self._watched[job_id] -= 1
                 self._watched += Counter()  # forget those that nobody watches
@@ -202,7 +209,7 @@ class Live:
         # Without a stream looks come seldom, everything slow is due at each, and the past would never be read.
         watched_on = self._clock is not None and monotonic() - self._clock[1] < SLOW_SECONDS
         windows = [recent] if slow_is_due and watched_on else [recent, *past]
-        seen = await self.reads.look(self._watched.keys(), windows, slow=slow_is_due)
+        seen = await self.reads.look(self._watched.keys(), windows, slow=slow_is_due, in_hand=self._in_hand > 0)
         self._clock = (seen.now.now, monotonic())
         if seen.slow is not None:
             self._slow, self._slow_at = seen.slow, monotonic()
