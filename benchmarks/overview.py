@@ -56,6 +56,7 @@ async def _measured(servers: LocalServers, rounds: int) -> list[Figure]:
             await _milliseconds("what moves", overview.look, looks),
             await _milliseconds("with what moves slowly", lambda: overview.look(slow=True), looks),
             await _milliseconds("with minutes", lambda: _minutes(overview), looks),
+            await _milliseconds("with both, after a silence", lambda: _minutes(overview, slow=True), looks),
         ]
         searches = [
             await _milliseconds("of an account", lambda: reads.jobs("account-77"), looks),
@@ -95,11 +96,11 @@ async def _milliseconds(what: str, read: Callable[[], Awaitable[Any]], looks: in
     return what, statistics.median(took)
 
 
-async def _minutes(overview: OverviewReads) -> None:
+async def _minutes(overview: OverviewReads, *, slow: bool = False) -> None:
     """A look with what it reads of the events: the last minutes again, and a window of the past."""
     now = datetime.now(UTC) - timedelta(hours=6)
     history = History().with_ended((), now - timedelta(minutes=60), now)
-    await overview.look(windows=list(history.wanted(now)))
+    await overview.look(windows=list(history.wanted(now)), slow=slow)
 
 
 async def _watched(settings: Settings, servers: LocalServers, secret: str) -> tuple[float, int]:

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.acceptance.exactness import assert_books_exact
-from tests.acceptance.stage import ACTOR, Stage, Zygote, opened_stage, until
+from tests.acceptance.stage import ACTOR, Process, Stage, Zygote, opened_stage, until
 from tests.browser.screen import chromium, started_browser
 from tests.servers import Database
 from worker.local.ports import free_port
@@ -24,6 +24,7 @@ class Site:
 
     stage: Stage
     base: str
+    api: Process
     keys: dict[str, str] = field(default_factory=dict)
 
     async def key(self, role: str) -> str:
@@ -41,7 +42,7 @@ async def site(database: Database, environment: dict[str, str], tmp_path: Path, 
         pytest.skip("Chromium is not installed: apt-get install chromium")
     async with opened_stage(database, environment, tmp_path, zygote) as stage:
         port = free_port()
-        stage.script("api", api_port=port)
+        api = stage.script("api", api_port=port)
         stage.scheduler()
         base = f"http://127.0.0.1:{port}"
 
@@ -53,7 +54,7 @@ async def site(database: Database, environment: dict[str, str], tmp_path: Path, 
                     return False
 
         await until(answers, "the API answers", 60)
-        yield Site(stage, base)
+        yield Site(stage, base, api)
     await assert_books_exact(database)
 
 

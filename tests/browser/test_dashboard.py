@@ -70,6 +70,31 @@ async def test_a_job_is_watched_as_it_goes_through(site: Site, browser: Browser)
         await overview.says(re.compile(r"Nothing to do: no job is ready, 1 done in the last hour"))
 
 
+async def test_a_page_that_is_told_nothing_more_says_so(site: Site, browser: Browser) -> None:
+    """While the API stands still the verdict is muted and a line has since when; when it goes on, so does the page.
+
+    Whoever is signed out, by a revoked key as well, is shown the way to the door.
+    """
+    async with a_screen(browser, site.base) as screen:
+        await screen.sign_in(await site.key("viewer"))
+        await screen.says(re.compile("Nothing to do: no job is ready"))
+        lost = screen.page.locator("#lost")
+        await expect(lost).to_be_hidden()
+        site.api.freeze()
+        await screen.says(re.compile(r"Nothing new has come since \d\d:\d\d:\d\d UTC"), 40)
+        await expect(screen.page.locator("body.lost .verdict")).to_be_visible()
+        site.api.thaw()
+        await expect(lost).to_be_hidden(timeout=40_000)
+        keys = ApiKeys(site.stage.store.engine)
+        for one in await keys.listed():
+            await keys.revoke(one.id, ACTOR)
+        await screen.says("You are not signed in any more", 40)
+        await screen.page.get_by_role("link", name="Sign in").click()
+        await expect(screen.page).to_have_title(re.compile("^Sign in"))
+        # The browser itself writes of each answer that is a 401.
+        screen.complaints = [one for one in screen.complaints if "401" not in one]
+
+
 async def test_a_queue_is_paused_and_resumed(site: Site, browser: Browser) -> None:
     """With a reason that everybody sees at once; while it is paused nothing starts, afterwards it does."""
     site.stage.worker("null")

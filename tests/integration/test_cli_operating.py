@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def test_a_kind_or_an_account_can_be_paused(fermata: Fermata, scope: tuple[str, 
     assert fermata.ok("jobs", "show", job)["waiting_for"] == "paused"
     fermata.ok("resume", *scope)
     assert fermata.ok("jobs", "show", job)["waiting_for"] == "no_worker"
+
+
+def test_the_hour_is_counted_by_the_one_look_there_is(fermata: Fermata) -> None:
+    """A job that ended half an hour ago stands in the verdict and in the pace; one of two hours ago does not."""
+    fermata.account("ada", 100)
+    asyncio.run(_ended_before(fermata, (timedelta(hours=2), timedelta(minutes=30), timedelta(minutes=4))))
+    assert "2 done in the last hour." in fermata.ok("queues")["verdict"]
+
+
+async def _ended_before(fermata: Fermata, ages: Sequence[timedelta]) -> None:
+    """A job for each of these ages, the oldest first, that was done so long ago."""
+    async with opened(fermata.database) as store:
+        for age, later in zip(ages, (*ages[1:], timedelta()), strict=True):
+            await store.settle("ada", await store.running("ada"))
+            await fermata.database.advance(age - later)
 
 
 @pytest.mark.parametrize(

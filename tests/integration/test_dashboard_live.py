@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+import uuid_utils.compat as uuids
+from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
 from tests.integration.api_support import Api, an_api
 from tests.integration.dashboard_support import board_in, visiting
 from tests.servers import Database
+from worker.credits.operations import Claim
 from worker.store.ops import Scope
 from worker.store.reads_overview import OverviewReads
+from worker.web.dashboard import live as live_module
 from worker.web.dashboard import streams
 from worker.web.dashboard.figures import figures_of
-from worker.web.dashboard.live import Live, Look
+from worker.web.dashboard.live import Live, Look, pause_after
 
 
 @pytest.fixture
@@ -118,7 +123,10 @@ async def test_the_overview_tells_what_ended_and_where_credits_are(api: Api) -> 
     assert "bad" == figures.tone
     assert "generation has 1 job ready and no living worker." in figures.warnings
     assert "No scheduler has ever run on this database: no job will start." in figures.warnings
-    assert "Nothing is running although 1 job could: 0 done in the last hour." == figures.verdict
+    assert (
+        "Nothing is running although 1 job could: 0 done in the last hour, which is still being read."
+        == figures.verdict
+    )
 
 
 async def test_the_overview_tells_of_pauses_in_words(api: Api) -> None:
@@ -175,3 +183,89 @@ async def test_a_mistake_in_a_look_ends_no_stream(api: Api) -> None:
     assert ["the overview could not be read by a mistake of ours"] * 2 == [
         line["event"] for line in lines if line["log_level"] == "error"
     ]
+
+
+async def test_the_hour_moves_on_where_nobody_has_a_stream(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks that come so seldom that everything slow is due at each: they count what has ended, and read the past."""
+    monkeypatch.setattr(live_module, "SLOW_SECONDS", 0.0)
+    live = board_in(api).live
+    counted: list[int] = []
+    since: list[datetime] = []
+    for _ in range(4):
+        job = await api.submit()
+        await api.services.client.cancel("ada", UUID(job["id"]), "test")
+        live.outdated()
+        look = await live.latest()
+        counted.append(figures_of(look).hour.others)
+        assert look.history.since is not None
+        since.append(look.history.since)
+    assert [1, 2, 3, 4] == counted
+    assert sorted(set(since), reverse=True) == since  # each look a window further back
+
+
+@pytest.mark.parametrize(
+    ("took", "answered", "seconds"),
+    [(0.1, True, 0.9), (2.0, True, 8.0), (17.0, False, 0.05), (0.01, False, 0.99)],
+    ids=["quick", "long", "given up", "turned away"],
+)
+def test_when_the_next_look_comes(took: float, answered: bool, seconds: float) -> None:
+    """Looking takes a fifth of the time at most; what had no answer is asked again at once, for it may be back."""
+    assert pytest.approx(seconds) == pause_after(took, 1.0, answered=answered)
+
+
+class _Hanging(OverviewReads):
+    """Reads as ever, but the second look has its answer only when it is let."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self.asked, self.let = 0, asyncio.Event()
+
+    async def look(self, *what: Any, **how: Any) -> Any:
+        self.asked += 1
+        if self.asked == 2:
+            await self.let.wait()
+        return await super().look(*what, **how)
+
+
+async def test_a_look_without_an_answer_is_told_of_before_it_gives_up(api: Api) -> None:
+    """Whoever watches sees within seconds that the figures stand still, and that they move again."""
+    reads = _Hanging(board_in(api).services.engine)
+    live, away = Live(reads, pause_seconds=0.02, doubt_seconds=0.05), []
+    async with asyncio.timeout(20), aclosing(live.looks_from()) as stream:
+        async for look in stream:
+            away.append(look.away)
+            if look.away:
+                reads.let.set()
+            if away[-2:] == [True, False]:
+                break
+    await live.close()
+    assert [False, False] == [away[0], away[-1]]
+    assert {True} == set(away[1:-1])
+
+
+async def test_the_pages_beside_the_overview_move_with_the_same_looks(api: Api, live: Live) -> None:
+    """A queue's figures and what workers have in hand; what is each visitor's own is fetched anew when it must be."""
+    controls, hand, queue = (
+        api.services.controls,
+        streams.workers_events(live),
+        streams.queue_events(live, "generation"),
+    )
+    async with asyncio.timeout(20), aclosing(hand), aclosing(queue):
+        assert b"nothing is running" in await anext(hand)
+        assert b"It has no jobs, no workers" in await anext(queue)
+        job = (await api.submit())["id"]
+        await until_it_says(queue, b"<dt>ready</dt><dd>1</dd>")
+        await api.services.client.operations.do(Claim("ada", UUID(job), uuids.uuid7(), "w1", 30))
+        await until_it_says(hand, job[-12:].encode())
+        await controls.pause(Scope.QUEUE, "generation", "GPU maintenance", "ops")
+        await until_it_says(queue, b"event: moved")
+        before = live.looks
+        await asyncio.gather(anext(hand), anext(queue))
+        assert live.looks - before <= 2
+
+
+async def until_it_says(stream: AsyncGenerator[bytes], words: bytes) -> None:
+    """Read on until an event has these words."""
+    async for part in stream:
+        if words in part:
+            return

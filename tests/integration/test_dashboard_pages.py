@@ -80,6 +80,15 @@ async def test_what_customers_wrote_is_shown_as_text(api: Api, visit: Visit) -> 
     assert "&lt;script&gt;alert" in found.text
 
 
+async def test_a_job_that_has_ended_is_not_said_to_be_cancelled(api: Api, visit: Visit) -> None:
+    """Somebody whose form stood open for long is told what became of the job, and that nothing was done."""
+    job = await api.submit()
+    await api.services.client.cancel("ada", UUID(job["id"]), "test")
+    said = await visit.send(f"/do/jobs/cancel/{job['id']}", reason="typo", back=f"/jobs/{job['id']}")
+    assert '<p class="notice bad" role="alert">Nothing was cancelled: it had ended before, cancelled.</p>' in said.text
+    assert [] == await told(api, "jobs.cancel")
+
+
 async def test_a_job_is_cancelled_and_tried_again(api: Api, visit: Visit) -> None:
     """With a reason; the log names the key that did it."""
     job = await api.submit()

@@ -70,6 +70,9 @@ async def test_queues_are_told_as_they_stand(database: Database) -> None:
         after = await figures(store)
         moved = {
             "jobs{queue=generation,where=running}": 0,
+            "jobs{queue=generation,where=ready}": 0,
+            "jobs{queue=generation,where=blocked}": 2,
+            "oldest_seconds{queue=generation}": 0,
             "paused{queue=generation}": 1,
             "credits_held": 0,
         }

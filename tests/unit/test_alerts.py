@@ -154,6 +154,11 @@ CASES = [
             'fermata_books_slots{queue="songs"}': "0x13",
             'fermata_books_jobs{queue="stems",where="ready"}': "7x13",
             'fermata_books_slots{queue="stems"}': "4x13",
+            # Somebody stopped its workers after a pause.
+            'fermata_books_jobs{queue="voices",where="ready"}': "7x13",
+            'fermata_books_slots{queue="voices"}': "0x13",
+            'fermata_books_paused{queue="voices"}': "1x13",
+            'fermata_books_paused{queue="songs"}': "0x13",
         },
         4,
         "songs has jobs ready and no living worker",
@@ -162,10 +167,30 @@ CASES = [
     ),
     Case(
         "FermataQueueOld",
-        {'fermata_books_oldest_seconds{queue="songs"}': "900x3 930x20"},
+        {
+            'fermata_books_oldest_seconds{queue="songs"}': "900x3 930x20",
+            'fermata_books_paused{queue="songs"}': "0x23",
+            'fermata_books_oldest_seconds{queue="voices"}': "930x23",
+            'fermata_books_paused{queue="voices"}': "1x23",
+        },
         7,
         "The oldest job of songs could have run for 15m 30s",
         silent=6.5,
+        labels={"queue": "songs"},
+    ),
+    Case(
+        "FermataQueuePaused",
+        {
+            'fermata_books_paused{queue="songs"}': "0x3 1x200",
+            'fermata_books_jobs{queue="songs",where="blocked"}': "2x203",
+            'fermata_books_paused{queue="empty"}': "1x203",
+            'fermata_books_jobs{queue="empty",where="blocked"}': "0x203",
+            'fermata_books_paused{queue="stems"}': "0x203",
+            'fermata_books_jobs{queue="stems",where="blocked"}': "2x203",
+        },
+        62,
+        "songs has been paused for an hour, and its jobs wait",
+        silent=61,
         labels={"queue": "songs"},
     ),
     Case(

@@ -22,11 +22,12 @@ _WATCH_SECONDS = 1.0
 
 
 def live_over(books: Books) -> Live:
-    """Looks at the overview, each a handful of indexed statements."""
+    """Looks at the overview, each one statement. The first, maybe the only one, reads the whole hour by its minutes."""
     from worker.store.reads_overview import OverviewReads
+    from worker.web.dashboard.history import HOUR, History
     from worker.web.dashboard.live import Live
 
-    return Live(OverviewReads(books.store.engine))
+    return Live(OverviewReads(books.store.engine), history=History(first=HOUR))
 
 
 async def watch(books: Books) -> None:

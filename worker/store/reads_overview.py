@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 #: Times are taken from so many of a queue's latest ends, none older than an hour.
 _TIMED_JOBS = 100
+#: Running jobs that are shown.
+IN_HAND_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +40,6 @@ class JobGlance:
     attempts: int
     progress: float
     stage: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """What moves every second. `dispatch_seconds`: since a scheduler last gave a sign; None: never."""
-
-    now: datetime
-    queues: tuple[QueueShown, ...]
-    workers: tuple[WorkerShown, ...]
-    dispatch_seconds: float | None
-    paused_kinds: tuple[str, ...]
-    watched: tuple[JobGlance, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +58,22 @@ class RunningShown:
     progress: float
     stage: str | None
     cancel_asked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What moves every second. `dispatch_seconds`: since a scheduler last gave a sign; None: never.
+
+    `in_hand`: what runs, as `OverviewReads.running` has it; None if it was not asked for.
+    """
+
+    now: datetime
+    queues: tuple[QueueShown, ...]
+    workers: tuple[WorkerShown, ...]
+    dispatch_seconds: float | None
+    paused_kinds: tuple[str, ...]
+    watched: tuple[JobGlance, ...]
+    in_hand: tuple[RunningShown, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +137,12 @@ class OverviewReads:
         windows: Sequence[tuple[datetime, datetime]] = (),
         *,
         slow: bool = False,
+        in_hand: bool = False,
     ) -> Seen:
         """One look, in one statement.
 
         Always: queues, workers, the scheduler's sign, and the `watched` jobs. With `slow`: times of the queues and the
-        sums over lots. `windows`: what ended from a time until before another, by minute.
+        sums over lots, with `in_hand` what runs. `windows`: what ended from a time until before another, by minute.
         """
         values = {
             "alive": ALIVE_SECONDS,
@@ -143,7 +150,9 @@ class OverviewReads:
             "since": [since for since, _ in windows],
             "until": [until for _, until in windows],
             "slow": slow,
+            "in_hand": in_hand,
             "limit": _TIMED_JOBS,
+            "most": IN_HAND_MAX,
         }
         async with reading(self._engine, at_once=True) as connection:
             row = (await connection.execute(_LOOK, values)).one()
@@ -155,6 +164,7 @@ class OverviewReads:
             dispatch_seconds=around.dispatch_seconds,
             paused_kinds=around.paused_kinds,
             watched=_decoded(row.watched, tuple[JobGlance, ...]),
+            in_hand=_decoded(row.in_hand, tuple[RunningShown, ...]) if in_hand else None,
         )
         moved = None
         if slow:
@@ -162,20 +172,20 @@ class OverviewReads:
             moved = Slow(_decoded(row.times, tuple[QueueTimes, ...]), sums.held, sums.available, sums.paused_accounts)
         return Seen(now, moved, _decoded(row.ended, tuple[EndedMinute, ...]))
 
-    async def running(self, limit: int = 200) -> tuple[RunningShown, ...]:
+    async def running(self, limit: int = IN_HAND_MAX) -> tuple[RunningShown, ...]:
         """What runs, by worker, the longest first."""
         check_limit(limit)
         async with snapshot(self._engine) as connection:
-            rows = await connection.execute(_RUNNING, {"limit": limit})
+            rows = await connection.execute(_RUNNING, {"most": limit})
             return tuple(RunningShown(*row) for row in rows)
 
 
 _RUNNING = text("""
-    SELECT job_id, account_id, kind, queue, worker_id, attempt, started_at, lease_until, ends_by, progress, stage,
-           cancel_asked_at IS NOT NULL
+    SELECT job_id AS id, account_id AS account, kind, queue, worker_id AS worker, attempt, started_at, lease_until,
+           ends_by, progress, stage, cancel_asked_at IS NOT NULL AS cancel_asked
     FROM live
     ORDER BY worker_id, started_at, job_id
-    LIMIT :limit
+    LIMIT :most
 """)
 
 _AROUND = text("""
@@ -278,11 +288,13 @@ _CLOCK = text("SELECT fermata_now()")
 
 #: PostgreSQL runs those parts that a CASE leaves out not at all.
 _SLOW = bindparam("slow", type_=Boolean)
+_IN_HAND = bindparam("in_hand", type_=Boolean)
 _LOOK = select(
     _all_of(_AROUND).label("around"),
     _all_of(QUEUES).label("queues"),
     _all_of(WORKERS).label("workers"),
     _all_of(_WATCHED).label("watched"),
+    case((_IN_HAND, _all_of(_RUNNING))).label("in_hand"),
     case((_SLOW, _all_of(_TIMES))).label("times"),
     case((_SLOW, _all_of(_CREDITS))).label("credits"),
     _all_of(_ENDED).label("ended"),

@@ -20,9 +20,9 @@ class QueueShown:
     """One queue. Jobs of an ended state are in none of these numbers."""
 
     queue: str
-    ready: int  # queued, and nothing of their own keeps them from running
+    ready: int  # queued and could run: nothing keeps them but slots and the queue's own limit
     later: int  # queued for a time to come: a back-off after a failure, or a start time of their own
-    blocked: int  # queued; their account is paused or runs as many as it may
+    blocked: int  # queued; their queue, kind or account is paused, or their account runs as many as it may
     parked: int  # waiting for credits
     running: int
     oldest_seconds: float  # for so long the oldest of the ready ones could have run; 0 if none is ready
@@ -107,6 +107,9 @@ _DEPTHS = text("""
 QUEUES = text("""
     WITH clock AS MATERIALIZED (
         SELECT fermata_now() AS now
+    ), pauses AS MATERIALIZED (
+        SELECT ARRAY(SELECT name FROM controls WHERE scope = 'queue' AND paused) AS queues,
+               ARRAY(SELECT name FROM controls WHERE scope = 'kind' AND paused) AS kinds
     ), queued AS (
         SELECT d.queue,
                count(*) FILTER (WHERE d.not_before <= clock.now AND NOT blocked.so) AS ready,
@@ -115,7 +118,12 @@ QUEUES = text("""
                min(d.not_before) FILTER (WHERE d.not_before <= clock.now AND NOT blocked.so) AS oldest
         FROM due AS d
         CROSS JOIN clock
-        CROSS JOIN LATERAL (SELECT COALESCE(d.waits_for IN ('paused', 'account_limit'), false) AS so) AS blocked
+        CROSS JOIN pauses
+        CROSS JOIN LATERAL (
+            SELECT COALESCE(d.waits_for IN ('paused', 'account_limit'), false)
+                OR d.queue = ANY (pauses.queues)
+                OR d.kind = ANY (pauses.kinds) AS so
+        ) AS blocked
         GROUP BY d.queue
     ), running AS (
         SELECT queue, count(*) AS running

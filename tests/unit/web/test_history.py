@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.store.reads_overview import EndedMinute
@@ -51,14 +51,59 @@ def test_a_commit_that_comes_late_is_counted_still() -> None:
     assert 5 == history.sums(NOON, HOUR).succeeded
 
 
-def test_after_a_long_silence_it_begins_anew() -> None:
-    """When nobody looked for hours, no look reads hours at once and nothing is shown that may be incomplete."""
-    history = read(History(), NOON, [ended(0)])
-    later = NOON + 5 * HOUR
-    assert all(until - since <= 13 * MINUTE for since, until in history.wanted(later))
-    history = read(history, later, [])
-    assert 0 == history.sums(later, DAY).jobs
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(5, 7200), st.integers(1, 4)), min_size=1, max_size=8))
+def test_however_seldom_somebody_looks_each_job_is_counted_once(pauses: list[tuple[int, int]]) -> None:
+    """What was read before a silence is kept, what came meanwhile is read in small windows, and a commit may be late.
+
+    Every minute has some jobs; the last two are told short, as if their commits were still under way.
+    """
+    now, history = NOON, History()
+    for pause, looks in pauses:
+        now += timedelta(seconds=pause)
+        for _ in range(looks):
+            wanted = list(history.wanted(now))
+            assert all(until - since <= 5 * MINUTE for since, until in wanted)
+            history = read(history, now, every_minute(now))
+    for _ in range(20):
+        history = read(history, now, every_minute(now))
+    assert history.covers(now, HOUR)
+    assert history.sums(now, HOUR) == sum((Sums(row.jobs) for row in every_minute(now)[:61]), Sums())
+
+
+def every_minute(now: datetime) -> list[EndedMinute]:
+    """Three jobs in each of the last minutes before now, of which the last two show only one yet."""
+    this = now.replace(second=0)
+    return [
+        EndedMinute(this - back * MINUTE, "generation", "succeeded", 3 if back > 1 else 1, 0, 0) for back in range(90)
+    ]
+
+
+def test_after_a_silence_the_hour_is_soon_whole_again() -> None:
+    """Twelve minutes without a viewer cost three looks; meanwhile it is not said to be the whole hour."""
+    history = History(first=HOUR).with_ended([ended(20, 9)], minute(60), NOON + MINUTE)
+    assert history.covers(NOON, HOUR)
+    later = NOON + 12 * MINUTE
+    history = read(history, later, [ended(20, 9), ended(-5, 4)])
+    assert 9 <= history.sums(later, HOUR).jobs
     assert not history.covers(later, HOUR)
+    for _ in range(2):
+        history = read(history, later, [ended(20, 9), ended(-5, 4)])
+    assert (13, True) == (history.sums(later, HOUR).jobs, history.covers(later, HOUR))
+
+
+def test_a_command_reads_the_hour_with_its_first_look() -> None:
+    """It looks only once: no window of the past comes later."""
+    history = History(first=HOUR)
+    history = read(history, NOON, [ended(59, 2), ended(0, 3), ended(61, 100)])
+    assert (5, True) == (history.sums(NOON, HOUR).jobs, history.covers(NOON, HOUR))
+
+
+def test_a_silence_of_more_than_a_day_leaves_nothing() -> None:
+    """What was read before is older than what anybody is shown."""
+    history = read(History(), NOON, [ended(0)])
+    history = read(history, NOON + 3 * DAY, [])
+    assert (0, 1) == (len(history.minutes), len(history.read))
 
 
 def test_a_series_has_every_step_and_sums_to_the_whole() -> None:

@@ -66,6 +66,7 @@ def _pages() -> Iterator[Route]:
     yield Route("/live/overview", staff(streams.overview, May.LOOK_AT_QUEUES))
     yield Route("/plots/jobs", staff(overview.plot, May.LOOK_AT_QUEUES))
     yield Route("/queues/{queue}", staff(overview.queue, May.LOOK_AT_QUEUES))
+    yield Route("/live/queues/{queue}", staff(streams.queue, May.LOOK_AT_QUEUES))
     yield Route("/workers", staff(workers.workers, May.LOOK_AT_QUEUES))
     yield Route("/live/workers", staff(streams.workers, May.LOOK_AT_QUEUES))
     yield Route("/jobs", staff(jobs.jobs, May.LOOK_AT_JOBS))

@@ -23,17 +23,29 @@ _RATE_SPAN = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """A line of the overview. `drains_seconds`: until all that waits is done, at the pace of the last ten minutes."""
+    """A line of the overview.
+
+    `free`: slots of its living workers that nothing of any queue takes. `drains_seconds`: until all that could run or
+    runs is done, at the pace of the last ten minutes; None while nothing says when: without a worker, or paused.
+    """
 
     queue: QueueShown
     times: QueueTimes | None
     hour: Sums
+    free: int
     per_minute: float
     drains_seconds: float | None
 
     @property
     def waiting(self) -> int:
         return self.queue.ready + self.queue.later + self.queue.blocked
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether a job could have started long ago: a slot is free, and no limit keeps it from being taken."""
+        queue = self.queue
+        below = queue.running_max is None or queue.running < queue.running_max
+        return bool(queue.ready and self.free and below) and queue.oldest_seconds > STUCK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ class Figures:
     parked: int
     oldest_seconds: float | None
     hour: Sums
+    hour_is_whole: bool
     day: Sums
     day_is_whole: bool
     held: int
@@ -79,6 +92,7 @@ def figures_of(look: Look) -> Figures:
         parked=sum(queue.parked for queue in queues),
         oldest_seconds=max((queue.oldest_seconds for queue in queues if queue.ready), default=None),
         hour=hour,
+        hour_is_whole=history.covers(now, HOUR),
         day=history.sums(now, DAY),
         day_is_whole=history.covers(now, DAY),
         held=look.slow.held,
@@ -95,9 +109,12 @@ def _line(look: Look, queue: QueueShown) -> QueueFigures:
     since = look.history.since or look.now.now
     span = min(_RATE_SPAN, max(MINUTE, look.now.now - since))
     per_minute = (recent.succeeded + recent.failed) / (span / MINUTE)
-    left = queue.ready + queue.later + queue.blocked + queue.running
-    drains = 60 * left / per_minute if left and per_minute else None
-    return QueueFigures(queue, times, look.history.sums(look.now.now, HOUR, queue.queue), per_minute, drains)
+    left = queue.ready + queue.running
+    drains = 60 * left / per_minute if left and per_minute and queue.workers and not queue.paused else None
+    serving = (worker for worker in look.now.workers if queue.queue in worker.queues)
+    # A worker of several queues has its slots once.
+    free = sum(max(0, one.slots - one.running) for one in serving if one.state is WorkerState.ALIVE)
+    return QueueFigures(queue, times, look.history.sums(look.now.now, HOUR, queue.queue), free, per_minute, drains)
 
 
 def _serious(look: Look) -> Iterator[str]:
@@ -122,7 +139,7 @@ def _warnings(look: Look, lines: tuple[QueueFigures, ...]) -> Iterator[str]:
             why = f": {queue.pause_reason}" if queue.pause_reason else ""
             held = f" {_jobs(line.waiting)} wait{'s' if line.waiting == 1 else ''}." if line.waiting else ""
             yield f"{name} is paused{why}.{held}"
-        elif queue.ready and queue.workers and queue.oldest_seconds > STUCK_SECONDS and queue.running < queue.slots:
+        elif line.forgotten:
             yield f"{name} has a job that could have started {span(queue.oldest_seconds)} ago; slots are free."
         ended = line.hour.succeeded + line.hour.failed
         if ended >= _FAILED_OF and line.hour.failed > _FAILED_SHARE * ended:
@@ -137,13 +154,18 @@ def _warnings(look: Look, lines: tuple[QueueFigures, ...]) -> Iterator[str]:
 
 
 def _verdict(look: Look, running: int, hour: Sums, *, serious: bool, warned: bool) -> tuple[str, str]:
-    done = f"{number(hour.succeeded)} done in the last hour"
+    read = "" if look.history.covers(look.now.now, HOUR) else ", which is still being read"
+    done = f"{number(hour.succeeded)} done in the last hour{read}"
     waiting = sum(queue.ready for queue in look.now.queues)
+    held_back = sum(queue.later + queue.blocked for queue in look.now.queues)
     tone = "bad" if serious else "warn" if warned else "good"
     if running:
         return tone, f"Music is being made: {_jobs(running)} running, {number(waiting)} ready, {done}."
     if waiting:
         return tone, f"Nothing is running although {_jobs(waiting)} could: {done}."
+    if held_back:
+        are = "is" if held_back == 1 else "are"
+        return tone, f"Nothing is running: no job is ready, {number(held_back)} {are} for later or blocked, {done}."
     return tone, f"Nothing to do: no job is ready, {done}."
 
 

@@ -8,8 +8,9 @@ import uuid_utils.compat as uuids
 from starlette.requests import Request
 from starlette.responses import Response
 
+from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
 from worker.credits.states import ENDED
-from worker.store.errors import UnknownArtifact
+from worker.store.errors import LedgerUnavailable, UnknownArtifact
 from worker.store.reads_artifacts import ArtifactShown
 from worker.store.reads_jobs import JobShown
 from worker.web.dashboard import frame
@@ -52,8 +53,16 @@ async def cancel(request: Request, visitor: Visitor, form: Form) -> Response:
     """End it, or ask its worker to stop it."""
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
-    await board.services.client.cancel(shown.account, shown.id, _reason(form, visitor), visitor.actor)
-    return frame.go(f"/jobs/{shown.id}", "It is cancelled, or its worker is stopping it (2 s).")
+    done = await board.services.client.cancel(shown.account, shown.id, _reason(form, visitor), visitor.actor)
+    match done:
+        case AlreadyEnded():
+            return frame.go(f"/jobs/{shown.id}", f"Nothing was cancelled: it had ended before, {done.state}.", bad=True)
+        case CancelAsked():
+            return frame.go(f"/jobs/{shown.id}", "Its worker was asked to stop it, and does so within 2 s.")
+        case TryAgain():
+            raise LedgerUnavailable("the job's row is held")
+        case _:
+            return frame.go(f"/jobs/{shown.id}", "It is cancelled.")
 
 
 async def retry(request: Request, visitor: Visitor, form: Form) -> Response:

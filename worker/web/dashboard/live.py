@@ -29,6 +29,10 @@ PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
 MISTAKEN_SECONDS_MAX = 60.0
 #: A look may take at most this part of the time.
 _SHARE = 5
+#: The shortest pause, whatever a look took.
+_PAUSE_SECONDS_MIN = 0.05
+#: A look that has no answer after so long is told of as one that fails; it goes on, its limit is much longer.
+DOUBT_SECONDS = 5.0
 #: A stream ends after so long and is opened anew by the page: then its session is checked again.
 STREAM_SECONDS = 300.0
 
@@ -56,12 +60,22 @@ class Look:
         return next((seen for seen in self.now.watched if seen.id == job_id), None)
 
 
+def pause_after(took_seconds: float, pause_seconds: float, *, answered: bool) -> float:
+    """Seconds until the next look. One without an answer waited, it cost PostgreSQL nothing: whoever watches is to see
+    soon that it is back.
+    """
+    share = took_seconds * (_SHARE - 1) if answered else 0.0
+    return max(pause_seconds - took_seconds, share, _PAUSE_SECONDS_MIN)
+
+
 @dataclass(slots=True)
 class Live:
     """The shared look of one API process."""
 
     reads: OverviewReads
     pause_seconds: float = PAUSE_SECONDS
+    doubt_seconds: float = DOUBT_SECONDS
+    history: History = field(default_factory=History)
     #: Looks so far: tests and metrics count them.
     looks: int = 0
     _latest: Look | None = None
@@ -70,8 +84,9 @@ class Live:
     _clock: tuple[datetime, float] | None = None
     _slow: Slow | None = None
     _slow_at: float = float("-inf")
-    _history: History = field(default_factory=History)
     _viewers: int = 0
+    #: Of these, who watches what runs.
+    _in_hand: int = 0
     _watched: Counter[UUID] = field(default_factory=Counter)
     _looking: asyncio.Task[None] | None = None
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -99,15 +114,18 @@ class Live:
         """The database's clock, as of the latest look."""
         return (await self.latest()).now.now
 
-    async def looks_from(self, watched: UUID | None = None, welcome: Welcome = everybody) -> AsyncGenerator[Look]:
+    async def looks_from(
+        self, watched: UUID | None = None, welcome: Welcome = everybody, *, in_hand: bool = False
+    ) -> AsyncGenerator[Look]:
         """Each new look from the present one on; a slow reader skips those that it missed. Ends by itself, and with
-        the next look once whoever watches is not welcome any more.
+        the next look once whoever watches is not welcome any more. With `in_hand` looks read what runs, too; the
+        present one may not have.
 
         Close it as soon as nobody reads on (`aclosing`): while it is open, it keeps us looking.
         """
         fresh = monotonic() - self._looked_at <= self.pause_seconds
         ends, seen = monotonic() + STREAM_SECONDS, 0 if fresh else self.looks
-        with self._watching(watched):
+        with self._watching(watched, in_hand=in_hand):
             while monotonic() < ends:
                 look = await self._after(seen)
                 if not welcome():
@@ -137,8 +155,9 @@ class Live:
         return self._latest
 
     @contextmanager
-    def _watching(self, job_id: UUID | None) -> Iterator[None]:
+    def _watching(self, job_id: UUID | None, *, in_hand: bool) -> Iterator[None]:
         self._viewers += 1
+        self._in_hand += in_hand
         if job_id is not None:
             self._watched[job_id] += 1
         if self._looking is None or self._looking.done():
@@ -147,6 +166,7 @@ class Live:
             yield
         finally:
             self._viewers -= 1
+            self._in_hand -= in_hand
             if job_id is not None:
                 self._watched[job_id] -= 1
                 self._watched += Counter()  # forget those that nobody watches
@@ -154,40 +174,51 @@ class Live:
     async def _keep_looking(self) -> None:
         pause = self.pause_seconds
         while self._viewers:
-            started = monotonic()
+            started, doubt = monotonic(), asyncio.create_task(self._doubt())
             try:
                 async with self._one_look:
                     await self._look()
-                pause = self.pause_seconds
+                pause, answered = self.pause_seconds, True
             except StoreError as error:
                 log.warning("the overview could not be read", error=str(error))
-                self._say_away()
+                self._say_away(again=True)
+                answered = False
             except Exception:
                 # Whoever watches is told, and a mistake that passes is forgotten.
                 log.exception("the overview could not be read by a mistake of ours")
                 self._say_away()
-                pause = min(2 * pause, MISTAKEN_SECONDS_MAX)
+                pause, answered = min(2 * pause, MISTAKEN_SECONDS_MAX), False
+            finally:
+                doubt.cancel()
             async with self._changed:
                 self._changed.notify_all()
-            took = monotonic() - started
-            await asyncio.sleep(max(pause - took, took * (_SHARE - 1), 0.05))
+            await asyncio.sleep(pause_after(monotonic() - started, pause, answered=answered))
+
+    async def _doubt(self) -> None:
+        """Tell whoever watches that no answer comes, long before the look gives up; and that we are still there."""
+        while True:
+            await asyncio.sleep(self.doubt_seconds)
+            self._say_away(again=True)
+            async with self._changed:
+                self._changed.notify_all()
 
     async def _look(self) -> None:
-        # One or the other, so that no look asks for everything at once; the first one does.
         slow_is_due = self._slow is None or monotonic() - self._slow_at > SLOW_SECONDS
-        windows = []
-        if not slow_is_due or self._latest is None:
-            windows = list(self._history.wanted(await self._about_now()))
-        seen = await self.reads.look(self._watched.keys(), windows, slow=slow_is_due)
+        recent, *past = self.history.wanted(await self._about_now())
+        # While somebody watches, a piece of the past can wait for the next look, which has nothing slow to read.
+        # Without a stream looks come seldom, everything slow is due at each, and the past would never be read.
+        watched_on = self._clock is not None and monotonic() - self._clock[1] < SLOW_SECONDS
+        windows = [recent] if slow_is_due and watched_on else [recent, *past]
+        seen = await self.reads.look(self._watched.keys(), windows, slow=slow_is_due, in_hand=self._in_hand > 0)
         self._clock = (seen.now.now, monotonic())
         if seen.slow is not None:
             self._slow, self._slow_at = seen.slow, monotonic()
         for since, until in windows:
             ended = (row for row in seen.ended if since <= row.minute < until)
-            self._history = self._history.with_ended(ended, since, until)
+            self.history = self.history.with_ended(ended, since, until)
         assert self._slow is not None
         self.looks += 1
-        self._latest = Look(self.looks, seen.now, self._slow, self._history)
+        self._latest = Look(self.looks, seen.now, self._slow, self.history)
         self._looked_at = monotonic()
 
     async def _about_now(self) -> datetime:
@@ -197,8 +228,9 @@ class Live:
         seen, at = self._clock
         return seen + timedelta(seconds=monotonic() - at)
 
-    def _say_away(self) -> None:
-        if self._latest is not None and not self._latest.away:
+    def _say_away(self, *, again: bool = False) -> None:
+        """`again`: also to those who know it, whose page would else take us for gone."""
+        if self._latest is not None and (again or not self._latest.away):
             self.looks += 1
             last = self._latest
             self._latest = Look(self.looks, last.now, last.slow, last.history, away=True)

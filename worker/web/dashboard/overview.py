@@ -14,7 +14,7 @@ from worker.store.errors import Refused
 from worker.store.ops import RUNNING_MAX_MAX, Scope
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
-from worker.web.dashboard.figures import figures_of
+from worker.web.dashboard.figures import QueueFigures, figures_of
 from worker.web.dashboard.forms import Form
 from worker.web.dashboard.history import DAY, HOUR, MINUTE
 from worker.web.dashboard.live import Look
@@ -71,13 +71,14 @@ async def queue(request: Request, visitor: Visitor) -> Response:
     board = board_of(request)
     name = request.path_params["queue"]
     look = await board.live.latest()
-    line = next((line for line in figures_of(look).queues if line.queue.queue == name), None)
+    line = _line(look, name)
     if line is None and name not in board.services.client.kinds:
         raise Refused("queue", f"there is no queue {name[:64]!r}")
     values = {
         "name": name,
         "line": line,
         "look": look,
+        "hour_is_whole": look.history.covers(look.now.now, HOUR),
         "is_kind": name in board.services.client.kinds,
         "kind_paused": name in look.now.paused_kinds,
         "workers": [worker for worker in look.now.workers if name in worker.queues],
@@ -87,6 +88,23 @@ async def queue(request: Request, visitor: Visitor) -> Response:
         },
     }
     return frame.page(request, visitor, "queue.html", values)
+
+
+def queue_part(look: Look, name: str) -> str:
+    """What moves on a queue's page."""
+    whole = look.history.covers(look.now.now, HOUR)
+    return frame.render("queue_live.html", line=_line(look, name), look=look, hour_is_whole=whole)
+
+
+def switches_of(look: Look, name: str) -> tuple[object, ...]:
+    """What a queue's page has besides: its pauses and its limit, with the buttons for them."""
+    line = _line(look, name)
+    queue = None if line is None else (line.queue.paused, line.queue.pause_reason, line.queue.running_max)
+    return queue, name in look.now.paused_kinds
+
+
+def _line(look: Look, name: str) -> QueueFigures | None:
+    return next((line for line in figures_of(look).queues if line.queue.queue == name), None)
 
 
 async def pause(request: Request, visitor: Visitor, form: Form) -> Response:

@@ -14,9 +14,9 @@ from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.doors import job_id_of
 from worker.web.dashboard.live import Live, Look, Welcome, everybody
-from worker.web.dashboard.overview import overview_part, plots_part
+from worker.web.dashboard.overview import overview_part, plots_part, queue_part, switches_of
 from worker.web.dashboard.session import COOKIE, Visitor
-from worker.web.dashboard.workers import workers_part
+from worker.web.dashboard.workers import alive_ones, workers_part
 
 #: Streams of one process. Further ones are told to come again.
 STREAMS_MAX = 2000
@@ -33,6 +33,12 @@ async def overview(request: Request, visitor: Visitor) -> Response:
 async def workers(request: Request, visitor: Visitor) -> Response:
     """The workers' figures."""
     return _stream(request, workers_events)
+
+
+async def queue(request: Request, visitor: Visitor) -> Response:
+    """One queue's figures."""
+    name = request.path_params["queue"]
+    return _stream(request, lambda live, welcome: queue_events(live, name, welcome))
 
 
 async def job(request: Request, visitor: Visitor) -> Response:
@@ -81,9 +87,28 @@ def overview_events(live: Live, welcome: Welcome = everybody) -> AsyncGenerator[
     return _parts(live, welcome, "overview", overview_part, plots_part)
 
 
-def workers_events(live: Live, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:
-    """What moves on the page of workers, with each look."""
-    return _parts(live, welcome, "workers", workers_part)
+async def workers_events(live: Live, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:
+    """What moves on the page of workers, with each look; `moved` once others can be drained."""
+    async with aclosing(live.looks_from(welcome=welcome, in_hand=True)) as looks:
+        alive = None
+        async for look in looks:
+            if look.now.in_hand is None:
+                continue
+            if alive not in (None, alive_ones(look)):
+                yield event("", "moved")
+            alive = alive_ones(look)
+            yield live.part("workers", look, lambda look: event(workers_part(look)).decode())
+
+
+async def queue_events(live: Live, name: str, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:
+    """What moves on a queue's page, with each look; `moved` once somebody has paused, limited or resumed it."""
+    async with aclosing(live.looks_from(welcome=welcome)) as looks:
+        switches = None
+        async for look in looks:
+            if switches not in (None, switches_of(look, name)):
+                yield event("", "moved")
+            switches = switches_of(look, name)
+            yield live.part(f"queue {name}", look, lambda look: event(queue_part(look, name)).decode())
 
 
 async def job_events(live: Live, job_id: UUID, welcome: Welcome = everybody) -> AsyncGenerator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from worker.store.reads_queues import WorkerState
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.forms import Form
@@ -16,8 +17,13 @@ async def workers(request: Request, visitor: Visitor) -> Response:
     """Every worker process in the register, and what runs on it."""
     board = board_of(request)
     look = await board.live.latest()
-    running = await board.overview.running(limit=200)
+    running = await board.overview.running()
     return frame.page(request, visitor, "workers.html", {"look": look, "running": running, "now": look.now.now})
+
+
+def alive_ones(look: Look) -> frozenset[str]:
+    """Those that can be drained: buttons are a visitor's own, so no part that everybody shares has them."""
+    return frozenset(one.worker for one in look.now.workers if one.state is WorkerState.ALIVE)
 
 
 async def drain(request: Request, visitor: Visitor, form: Form) -> Response:
@@ -29,4 +35,4 @@ async def drain(request: Request, visitor: Visitor, form: Form) -> Response:
 
 def workers_part(look: Look) -> str:
     """What moves on the page of workers."""
-    return frame.render("workers_live.html", look=look, now=look.now.now)
+    return frame.render("workers_live.html", look=look, running=look.now.in_hand or (), now=look.now.now)

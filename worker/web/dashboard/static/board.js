@@ -83,7 +83,43 @@
     refresh(box);
   });
 
+  // A stream that is silent for so long is lost, whatever the browser thinks of it. One of figures speaks each second,
+  // and every five while PostgreSQL does not answer.
+  const SILENT_MS = 12_000;
+
+  const watchOver = (stream) => {
+    const line = document.getElementById("lost");
+    const beats = "beats" in stream.dataset;
+    let heard = Date.now();
+    let broken = false;
+    let out = false;
+    const show = () => {
+      const lost = out || broken || (beats && !document.hidden && Date.now() - heard > SILENT_MS);
+      document.body.classList.toggle("lost", lost);
+      if (line.hidden && lost) {
+        const since = new Date(heard).toISOString().slice(11, 19);
+        line.textContent = `Nothing new has come since ${since} UTC: what stands here is from before. It is asked for again. `;
+      }
+      if (out && !line.querySelector("a")) {
+        line.textContent = "You are not signed in any more: what stands here is from before. ";
+        line.append(Object.assign(document.createElement("a"), { href: "/sign-in", textContent: "Sign in" }));
+      }
+      line.hidden = !lost;
+    };
+    const hear = () => { heard = Date.now(); broken = out = false; show(); };
+    for (const name of ["htmx:sse:after:connection", "htmx:sse:after:message"]) stream.addEventListener(name, hear);
+    stream.addEventListener("htmx:sse:error", (event) => {
+      broken = true;
+      out = event.detail.status === 401;
+      show();
+    });
+    // In the background nothing is asked for.
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) heard = Date.now(); });
+    setInterval(show, 1000);
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll("[hx-sse\\:connect]").forEach(watchOver);
     if (window.uPlot && plots().length) {
       refreshAll();
       const stream = document.querySelector("[data-plots-on]");
@@ -106,8 +142,16 @@
     }
     for (const box of document.querySelectorAll("[data-reload-on]")) {
       box.addEventListener(box.dataset.reloadOn, () => {
-        // Never under somebody's hands: an open form keeps the page as it is.
-        if (!document.querySelector("details.act[open]")) location.reload();
+        if (!document.querySelector("details.act[open]")) {
+          location.reload();
+          return;
+        }
+        // Never under somebody's hands: an open form keeps the page as it is, which says so.
+        if (document.getElementById("moved")) return;
+        const line = Object.assign(document.createElement("p"), { id: "moved", className: "notice warn", role: "status" });
+        line.append("This has moved on since the page was opened. ");
+        line.append(Object.assign(document.createElement("a"), { href: location.href, textContent: "Show it anew" }));
+        document.getElementById("content").prepend(line);
       });
     }
   });
