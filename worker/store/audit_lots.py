@@ -34,9 +34,9 @@ ENDS = text("""
 """)
 
 #: Credits that a job brought. A make-good is what came back of a hold to lots that had ended meanwhile, all of it, by a
-#: failure of ours, once: by how the job ended, of a cancelled one by how its last attempt did. What broke off a part that
-#: was sold is not kept, so there a make-good may be or not; a compensation no more than was charged. A job that nobody knows may have been pruned, if it
-#: is old enough by the time in its id. Entries before `since` are not read.
+#: failure of ours, once: by how the job ended, of a cancelled one by how its last attempt did. What broke off a part
+#: that was sold is not kept, so there a make-good may be or not. A compensation is no more than was charged. A job that
+#: nobody knows may have been pruned, if it is old enough by the time in its id. Entries before `since` are not read.
 GIVEN = text("""
     WITH given AS (
         SELECT account_id, job_id,
