@@ -334,6 +334,12 @@ TAMPERINGS = [
     ("book_is_unchanged", "UPDATE price_books SET document = document || ' '"),
     ("book_is_unchanged", "UPDATE plan_books SET document = document || ' '"),
     ("book_is_readable", "UPDATE price_books SET document = 'free = for all' WHERE book_id = 2"),
+    ("book_is_there", f"UPDATE jobs SET book_id = 999 WHERE job_id = {SUCCEEDED}"),
+    ("quote_is_price", "UPDATE jobs SET max_credits = quoted - 1 WHERE state = 'queued' AND quoted > 0"),
+    (
+        "charge_is_price",  # it was charged 30
+        f"UPDATE attempts SET usage = '[{{\"seconds_in\": \"0\", \"seconds_out\": \"1\"}}]' WHERE job_id = {SUCCEEDED}",
+    ),
     ("running_holds", f"DELETE FROM reservations WHERE job_id = {RUNNING}"),
     ("running_is_live", "DELETE FROM live"),
     (

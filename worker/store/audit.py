@@ -19,9 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from worker.credits.outcomes import RULES as ENDINGS
 from worker.credits.outcomes import charge_for
-from worker.credits.prices import WIDEST_BOUNDS, PriceBookError, parse_price_book
-from worker.store import audit_credits, audit_jobs, audit_ledger
+from worker.credits.prices import WIDEST_BOUNDS, PriceBook, PriceBookError, parse_price_book
+from worker.store import audit_credits, audit_jobs, audit_ledger, audit_prices
 from worker.store.database import patient
+from worker.store.reads_receipts import QuotedUsage, no_usage
 from worker.store.snapshots import snapshot
 
 #: Every rule and what it holds us to. Names are stable: alarms and runbooks use them.
@@ -59,6 +60,9 @@ RULES: Mapping[str, str] = {
     "attempts_are_counted": "every attempt that ended is on record",
     "book_is_unchanged": "price and plan books are what was applied",
     "book_is_readable": "every price book can be read",
+    "book_is_there": "every job names a price book that is there",
+    "quote_is_price": "an unfinished job is quoted, and finished work was, what its book says, and within its limit",
+    "charge_is_price": "finished work is charged what its book says of what was used",
     # where unfinished jobs stand
     "running_holds": "a running job holds its credits",
     "running_is_live": "exactly the running jobs have a lease",
@@ -107,6 +111,7 @@ _CHECKS: Sequence[TextClause] = (
     audit_jobs.ENDS,
     audit_jobs.OUTPUTS,
     audit_jobs.ACCOUNTS,
+    audit_prices.BOOKS,
 )
 
 
@@ -138,15 +143,23 @@ async def audit(
     since_checkpoints: bool = False,
     lease_grace_seconds: float = 45,
     hold_grace_seconds: float = 45,
+    quoted_usage: QuotedUsage = no_usage,
 ) -> Audit:
     """Check every rule over everything. Works on a connection of its own, beside whatever runs.
 
-    `since_checkpoints`: reads no entry of a month that is closed. The graces are how long after its end a lease, and
-    after its job's `ends_by` a hold, may still be there. Raises `LedgerUnavailable`.
+    `since_checkpoints`: reads no entry of a month that is closed, and prices no job again that ended before. The graces
+    are how long after its end a lease, and after its job's `ends_by` a hold, may still be there. `quoted_usage`: what
+    the kinds say that a job can use; without it no quote is made again. Raises `LedgerUnavailable`.
     """
     named = patient(engine, "fermata audit", STATEMENT_SECONDS, **_BOUNDED)
     async with named as own, snapshot(own) as connection:
-        return await audit_on(connection, lease_grace_seconds, hold_grace_seconds, since_checkpoints=since_checkpoints)
+        return await audit_on(
+            connection,
+            lease_grace_seconds,
+            hold_grace_seconds,
+            since_checkpoints=since_checkpoints,
+            quoted_usage=quoted_usage,
+        )
 
 
 async def audit_on(
@@ -155,6 +168,7 @@ async def audit_on(
     hold_grace_seconds: float = 45,
     *,
     since_checkpoints: bool = False,
+    quoted_usage: QuotedUsage = no_usage,
 ) -> Audit:
     """The same inside a transaction of the caller's, which should be a snapshot."""
     months = (await connection.execute(_MONTHS)).all()
@@ -162,7 +176,7 @@ async def audit_on(
     since = trusted[-1].ends_at if trusted else None
     closed_until = months[-1].ends_at if months else _EVER
     counted = (await connection.execute(_COUNTS, {"closed_until": closed_until})).one()
-    found, outcomes = await _outcomes(connection)
+    found, outcomes, books = await _outcomes(connection)
     values = {
         **outcomes,
         "limit": VIOLATIONS_MAX,
@@ -186,13 +200,19 @@ async def audit_on(
         start, before = month.ends_at, month.starts_at
     rest = {"since": start, "until": _NEVER, "month": _NEVER}
     await check(audit_ledger.DRAWS, **rest, month_before=before, is_closed=False)
+    ended_since = since if since_checkpoints and since is not None else _EVER
+    wrong = await audit_prices.wrong_prices(connection, books, ended_since, quoted_usage, VIOLATIONS_MAX)
+    found += [Violation(rule, what) for rule, what in wrong]
     found.sort(key=lambda violation: (violation.rule, violation.what))
     return Audit(not found, tuple(found), counted.lots, counted.entries, since)
 
 
-async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[str, list[Any]]]:
-    """What each book charges for each ending, as columns; and the books that can't be read."""
+async def _outcomes(
+    connection: AsyncConnection,
+) -> tuple[list[Violation], dict[str, list[Any]], dict[int, PriceBook]]:
+    """The books that can't be read; what each of the others charges for each ending, as columns; and these books."""
     unreadable: list[Violation] = []
+    books: dict[int, PriceBook] = {}
     rows: list[tuple[int, str, str, str, int]] = []
     for book in await connection.execute(_BOOKS):
         try:
@@ -200,11 +220,12 @@ async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[
         except PriceBookError as error:
             unreadable.append(Violation("book_is_readable", f"price book {book.book_id}: {error}"))
             continue
+        books[book.book_id] = parsed
         for ending, rule in ENDINGS.items():
             charge = charge_for(parsed, ending, started=True)
             rows.append((book.book_id, ending, rule.state, charge.basis, charge.percent))
     names = ("books", "endings", "states", "bases", "percents")
-    return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}, books
 
 
 #: Before the first entry, and after the last one.
