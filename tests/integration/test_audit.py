@@ -199,6 +199,7 @@ TAMPERINGS = [
      "BEFORE UPDATE ON journal FOR EACH ROW EXECUTE FUNCTION fermata_append_only()"),
     ("append_only_is_guarded", "ALTER TABLE debts DISABLE TRIGGER debts_no_truncate"),
     ("append_only_is_guarded", "ALTER TABLE journal_default DISABLE TRIGGER journal_no_truncate"),
+    ("guards_are_ours", "ALTER TABLE audit_log DISABLE TRIGGER audit_log_append_only"),
     ("journal_order", "UPDATE journal SET at = at - interval '1 minute' WHERE seq = (SELECT max(seq) FROM journal)"),
     (
         "reserved_after_expiry",

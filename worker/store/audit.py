@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.outcomes import RULES as ENDINGS
 from worker.credits.outcomes import charge_for
 from worker.credits.prices import WIDEST_BOUNDS, PriceBook, PriceBookError, parse_price_book
-from worker.store import audit_credits, audit_jobs, audit_ledger, audit_prices
+from worker.store import audit_credits, audit_guards, audit_jobs, audit_ledger, audit_prices
 from worker.store.database import patient
 from worker.store.reads_receipts import QuotedUsage, no_usage
 from worker.store.snapshots import snapshot
@@ -36,6 +36,7 @@ RULES: Mapping[str, str] = {
     "entries_without_lot": "every entry moves credits of a lot of its own account",
     "held_is_draws": "what a lot holds is the sum of the draws of held reservations",
     "append_only_is_guarded": "the database refuses to change the journal and the debts",
+    "guards_are_ours": "functions, triggers, constraints and keys of the database are what the migrations made",
     "checkpoint_is_fold": "each month's checkpoints are the fold of its entries",
     "months_are_in_line": "months are closed and detached one after the other, none is left out",
     "journal_order": "an account's entries are numbered in the order in which they happened",
@@ -202,6 +203,7 @@ async def audit_on(
     await check(audit_ledger.DRAWS, **rest, month_before=before, is_closed=False)
     ended_since = since if since_checkpoints and since is not None else _EVER
     wrong = await audit_prices.wrong_prices(connection, books, ended_since, quoted_usage, VIOLATIONS_MAX)
+    wrong += await audit_guards.changed_guards(connection)
     found += [Violation(rule, what) for rule, what in wrong]
     found.sort(key=lambda violation: (violation.rule, violation.what))
     return Audit(not found, tuple(found), counted.lots, counted.entries, since)
