@@ -335,6 +335,37 @@ TAMPERINGS = [
     ("book_is_unchanged", "UPDATE price_books SET document = document || ' '"),
     ("book_is_unchanged", "UPDATE plan_books SET document = document || ' '"),
     ("book_is_readable", "UPDATE price_books SET document = 'free = for all' WHERE book_id = 2"),
+    (
+        "book_is_as_logged",
+        "UPDATE price_books SET document = replace(document, 'base = 30', 'base = 300') WHERE book_id = 2; "
+        "UPDATE price_books SET digest = encode(sha256(convert_to(document, 'UTF8')), 'hex')",
+    ),
+    (
+        "book_is_as_logged",
+        "UPDATE plan_books SET document = replace(document, '[', '[ '); "
+        "UPDATE plan_books SET digest = encode(sha256(convert_to(document, 'UTF8')), 'hex')",
+    ),
+    ("book_is_as_logged", "UPDATE price_books SET effective_at = '2001-01-01' WHERE book_id = 2"),
+    ("book_is_as_logged", "UPDATE plan_books SET effective_at = '2001-01-01'"),
+    (
+        "book_is_as_logged",
+        "ALTER TABLE price_books DISABLE TRIGGER USER; "
+        "UPDATE price_books SET withdrawn_at = fermata_now(), withdrawn_by = 'x' WHERE book_id = 2; "
+        "ALTER TABLE price_books ENABLE TRIGGER USER",
+    ),
+    ("book_is_as_logged", "DELETE FROM plan_books"),
+    (
+        "book_is_as_logged",
+        "ALTER TABLE price_books DISABLE TRIGGER USER; "
+        "INSERT INTO price_books (document, digest, effective_at, author, note, created_at) SELECT document, digest, "
+        "fermata_now(), '', '', fermata_now() + interval '2 minutes' FROM price_books WHERE book_id = 1; "
+        "ALTER TABLE price_books ENABLE TRIGGER USER",
+    ),
+    (
+        "book_is_as_logged",  # nothing that stands in the log stops the audit, and what is added to it hides nothing
+        "INSERT INTO audit_log (at, actor, what, subject, after) SELECT fermata_now(), 'x', 'price_books.insert', "
+        "'99', '[1]'",
+    ),
     ("book_is_there", f"UPDATE jobs SET book_id = 999 WHERE job_id = {SUCCEEDED}"),
     ("quote_is_price", "UPDATE jobs SET max_credits = quoted - 1 WHERE state = 'queued' AND quoted > 0"),
     (

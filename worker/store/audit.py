@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.credits.outcomes import RULES as ENDINGS
 from worker.credits.outcomes import charge_for
 from worker.credits.prices import WIDEST_BOUNDS, PriceBook, PriceBookError, parse_price_book
-from worker.store import audit_credits, audit_guards, audit_jobs, audit_ledger, audit_prices
+from worker.store import audit_books, audit_credits, audit_guards, audit_jobs, audit_ledger, audit_prices
 from worker.store.database import patient
 from worker.store.reads_receipts import QuotedUsage, no_usage
 from worker.store.snapshots import snapshot
@@ -61,6 +61,7 @@ RULES: Mapping[str, str] = {
     "attempts_are_counted": "every attempt that ended is on record",
     "book_is_unchanged": "price and plan books are what was applied",
     "book_is_readable": "every price book can be read",
+    "book_is_as_logged": "each book is the one that the log of changes tells of, and none in force was withdrawn",
     "book_is_there": "every job names a price book that is there",
     "quote_is_price": "an unfinished job is quoted, and finished work was, what its book says, and within its limit",
     "charge_is_price": "finished work is charged what its book says of what was used",
@@ -204,6 +205,7 @@ async def audit_on(
     ended_since = since if since_checkpoints and since is not None else _EVER
     wrong = await audit_prices.wrong_prices(connection, books, ended_since, quoted_usage, VIOLATIONS_MAX)
     wrong += await audit_guards.changed_guards(connection)
+    wrong += await audit_books.unlogged_books(connection)
     found += [Violation(rule, what) for rule, what in wrong]
     found.sort(key=lambda violation: (violation.rule, violation.what))
     return Audit(not found, tuple(found), counted.lots, counted.entries, since)
