@@ -60,6 +60,19 @@ def test_the_oldest_postgresql_describes_them_alike() -> None:
             postgres.stop()
 
 
+async def test_what_a_restore_reads_back_is_no_change(world: Database) -> None:
+    """Each CHECK made again from its own words, as `pg_restore` does: some lose parentheses, none its sense."""
+    async with tampered(world, "SELECT 1") as connection:
+        before = await guards_of(connection)
+        for name, (_, content) in before.items():
+            if content.startswith("CHECK"):
+                _, constraint, _, table = name.split()
+                await connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+                await connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {content}")
+        assert before != await guards_of(connection), "at least one is told otherwise"
+        assert [] == await changed_guards(connection)
+
+
 #: (which guard, what is done to it)
 TAMPERINGS = [
     ("function fermata_append_only/0", "CREATE OR REPLACE FUNCTION fermata_append_only() RETURNS trigger LANGUAGE "
