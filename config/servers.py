@@ -17,6 +17,18 @@ _UNREADABLE = "can't be read as a URL: in a name or password, write :/?#[]@% as 
 TLS_WORDS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation")
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
+#: What a URL of Redis may say beside its server. A password has its place before the host.
+REDIS_WORDS = ("db", "protocol")
+REDIS_TLS_WORDS = (
+    *("ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile"),
+)
+_REDIS_VALUES = {
+    "db": r"\d{1,4}",
+    "protocol": "[23]",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "[Tt]rue|[Ff]alse",
+}
+
 #: All that its query may hold.
 _QUERY_WORDS = ("host", "port", *TLS_WORDS, "target_session_attrs")
 
@@ -89,6 +101,19 @@ def parts_of(url: str) -> SplitResult:
     if not url.isprintable() or parts.fragment or parts.netloc.count("@") > 1:
         raise ValueError(_UNREADABLE)
     return parts
+
+
+def check_redis(url: str) -> None:
+    """Raise `ValueError` for a query that our client would stumble over, or that switches off what nobody named."""
+    parts = parts_of(url)
+    words = REDIS_WORDS + REDIS_TLS_WORDS * (parts.scheme == "rediss")
+    query = parse_qs(parts.query, keep_blank_values=True)
+    if not query.keys() <= set(words):
+        encrypted = "" if parts.scheme == "rediss" else f" ({', '.join(REDIS_TLS_WORDS)} go with rediss://)"
+        raise ValueError(f"its query may hold {', '.join(words)} and no more{encrypted}")
+    for word, values in query.items():
+        if len(values) > 1 or not re.fullmatch(_REDIS_VALUES.get(word, ".+"), values[0]):
+            raise ValueError(f"{word} in its query has a value that can't be used")
 
 
 def check_server(url: str, *, socket_in_query: bool = False) -> None:

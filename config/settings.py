@@ -19,12 +19,13 @@ from typing import Any, Literal, get_args
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from config.servers import check_postgresql, check_server, is_near, parts_of, says_plain
+from config.servers import check_postgresql, check_redis, check_server, is_near, parts_of, says_plain
 
 PREFIX = "FERMATA_"
 
-#: Read by the processes themselves before settings exist, or by tests: known, but no fields.
-OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_PARENT"})
+#: Read by the processes themselves before settings exist, by tests, or by those who call the API as the README shows:
+#: known, but no fields.
+OTHER_NAMES = frozenset({"FERMATA_ACTOR", "FERMATA_FAILPOINTS", "FERMATA_KEY", "FERMATA_PARENT", "FERMATA_URL"})
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -128,7 +129,8 @@ class Settings(BaseSettings):
     price_credits_max: int = Field(100_000, ge=1, le=10**12)  # of a base, a tier, one step
     price_multiplier_max: int = Field(100, ge=1, le=10_000)
     price_seconds_max: int = Field(86_400, ge=1, le=10**9)  # of a step, the included seconds, a tier
-    #: A book that changes what any request costs by more than this is rehearsed before it is applied.
+    #: A book that changes what any request costs by more than this is rehearsed before it is applied; one that changes
+    #: the credits of a plan or a pack by more than this is applied with a reason only.
     price_change_percent_max: int = Field(20, ge=0, le=10_000)
 
     # Webhooks
@@ -204,6 +206,7 @@ class Settings(BaseSettings):
             raise ValueError("must start with redis://, rediss:// or unix://")
         elif not parts_of(given).path:
             raise ValueError("must name a socket, as unix:///run/redis.sock")
+        check_redis(given)
         return url
 
     @field_validator("otlp_headers")

@@ -1,6 +1,7 @@
 """What can go wrong when Fermata is asked. Programs decide by the class or by `code`, which never changes.
 
 FermataError
+├── WrongSetup           the address or the key given to the client can't be one: nothing was sent
 ├── Unreachable          no answer: whether it was done is not known; the same key asks again
 │   └── InDoubt              an answer that says just that
 ├── Refused              it can't be done as asked; nothing was stored
@@ -11,7 +12,9 @@ FermataError
 │   └── NotAllowed           the key opens nothing, or may not do this
 ├── TooManyRequests      slower: `retry_after` seconds
 ├── Unavailable          a part of it is away: nothing was done; try again
-└── Broken               a bug of theirs; `request_id` finds it in their log
+├── Broken               a bug of theirs; `request_id` finds it in their log
+├── Damaged              a download is not what was stored, again and again
+└── TimedOut             the time to wait for a job was over; it goes on
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ class FermataError(Exception):
     """The root of all of it."""
 
     code = "error"
+
+
+class WrongSetup(FermataError):
+    """The address or the key that the client was given can't be one. Nothing was sent, and trying again is no use."""
+
+    code = "wrong_setup"
 
 
 class Unreachable(FermataError):
@@ -39,7 +48,7 @@ class Damaged(FermataError):
 
 
 class TimedOut(FermataError):
-    """The job had not ended when the time to wait for it was over. It goes on without us."""
+    """The job had not ended, as far as could be seen, when the time to wait for it was over. It goes on without us."""
 
     code = "timed_out"
 
@@ -146,4 +155,11 @@ def problem_of(status: int, document: Mapping[str, Any], retry_after: float | No
     otherwise = Broken if status >= 500 else Invalid
     if document.get("code") == "outcome_unknown":
         return InDoubt(status, document, retry_after)
+    if status == 402 and not {"needed", "available"} <= document.keys():  # of whoever stands between us
+        return Refused(status, document, retry_after)
     return _BY_STATUS.get(status, otherwise)(status, document, retry_after)
+
+
+def invalid(field: str, problem: str) -> Invalid:
+    """A field that is seen to be wrong before anything is sent, told as the server would."""
+    return Invalid(422, {"status": 422, "code": "validation", "detail": f"{field}: {problem}", "field": field})

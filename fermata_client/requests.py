@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 class Request(BaseModel):
     """What a customer asks of one kind: every field bounded, unknown fields refused, never coerced."""
 
+    # Defaults of its fields are given as `default=`: type checkers see no other, unless they know pydantic by a plugin.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
@@ -67,9 +68,9 @@ class FinishedRequest(Request):
 
     format: Format = "wav"
     #: Bring each output to this integrated loudness, in LUFS; less where its peaks would pass -1 dB.
-    loudness: Number | None = Field(None, ge=LOUDNESS_MIN, le=LOUDNESS_MAX)
+    loudness: Number | None = Field(default=None, ge=LOUDNESS_MIN, le=LOUDNESS_MAX)
     #: The title in the file's tags; without one, the output's name.
-    title: Text | None = Field(None, max_length=200)
+    title: Text | None = Field(default=None, max_length=200)
     #: Give "NAME-peaks" beside each output: its waveform for players, as audiowaveform's JSON. Costs nothing.
     peaks: bool = False
 
@@ -87,18 +88,18 @@ class GenerationRequest(FinishedRequest):
 
     prompt: Text = Field(min_length=1, max_length=2000)
     #: Exactly this long, to the sample.
-    seconds: Seconds | None = Field(None, ge=SECONDS_MIN, le=SECONDS_MAX)
+    seconds: Seconds | None = Field(default=None, ge=SECONDS_MIN, le=SECONDS_MAX)
     #: At most this long: the piece ends with its last whole bar that fits, and that is what it uses.
-    seconds_max: Seconds | None = Field(None, ge=SECONDS_MIN, le=SECONDS_MAX)
-    bpm: int | None = Field(None, ge=BPM_MIN, le=BPM_MAX)
-    key: str | None = Field(None, max_length=9)
+    seconds_max: Seconds | None = Field(default=None, ge=SECONDS_MIN, le=SECONDS_MAX)
+    bpm: int | None = Field(default=None, ge=BPM_MIN, le=BPM_MAX)
+    key: str | None = Field(default=None, max_length=9)
     style: str | None = None
     #: The same request with the same seed gives the same sound. Variants take seed, seed + 1, …
-    seed: int = Field(0, ge=0, le=2**32 - 1)
-    variants: int = Field(1, ge=1, le=4)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    variants: int = Field(default=1, ge=1, le=4)
     model: GenerationModel = "standard"
     #: Sung by engines that can; the embedded one refuses them.
-    lyrics: Text | None = Field(None, max_length=5000)
+    lyrics: Text | None = Field(default=None, max_length=5000)
 
 
 #: What a voice of the registry may be called.
@@ -112,16 +113,16 @@ class VocalConversionRequest(FinishedRequest):
     kind: ClassVar[str] = "vocal_conversion"
 
     #: Semitones up (or down).
-    semitones: Number = Field(0.0, ge=-24, le=24)
+    semitones: Number = Field(default=0.0, ge=-24, le=24)
     #: The formants' factor: above 1 a smaller singer, below 1 a bigger one.
-    formant: Number = Field(1.0, ge=0.6, le=1.6)
+    formant: Number = Field(default=1.0, ge=0.6, le=1.6)
     preset: Literal["natural", "whisper", "robot"] = "natural"
     #: A voice of the registry (`fermata voices list`), instead of an input `reference` of one's own.
-    target: str | None = Field(None, pattern=VOICE_PATTERN)
+    target: str | None = Field(default=None, pattern=VOICE_PATTERN)
     #: How far to go towards the voice or the reference: 0 not at all, 1 all the way. Only with one; 1 if not given.
-    strength: Number | None = Field(None, ge=0, le=1)
+    strength: Number | None = Field(default=None, ge=0, le=1)
     #: Whose loudness: 0 follows the voice's own, 1 leaves it as the engine made it.
-    volume_mix: Number = Field(1.0, ge=0, le=1)
+    volume_mix: Number = Field(default=1.0, ge=0, le=1)
     model: VocalModel = "standard"
 
 
@@ -136,7 +137,7 @@ class StemSplitRequest(FinishedRequest):
 
     kind: ClassVar[str] = "stem_split"
 
-    stems: Annotated[tuple[Stem, ...], FromList] = Field(STEMS, min_length=1, max_length=4)
+    stems: Annotated[tuple[Stem, ...], FromList] = Field(default=STEMS, min_length=1, max_length=4)
     model: SplitModel = "standard"
 
     @field_validator("stems")

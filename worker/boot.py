@@ -41,8 +41,9 @@ from worker.keeper import Keeper
 from worker.links import links_of
 from worker.logs import leave_to_host
 from worker.outside import Outside
+from worker.plan_desk import PlanDesk
 from worker.price_desk import PriceDesk
-from worker.pricing import quoted_usage_of
+from worker.pricing import models_of, quoted_usage_of
 from worker.pruning import Pruner
 from worker.runner import Runner
 from worker.scheduler import Scheduler
@@ -233,6 +234,12 @@ def price_desk(settings: Settings, engine: AsyncEngine, books: Books) -> PriceDe
     )
 
 
+def plan_desk(settings: Settings, engine: AsyncEngine) -> PlanDesk:
+    """What product people do with plans and packs, over one database."""
+    models = models_of(registry(settings.extra_kinds, settings.engines))
+    return PlanDesk(plan_shelf(engine), models, settings.price_change_percent_max)
+
+
 @asynccontextmanager
 async def opened_api(settings: Settings) -> AsyncIterator[Services]:
     """What the routes of an API process work with, and its note-keeping beside them."""
@@ -358,7 +365,7 @@ async def opened_in_process(settings: Settings, actor: str) -> AsyncIterator[InP
     from worker.in_process import InProcess
 
     async with opened_client(settings) as (client, store):
-        yield InProcess(client, ArtifactReads(store.engine), actor)
+        yield InProcess(client, ArtifactReads(store.engine), FollowingReads(store.engine), actor)
 
 
 @dataclass(frozen=True, slots=True)

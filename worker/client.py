@@ -54,6 +54,8 @@ BODY_BYTES_MAX = 65_536
 #: Names that metadata may have, and its bytes of JSON: labels to find a job by, no place to keep things.
 METADATA_NAMES_MAX, METADATA_BYTES_MAX = 100, 8_192
 KEY_LENGTH_MAX = 255
+#: Of a new idempotency key that other senders would write in other bytes.
+NOT_ASCII = f"must be 1 to {KEY_LENGTH_MAX} printable ASCII characters: others are sent differently by each client"
 #: Seconds between looks at a job that is waited for: at first short jobs count, later the database does.
 _FIRST_SECONDS, _LATER_SECONDS, _SOON_SECONDS = 0.1, 0.5, 5.0
 
@@ -323,6 +325,10 @@ class _Submission:
 
     def decide(self, view: SubmitView) -> NewJob:
         """Quote the job and pin the quote. Raises what is wrong with it."""
+        # A new key only: what was stored under any other before is answered again. A header's bytes are read one by
+        # one, a body's as UTF-8: the same "ü" was two keys, and two jobs were paid.
+        if not self.idempotency_key.isascii():
+            raise RefusedRequest("key", NOT_ASCII)
         if self.asked.ends_by is not None and self.asked.ends_by <= view.now:
             raise RefusedRequest("ends_by", "must be in the future")
         check_plan(self.kind, self.request, view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -16,7 +16,7 @@ from worker.credits.prices import WIDEST_BOUNDS, Bounds, PriceBook, parse_price_
 from worker.credits.rehearsal import Rehearsal, endings_by_hold
 from worker.overcharges import Overcharged, Overcharges
 from worker.pricing import request_fields
-from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown
+from worker.store.book_shelf import BookApplied, BookChanges, BookDraft, BookLine, BookShelf, BookShown, Seen
 from worker.store.compensations import Compensations
 from worker.store.creations import Asked
 from worker.store.errors import Refused
@@ -49,22 +49,30 @@ class PriceDesk:
         self._kinds = kinds
         self._bounds = bounds_of(settings)
         self._percent_max = settings.price_change_percent_max
+        #: The names of each plan book: it never changes, and is read once.
+        self._plans_of: dict[int, tuple[str, ...]] = {}
 
-    async def read(self, document: str, at: datetime | None = None) -> PriceBook:
-        """The book that a document describes, for our kinds and the plans that are sold at that time.
+    async def read(self, document: str) -> PriceBook:
+        """The book that a document describes, for our kinds and the plans that some account may have.
 
         Raises `PriceBookError` with all that is wrong, each with table, key and reason.
         """
-        sold = await self._plans.shown()
-        if at is not None and at > sold.effective_at:
-            sold = await self._plans.shown(at=at)
         return parse_price_book(
             document,
             kinds=self._kinds,
             request_fields=request_fields(self._kinds),
-            plans=parse_plan_book(sold.document).plans,
+            plans=await self._plan_names(),
             bounds=self._bounds,
         )
+
+    async def _plan_names(self) -> Collection[str]:
+        """The plans of all plan books: whoever has one that is no longer sold keeps it, and one may be to come.
+
+        No account has any other: it was sold by a book, and books are never deleted.
+        """
+        for book, document in (await self._plans.documents(besides=self._plans_of)).items():
+            self._plans_of[book] = tuple(parse_plan_book(document).plans)
+        return {name for names in self._plans_of.values() for name in names}
 
     async def apply(
         self,
@@ -74,15 +82,21 @@ class PriceDesk:
         effective_at: datetime | None = None,
         force: str | None = None,
         asked: Asked | None = None,
+        seen: Seen | None = None,
+        *,
+        trial: bool = False,
     ) -> BookApplied:
         """Put a book in force, now or later, for jobs submitted from then on; once a request.
+
+        `seen`: the books as its author saw them when the draft began. Others came since: `Overtaken`.
+        `trial`: nothing is written, and whatever would be refused is refused.
 
         One that changes what some request costs by more than `price_change_percent_max` must have been rehearsed,
         exactly this document, unless `force` says why not. Raises as `read` and as `BookShelf.apply`.
         """
-        book = await self.read(document, effective_at)
-        draft = BookDraft(book.document, book.digest, author, note, effective_at, force)
-        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked)
+        book = await self.read(document)
+        draft = BookDraft(book.document, book.digest, author, note, effective_at, force, seen=seen)
+        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked, trial=trial)
 
     async def rehearse(self, document: str, length: timedelta, actor: str) -> Rehearsed:
         """What the jobs that ended in the time until now would have cost under a draft, and whom that would hurt.
@@ -101,11 +115,12 @@ class PriceDesk:
     async def revert(self, book_id: int, author: str, note: str, asked: Asked | None = None) -> BookApplied:
         """Put the document of an old book in force again, now, as a new book; once a request.
 
-        Needs no rehearsal: it is how a wrong book is mended at once. Raises as `read` and as `BookShelf.apply`.
+        Needs no rehearsal: it is how a wrong book is mended at once. A planned book that would then be a large change
+        must be withdrawn first, or have been rehearsed. Raises as `read` and as `BookShelf.apply`.
         """
         book = await self.read((await self._shelf.shown(book_id)).document)
         draft = BookDraft(book.document, book.digest, author, note, reverts_to=book_id)
-        return await self._shelf.apply(draft, asked=asked)
+        return await self._shelf.apply(draft, rehearsed_or_forced(self._percent_max), asked)
 
     async def overcharged(
         self, book_id: int, under: int | None = None, worst_max: int = 20, *, give: tuple[str, str] | None = None

@@ -25,6 +25,7 @@ from tasks.kind import AudioInfo, Context, EngineError, InputFile, Kind, Output,
 from tasks.voices import REFERENCE, voice_of
 from worker import tracing
 from worker.artifacts.store import ArtifactError, ArtifactStore, DamagedArtifact
+from worker.credits.lots import BrokenInvariant
 from worker.credits.operations import Claim, Claimed, Dropped, Ended, Fenced, Parked, Requeued, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import REJECTED, Artifact
@@ -35,7 +36,7 @@ from worker.hold_off import HoldOff
 from worker.keeper import Keeper, Loss, Lost
 from worker.outside import Outside, Stored
 from worker.store.artifacts import Artifacts
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, UnknownAccount
+from worker.store.errors import LedgerUnavailable, LedgerUnfit, OutcomeUnknown, RefusedByDatabase, UnknownAccount
 from worker.store.group_commit import GroupCommit
 from worker.store.ids import as_ours, new_id
 from worker.store.leases import Held, Leases, Standing
@@ -243,6 +244,10 @@ class Runner:
             raise
         except OutcomeUnknown:
             return await self._claim_after_lost_answer(held)
+        except LedgerUnfit as error:
+            log.error("claim failed", error=str(error), **_names(held))
+            await self.hold_off.broken(held.account_id, held.job_id)
+            return None
         except LedgerUnavailable as error:
             log.warning("claim dropped", error=str(error), **_names(held))
             await self.hold_off.busy(held.account_id, held.job_id)
@@ -300,9 +305,9 @@ class Runner:
         past_ends_by = claim.seconds_left <= self.settings.run_seconds
         attempt.abandoned = past_ends_by
         await _stopped(work)
-        if past_ends_by and not attempt.outputs:
+        if past_ends_by:
             # A deadline that the customer chose is no failure of ours, so it makes nothing good either.
-            return Outcome(Ending.PAST_ENDS_BY_STARTED)
+            return Outcome(Ending.PAST_ENDS_BY_STARTED, "the deadline came first" if attempt.outputs else None)
         return Outcome(Ending.TIME_LIMIT, "the run took longer than its limit")
 
     def _seconds_for(self, claim: Claimed) -> float:
@@ -414,7 +419,7 @@ class Runner:
         return settling.result()
 
     async def _settle_loop(self, held: Held, operation: Settle) -> Any:
-        wait, unknown = _RETRY_SECONDS, False
+        wait, unknown, told = _RETRY_SECONDS, False, ""
         while True:
             try:
                 answer = await self.operations.do(operation)
@@ -425,9 +430,14 @@ class Runner:
                 standing = await self._standing(held)
                 if standing is not Standing.RUNNING:
                     return standing
+            except LedgerUnfit as error:
+                # An operator's to mend: the result waits for that, as it does while the books are away.
+                if told != str(error):
+                    told = str(error)
+                    log.error("settle waits", error=told, ending=operation.ending.value, **_names(held))
             except LedgerUnavailable:
                 pass
-            except RefusedByDatabase as error:
+            except (RefusedByDatabase, BrokenInvariant) as error:
                 # A bug of ours. The customer gets the credits back now, not when the lease has lapsed.
                 log.error("settle refused", error=str(error), ending=operation.ending.value, **_names(held))
                 if operation.ending is Ending.INTERNAL_ERROR:

@@ -25,8 +25,9 @@ WAV_EXTENSIBLE = 0xFFFE
 UNKNOWN_FRAMES = 2**63 - 1
 #: Bytes that may follow the sound of a FLAC, MP3 or OGG: tags without pictures.
 TAIL_MAX = 65_536
-#: An Ogg page has at most this many bytes (RFC 3533, section 6), so the last one starts within so many of the end.
-OGG_PAGE_MAX = 65_307
+#: An Ogg page's header before the lengths of its segments, its flags, and the end of a page on which no packet ends
+#: (RFC 3533, section 6).
+OGG_HEADER, OGG_FIRST, OGG_LAST, OGG_NO_END = 27, 2, 4, -1
 
 
 def format_of(descriptor: int) -> Format:
@@ -56,7 +57,7 @@ def claimed_frames(descriptor: int, audio_format: Format, size: int) -> int | No
     if audio_format == "aiff":
         return _aiff_frames(descriptor, size)
     if audio_format == "ogg":
-        _check_ogg_end(descriptor, size)
+        _check_ogg_pages(descriptor, size)
     return None
 
 
@@ -161,15 +162,32 @@ def _check_claimed_bytes(start: int, length: int, size: int) -> None:
         )
 
 
-def _check_ogg_end(descriptor: int, size: int) -> None:
-    """The last page must be whole and say that it is the last."""
-    start = max(0, size - OGG_PAGE_MAX)
-    tail = os.pread(descriptor, OGG_PAGE_MAX, start)
-    last = tail.rfind(b"OggS")
-    header = tail[last : last + 27]
-    if last < 0 or len(header) < 27:
-        raise InvalidInput("is truncated: its last page is not whole")
-    segments = tail[last + 27 : last + 27 + header[26]]
-    whole = len(segments) == header[26] and last + 27 + header[26] + sum(segments) <= len(tail)
-    if not whole or not header[5] & 4:
-        raise InvalidInput("is truncated: its last page is missing")
+def _check_ogg_pages(descriptor: int, size: int) -> None:
+    """One stream, page by page to the one that says that it is the last.
+
+    Of a second one, behind the first or between its pages, our decoder tells nothing, and others play it. Where pages
+    end never goes back: the last one's end is the length that our decoder believes.
+    """
+    position, reached, stream = 0, 0, None
+    while True:
+        header = os.pread(descriptor, OGG_HEADER, position)
+        if len(header) < OGG_HEADER:
+            raise InvalidInput("is truncated: its last page is missing")
+        mark, _, flags, end, serial, _, _, count = struct.unpack("<4sBBqIIIB", header)
+        if mark != b"OggS":
+            raise InvalidInput("is damaged: a page does not follow the one before it")
+        if stream not in (None, serial) or bool(flags & OGG_FIRST) != (stream is None):
+            raise InvalidInput("holds more than one stream of sound")
+        stream = serial
+        segments = os.pread(descriptor, count, position + OGG_HEADER)
+        position += OGG_HEADER + count + sum(segments)
+        if len(segments) < count or position > size:
+            raise InvalidInput("is truncated: its last page is not whole")
+        if end != OGG_NO_END:
+            if end < reached:
+                raise InvalidInput("has a header that contradicts itself: a page ends before the one before it")
+            reached = end
+        if flags & OGG_LAST:
+            break
+    if b"OggS" in os.pread(descriptor, TAIL_MAX, position):
+        raise InvalidInput("holds more than one stream of sound")

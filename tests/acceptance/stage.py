@@ -271,13 +271,18 @@ class Stage:
         return Controls(self.store.engine, self.client.kinds)
 
     async def end_cycle(self, account_id: str) -> None:
-        """Bring forward the end of the account's running cycle to now, and of all that ends with it."""
+        """Bring forward the end of the account's running cycle to now, and of all that ends with it.
+
+        The next one begins here, so here is its anchor.
+        """
         async with self.database.connection(as_owner=True) as owner, owner.transaction():
             await owner.execute("SELECT 1 FROM accounts WHERE account_id = $1 FOR NO KEY UPDATE", account_id)
             now = await owner.fetchval("SELECT fermata_now()")
             for statement in (
                 "UPDATE lots SET expires_at = $2 WHERE account_id = $1 AND expires_at > $2 AND (source = 'subscription'"
                 "  OR expires_at = (SELECT cycle_ends_at FROM accounts WHERE account_id = $1))",
+                "UPDATE subscriptions SET anchor = $2 WHERE account_id = $1"
+                "  AND $2 < (SELECT max(ends_at) FROM cycles WHERE account_id = $1)",
                 "UPDATE cycles SET ends_at = $2 WHERE account_id = $1 AND ends_at > $2",
                 "UPDATE accounts SET cycle_ends_at = $2, look_at = $2 WHERE account_id = $1 AND cycle_ends_at > $2",
             ):

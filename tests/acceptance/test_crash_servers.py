@@ -187,6 +187,66 @@ async def test_postgresql_comes_back(stage_of_postgres: Stage, own_servers: Loca
     assert {"succeeded", "outage"} >= {ending for job in seen for ending in job.endings}
 
 
+#: Makes each write of an attempt raise, as a disk or a table would.
+RAISING = """
+    CREATE FUNCTION turned_away() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'turned away' USING ERRCODE = '{code}'; END $$;
+    CREATE TRIGGER turned_away BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION turned_away();
+"""
+MENDED = "DROP TRIGGER turned_away ON attempts"
+
+
+@pytest.mark.parametrize("code", ["58030", "42501"])
+async def test_a_result_waits_for_an_operator(stage: Stage, code: str) -> None:
+    """Given a finished run, when PostgreSQL can't write it as it stands, then it says so and keeps the result for then.
+
+    Nothing is wrong with what was asked, so nothing is thrown away, and the lease is kept as while the books are away.
+    """
+    stage.scheduler()
+    worker = stage.worker()
+    job_id = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(job_id, "running")
+    async with stage.database.connection(as_owner=True) as owner:
+        await owner.execute(RAISING.format(code=code))
+        stage.gate().touch()
+        await stage.until(lambda: "settle waits" in worker.said, "it says that its result waits")
+        assert code in worker.said
+        assert "running" == (await stage.job(job_id)).state
+        await owner.execute(MENDED)
+    seen = await stage.becomes(job_id, "succeeded")
+    assert (["succeeded"], 10, ["take"]) == (seen.endings, seen.charged, seen.outputs)
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        (
+            "ALTER TABLE attempts ADD CONSTRAINT no_success CHECK (ending <> 'succeeded')",
+            "ALTER TABLE attempts DROP CONSTRAINT no_success",
+        ),
+        (
+            "UPDATE lots SET held = 0, available = available + 10",
+            "UPDATE lots SET held = 10, available = available - 10",
+        ),
+    ],
+    ids=["the schema", "our own guard"],
+)
+async def test_a_result_that_is_refused_is_a_failure_of_ours(stage: Stage, broken: str, mended: str) -> None:
+    """Given a finished run whose result would make the books wrong, then it is tried again at once, not reaped late."""
+    stage.scheduler(**LONG_LEASE)
+    worker = stage.worker(**LONG_LEASE, backoff_first_seconds=2, backoff_max_seconds=2)
+    job_id = await stage.submit("gated", gate=str(stage.gate()))
+    await stage.becomes(job_id, "running")
+    async with stage.database.connection(as_owner=True) as owner:
+        await owner.execute(broken)
+        stage.gate().touch()
+        await stage.until(lambda: stage.value("SELECT failures > 0 FROM jobs WHERE job_id = $1", job_id), "it failed")
+        await owner.execute(mended)
+    seen = await stage.becomes(job_id, "succeeded")
+    assert (["internal_error", "succeeded"], 10) == (seen.endings, seen.charged)
+    assert "settle refused" in worker.said
+
+
 async def test_connections_that_are_cut_at_random(stage: Stage) -> None:
     """Given sixty jobs, when all connections are cut whenever a few have ended, then all succeed, paid once.
 

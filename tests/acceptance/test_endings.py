@@ -217,11 +217,16 @@ async def test_a_deadline_that_passes_while_running(stage: Stage) -> None:
 
 
 async def test_a_deadline_sells_what_was_finished(stage: Stage) -> None:
-    """Given an output that was finished before `ends_by`, then it is sold, and only it."""
+    """Given an output that was finished before `ends_by`, then it is sold, and only it.
+
+    What it left unused of credits that expired meanwhile is not made good either.
+    """
     await awake(stage)
-    job_id = await stage.submit("gated", gate=str(stage.gate()), before=1, ends_by=from_now(1.5))
+    await stage.account("eve", 20, expires_at=from_now(1.2))
+    job_id = await stage.submit("gated", "eve", gate=str(stage.gate()), before=1, ends_by=from_now(1.5))
     seen = await stage.becomes(job_id, "succeeded")
     assert (True, 10, ["early-1"]) == (seen.partial, seen.charged, seen.outputs)
+    assert {"available": 0, "held": 0, "spent": 10, "expired": 10} == await stage.balance("eve")
 
 
 async def test_a_deadline_that_passes_between_attempts(stage: Stage) -> None:

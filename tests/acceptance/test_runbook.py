@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
@@ -43,7 +42,10 @@ def in_hand(system: System) -> dict[str, str]:
     wrong = document(system, "fermata prices apply wrong.toml --note slip --force 'a slip' --json")["book"]
     system.typed(f"{SONG} --param seconds_max=10 --wait", **OPS)
     document(system, "fermata webhooks create https://endpoint.example/fermata --event ended --json")
-    superuser = quote(json.loads((system.data / "postgres/postgres.passwords").read_text())[SUPERUSER], safe="")
+    superuser = json.loads((system.data / "postgres/postgres.passwords").read_text())[SUPERUSER]
+    passwords = system.data / "pgpass"
+    passwords.touch(mode=0o600)
+    passwords.write_text(f"{postgres_of(system)}:*:{SUPERUSER}:{superuser}\n")
     return {
         **OPS,
         "JOB": job,
@@ -52,7 +54,8 @@ def in_hand(system: System) -> dict[str, str]:
         "WEBHOOK": document(system, "fermata webhooks list --json")["webhooks"][0]["webhook"],
         "WORKER": document(system, "fermata queues --json")["workers"][0]["worker"],
         "PASSWORDS": str(system.data / "postgres/postgres.passwords"),
-        "SUPERUSER_URL": f"postgresql://{SUPERUSER}:{superuser}@{postgres_of(system)}",
+        "SUPERUSER_URL": f"postgresql://{SUPERUSER}@{postgres_of(system)}",
+        "PGPASSFILE": str(passwords),
     }
 
 

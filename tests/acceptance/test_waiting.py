@@ -21,17 +21,17 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
 
     The account's younger jobs queue behind it.
     """
-    await stage.account("eve", 10)
     stage.scheduler(hint_repeat_seconds=60)
     stage.worker()
+    await _subscribed_and_spent(stage, left=10)
     blocker = await stage.submit("gated", "eve", gate=str(stage.gate()))
     await stage.becomes(blocker, "running")
     older = await stage.submit("null", "eve", on_insufficient="wait")
     await stage.becomes(older, "waiting")
     younger = await stage.submit("null", "eve", on_insufficient="wait")
     await stage.becomes(younger, "waiting")
-    # Or top-ups were frozen; from now on, as no plan has the kinds of tests.
-    await stage.value("UPDATE accounts SET plan = 'creator' WHERE account_id = 'eve'")
+    # Or top-ups were frozen.
+    await stage.value(_SHOW)
     match how:
         case "topup":
             await stage.store.accounts.topup("eve", "bought", "test", amount=10)
@@ -43,26 +43,35 @@ async def test_credits_wake_who_waits_for_them(stage: Stage, how: str) -> None:
     assert "waiting" == (await stage.job(younger)).state
 
 
+#: No plan has the kinds of tests: they are submitted without one, and run as many at a time as they like.
+_HIDE = "UPDATE accounts SET plan = NULL, cycle_ends_at = NULL, look_at = NULL, running_max = NULL"
+_SHOW = (
+    "UPDATE accounts SET plan = 'starter', cycle_ends_at = ends_at, look_at = ends_at "
+    "FROM cycles WHERE cycles.account_id = accounts.account_id"
+)
+
+
+async def _subscribed_and_spent(stage: Stage, left: int) -> datetime:
+    """Eve has a plan, that nobody sees yet, and so much left beside its cycle's credits; returns when that ends."""
+    await stage.account("eve", left)
+    subscribed = await stage.store.accounts.subscribe("eve", "starter", "subscribe", "test")
+    await stage.value(_HIDE)
+    for job in await stage.submit_many(subscribed.credits // 10, account_id="eve"):
+        await stage.becomes(job, "succeeded")
+    return subscribed.cycle_ends_at
+
+
 async def test_a_new_cycle_wakes_who_waits_for_it(stage: Stage) -> None:
     """Given jobs that wait and a cycle that ends, when the scheduler begins the next, then they run at once."""
-    await stage.account("eve", 0)
-    subscribed = await stage.store.accounts.subscribe("eve", "starter", "start", "test")
-    lot = await stage.value("SELECT lot_id FROM lots WHERE account_id = 'eve' AND source = 'subscription'")
-    async with stage.store.books.page("eve") as (_, page):
-        page.ledger.revoke(lot, subscribed.credits, "test", "test")
-    left: timedelta = subscribed.cycle_ends_at - await stage.value("SELECT fermata_now()")
-    await stage.database.advance(left - timedelta(minutes=2))
-    # No plan has the kinds of tests: they are submitted without one.
-    await stage.value("UPDATE accounts SET plan = NULL, cycle_ends_at = NULL, look_at = NULL")
     stage.scheduler(hint_repeat_seconds=60, cycles_tick_seconds=0.1)
     stage.worker()
+    cycle_ends_at = await _subscribed_and_spent(stage, left=0)
+    left: timedelta = cycle_ends_at - await stage.value("SELECT fermata_now()")
+    await stage.database.advance(left - timedelta(minutes=2))
     jobs = [await stage.submit("null", "eve", on_insufficient="wait") for _ in range(2)]
     for job in jobs:
         await stage.becomes(job, "waiting")
-    await stage.value(
-        "UPDATE accounts SET plan = 'starter', cycle_ends_at = ends_at, look_at = ends_at "
-        "FROM cycles WHERE cycles.account_id = accounts.account_id"
-    )
+    await stage.value(_SHOW)
     await stage.database.advance(timedelta(minutes=3))
     for job in jobs:
         await stage.becomes(job, "succeeded", seconds=20)

@@ -58,7 +58,7 @@ def main() -> int:
     run = {**here, "seed": seed, "profile": profile.name, "command": again}
     run |= {"verdict": verdict(outcome), "ours": outcome.figures}
     if not (only or asked.until or outcome.failures):
-        tell("\nThe same adversary against metering in middleware hooks (tests/chaos/control.py):")
+        tell("\nsmoke's faults of this seed against metering in middleware hooks (tests/chaos/control.py):")
         losses = control(seed, plan(seed, PROFILES["smoke"], ()), CONTROL_JOBS)
         tell(beside_as_text(outcome, losses))
         run["control"] = asdict(losses)

@@ -11,6 +11,10 @@ from worker.failpoints import MOMENTS, OPERATIONS, PATH
 
 #: Operations that every run must come by: who claims, settles, reaps, cancels and begins cycles.
 MONEY = ("claim", "settle", "reap", "cancel", "turn")
+#: What this load does not bring about within a minute: nobody ends a job by force here, credits wake who waits in the
+#: batch that brings them, and no balance falls below what somebody wants to be told of. Each is died at in
+#: `tests/acceptance/test_crash_points.py`.
+ELSEWHERE = frozenset({"force_end", "wake", "notify"})
 #: Transactions that a load passes, beside those of `OPERATIONS`.
 BY_LOAD = ("page", "submit", "take_turns", "mark_hints", "unhint", "ripen", "renew", "report_progress", "remember") + (
     *("claim_deliveries", "end_delivery", "worker_here", "process_here", "note_duty", "use_keys"),
@@ -53,15 +57,21 @@ class Act:
 def steps_of(profile: Profile) -> Collection[str]:
     """The named steps that a process is killed at: those of a job's path and its money; in a long run all that load
     and time can bring about. At what people do by hand, each has a test of its own."""
-    moments = [f"{step}.{moment}" for step in (OPERATIONS if profile.long_faults else MONEY) for moment in MOMENTS]
+    operations = OPERATIONS - ELSEWHERE if profile.long_faults else MONEY
+    moments = [f"{step}.{moment}" for step in operations for moment in MOMENTS]
     seldom = [f"{step}.{moment}" for step in BY_LOAD for moment in MOMENTS] if profile.long_faults else []
     return sorted({*PATH, *moments, *seldom})
 
 
 def plan(seed: int, profile: Profile, steps: Collection[str], until: int | None = None) -> list[Act]:
-    """The whole of a run. The same seed, profile and steps give the same plan; `until` ends it early."""
+    """The whole of a run. The same seed, profile and steps give the same plan; `until` ends it early.
+
+    The faults are the same whatever the steps: the control, which has none of ours, meets them as we do.
+    """
+    acts: list[tuple[str, str, float]] = [
+        ("crash", step, 0.0) for step in _shuffled(random.Random(f"steps {seed}"), sorted(steps))
+    ]
     dice = random.Random(f"plan {seed}")
-    acts: list[tuple[str, str, float]] = [("crash", step, 0.0) for step in _shuffled(dice, sorted(steps))]
     alone = [*FAULTS, *(LONG_FAULTS if profile.long_faults else ())]
     acts += [("alone", fault, 0.0) for fault in _shuffled(dice, alone)]
     names, weights = list(FAULTS), [weight for _, weight in FAULTS.values()]

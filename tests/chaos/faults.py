@@ -40,7 +40,12 @@ _RECOVERY = {
 
 async def kill_worker(theatre: Theatre, dice: random.Random) -> None:
     """kill -9; measures until all that it ran runs again, or has ended."""
-    await _kill(theatre, await _busiest(theatre))
+    await kill_a_worker_of(theatre, WORKERS)
+
+
+async def kill_a_worker_of(theatre: Theatre, names: Sequence[str]) -> None:
+    """The same, of one of these."""
+    await _kill(theatre, await _busiest(theatre, names))
 
 
 async def _kill(theatre: Theatre, name: str) -> None:
@@ -69,14 +74,14 @@ async def _recovered(theatre: Theatre, job_id: UUID, attempt: int, killed: float
         theatre.chronicle.recoveries[f"kill -9 of a worker → its job is {what}"].append(monotonic() - killed)
 
 
-async def _busiest(theatre: Theatre) -> str:
-    """A worker that runs something, if there is one."""
+async def _busiest(theatre: Theatre, names: Sequence[str] = WORKERS) -> str:
+    """One of these workers that runs something, if there is one."""
     rows = await theatre.ask("SELECT worker_id FROM live GROUP BY worker_id ORDER BY count(*) DESC")
-    by_pid = {str(theatre.cast[name].pid): name for name in WORKERS}
+    by_pid = {str(theatre.cast[name].pid): name for name in names}
     for (worker_id,) in rows:
         if (name := by_pid.get(worker_id.split("-")[-2])) is not None:
             return name
-    return WORKERS[0]
+    return names[0]
 
 
 async def _running_in(theatre: Theatre, pid: int) -> list[tuple[UUID, int]]:

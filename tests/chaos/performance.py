@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ import httpx2
 from fermata_client.client import AsyncFermata
 from tests.chaos.adversary import MONEY, Act, Profile
 from tests.chaos.clients import ACTOR, Client, HttpDoor, OurDoor, Wishes, tally
-from tests.chaos.faults import FAULTS, LONG_FAULTS, SUBSCRIBED, end_cycles, end_lives, kill_worker
+from tests.chaos.faults import FAULTS, LONG_FAULTS, SUBSCRIBED, end_cycles, end_lives, kill_a_worker_of
 from tests.chaos.journal import Books, JobInBooks, Journal, Told, disagreements
 from tests.chaos.prefixes import Entry, Ledger, LotFacts, unexplained
 from tests.chaos.theatre import APIS, SCHEDULERS, WORKERS, Theatre, opened_theatre
@@ -91,6 +91,7 @@ async def _perform(seed: int, profile: Profile, acts: Sequence[Act], local: Loca
                 outcome.failures += client.wrong
         outcome.failures = chronicle.violations + outcome.failures
         outcome.figures = await _figures(theatre, clients, drained)
+        outcome.failures += not_none(outcome.figures)
         outcome.latest = list(chronicle.latest)
         if outcome.failures:
             outcome.latest += ["", *await _unfinished(theatre)]
@@ -164,7 +165,7 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
     theatre.doomed |= {process.pid for process in armed}
     await _give_cause(theatre, step, dice)
     started, helped, again = monotonic(), False, STEP_AGAIN_SECONDS
-    while all(process.alive for process in armed):
+    while not any(died_at_a_step(process.alive, process.pid, theatre.killed) for process in armed):
         await asyncio.sleep(0.02)
         waited = monotonic() - started
         if waited > STEP_BY_API_SECONDS and not helped:
@@ -172,12 +173,12 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
             # Every scheduler: whoever is not armed might do what there is to do each time.
             armed += [theatre.enter(name, failpoints=f"{step}:kill") for name in (APIS[0], *SCHEDULERS[1:])]
             theatre.doomed |= {process.pid for process in armed}
-            await kill_worker(theatre, dice)  # there may be nothing to reap otherwise
+            await kill_a_worker_of(theatre, WORKERS[1:])  # there may be nothing to reap otherwise
         if waited > again:
             again += STEP_AGAIN_SECONDS
             await _give_cause(theatre, step, dice)
             if helped:
-                await kill_worker(theatre, dice)
+                await kill_a_worker_of(theatre, WORKERS[1:])
         if waited > STEP_SECONDS:
             if step in PATH or step.partition(".")[0] in MONEY:
                 theatre.chronicle.violated(f"nobody passed the step {step} within {STEP_SECONDS:g} s")
@@ -188,6 +189,11 @@ async def _crash_at(theatre: Theatre, step: str, dice: random.Random) -> None:
     for process in armed:  # whoever is still armed would die of it later
         if process.alive:
             theatre.tell_to_go(process)
+
+
+def died_at_a_step(alive: bool, pid: int, killed: Collection[int]) -> bool:
+    """Whether who was armed is dead, and not of the adversary's own kill: that is no crash at the step."""
+    return not alive and pid not in killed
 
 
 async def _give_cause(theatre: Theatre, step: str, dice: random.Random) -> None:
@@ -225,6 +231,20 @@ async def _drain(theatre: Theatre, seconds: float) -> float:
 
 
 # --- the questions afterwards
+
+#: What must be 0 of a run, and in words what it counts.
+NONE: Mapping[str, str] = {
+    "lost": "jobs have not ended",
+    "charged_twice": "jobs were charged twice",
+    "charged_without_result": "jobs were charged and have no output",
+    "results_without_charge": "jobs of a price have outputs and no charge",
+    "credits_unaccounted": "credits are in no bucket",
+}
+
+
+def not_none(figures: Mapping[str, Any]) -> list[str]:
+    """Which figures are not 0 that every promise wants to be."""
+    return [f"{figures[name]} {what}" for name, what in NONE.items() if figures[name] != 0]
 
 
 async def _judge(theatre: Theatre, clients: Sequence[Client]) -> None:

@@ -104,6 +104,8 @@ class Theatre:
     cast: dict[str, Process] = field(default_factory=dict)
     #: Whom the adversary has killed, or told to go: that they end is no finding.
     doomed: set[int] = field(default_factory=set)
+    #: Of those, whom it killed itself: they did not die at a named step.
+    killed: set[int] = field(default_factory=set)
     leaving: set[int] = field(default_factory=set)
     #: Jobs that had not ended at the last look.
     unfinished: int = 0
@@ -134,7 +136,7 @@ class Theatre:
     def enter(self, name: str, **settings: object) -> Process:
         """Start a member of the cast; one that is still there is ended first."""
         if (before := self.cast.get(name)) is not None and before.alive:
-            self.doomed.add(before.pid)
+            self._dooms(before)
             before.end()
         role = name.partition("-")[0]
         if role == "api":
@@ -150,7 +152,7 @@ class Theatre:
         if library is None:
             return False
         if name in self.cast:
-            self.doomed.add(self.cast[name].pid)
+            self._dooms(self.cast[name])
             self.cast[name].end()
         environment = {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         self.stage.environment = {**self.stage.environment, **environment}
@@ -183,8 +185,12 @@ class Theatre:
 
     def kill(self, process: Process) -> None:
         """kill -9."""
-        self.doomed.add(process.pid)
+        self._dooms(process)
         process.send(signal.SIGKILL)
+
+    def _dooms(self, process: Process) -> None:
+        self.doomed.add(process.pid)
+        self.killed.add(process.pid)
 
     def tell_to_go(self, process: Process) -> None:
         """SIGTERM. One that has not come to its handler yet dies of it, and an API's server sends it to itself."""

@@ -48,9 +48,10 @@ class Plan:
     granted: int
     external: bool
     grace: timedelta
-    paid_until: datetime | None  # None: for ever
+    paid_until: datetime | None  # the end of a month; None: for ever
     next_name: str | None = None
     cancelled: bool = False
+    ended: datetime | None = None  # since when, if it is cancelled
 
     @property
     def cycle_ends(self) -> datetime:
@@ -60,7 +61,7 @@ class Plan:
     def ends(self) -> datetime | None:
         if self.paid_until is None:
             return None
-        return self.paid_until if self.cancelled else self.paid_until + self.grace
+        return self.ended if self.cancelled else self.paid_until + self.grace
 
     def over(self, now: datetime) -> bool:
         return self.ends is not None and self.ends <= now
@@ -153,19 +154,23 @@ class Account:
             raise No
         if plan.cycle_ends > now:
             self.go_on(plan.name, now)
-        else:
+        elif not plan.external:
             self.start(plan.next_name or plan.name, now, plan.external, plan.grace)
+        elif plan.cycle_ends + plan.grace > now:  # whoever pays for each month waits for the payment
+            self.forget_frozen(now)
+            plan.paid_until, plan.cancelled = plan.cycle_ends, False
+        else:
+            raise No
 
     def go_on(self, name: str, now: datetime) -> None:
         """Within the last cycle: it is not granted again."""
         plan = self.plan
         assert plan
         self.forget_frozen(now)
-        ahead = plan.paid_until if plan.paid_until and not plan.over(now) else plan.cycle_ends
         if name != plan.name:
             plan.next_name = None
         plan.name, plan.cancelled = name, False
-        plan.paid_until = max(ahead, plan.cycle_ends) if plan.external else None
+        plan.paid_until = (plan.paid_until or plan.cycle_ends) if plan.external else None
         self.refill(now)
 
     def forget_frozen(self, now: datetime) -> None:
@@ -179,26 +184,26 @@ class Account:
             raise No
         if name == plan.name:
             plan.next_name = None
-        elif CREDITS[name] < CREDITS[plan.name]:
+        elif plan.cycle_ends <= now or CREDITS[name] < CREDITS[plan.name]:
             plan.next_name = name
         else:
             plan.name, plan.next_name = name, None
-            if plan.cycle_ends > now:
-                self.refill(now)
+            self.refill(now)
 
     def cancel(self, now: datetime, at_once: bool) -> None:
         plan = self.plan
         if plan is None or plan.over(now) or (plan.cancelled and not at_once):
             raise No
-        plan.paid_until = now if at_once else max(plan.paid_until or plan.cycle_ends, now)
-        plan.cancelled = True
+        if at_once or plan.paid_until is None:
+            plan.paid_until = plan.cycle_ends
+        plan.cancelled, plan.ended = True, now if at_once else max(plan.paid_until, now)
 
     def renewed(self, now: datetime) -> None:
         plan = self.plan
         if plan is None or not plan.external:
             raise No
         if plan.over(now) and plan.cycle_ends <= now:
-            self.resume(now)
+            self.start(plan.next_name or plan.name, now, plan.external, plan.grace)
             return
         if plan.over(now):  # ended at once, and its last month still runs: that was paid before
             self.go_on(plan.name, now)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.books import ACTOR, Store, opened
+from tests.integration.books import ACTOR, Store, at, opened
 from tests.servers import Database
 from worker.credits.operations import Claimed, Ended
 from worker.credits.outcomes import Ending
+from worker.store.erasing import Erasing
 from worker.store.errors import Conflict, Refused, UnknownAccount
 
 CREATOR_CREDITS = 1200
@@ -197,6 +198,33 @@ async def test_a_replayed_gift_tells_when_it_expires(database: Database) -> None
         await database.advance(timedelta(hours=2))
         again = await store.accounts.grant(account, 5, "r", ACTOR, expires_at=ends_at)
         assert (True, ends_at) == (again.replayed, again.expires_at)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"expires_at": None}, {"expires_at": at("2132-01-02T00:00:00+00:00")}, {"note": None}, {"note": "sorry again"}],
+)
+async def test_a_gift_told_otherwise_under_its_reference_is_a_conflict(
+    database: Database, other: dict[str, Any]
+) -> None:
+    """With another end or another reason it is another gift: who asked must not believe that it was given so."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        gift: dict[str, Any] = {"expires_at": at("2132-01-01T00:00:00+00:00"), "note": "sorry"}
+        await store.accounts.grant(account, 5, "r", ACTOR, **gift)
+        with pytest.raises(Conflict, match="'r' was used before"):
+            await store.accounts.grant(account, 5, "r", ACTOR, **{**gift, **other})
+        assert (await store.accounts.grant(account, 5, "r", ACTOR, **gift)).replayed
+        assert 5 == (await store.buckets(account))["available"]
+
+
+async def test_a_gift_whose_note_was_erased_is_still_the_same(database: Database) -> None:
+    """What was written about the account is gone: nothing is left to compare, and nothing is given twice."""
+    async with opened(database) as store:
+        account = await store.account("ada")
+        await store.accounts.grant(account, 5, "r", ACTOR, note="sorry, Ada")
+        await Erasing(store.engine).begin(account, ACTOR, "asked for it")
+        assert (await store.accounts.grant(account, 5, "r", ACTOR, note="sorry, Ada")).replayed
 
 
 # --- what is refused -------------------------------------------------------------------------------------------

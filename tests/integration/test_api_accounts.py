@@ -101,6 +101,23 @@ async def test_a_key_for_another_step_is_a_conflict(api: Api) -> None:
     assert 5 == (await api.ok("GET", "/v1/accounts/ada/balance"))["topup"]["frozen"]
 
 
+async def test_a_top_up_says_whether_it_can_be_spent(api: Api) -> None:
+    """Not before somebody subscribes; then for good; after an end not, and until when it is kept."""
+    await api.account("ada")
+    path, names = "/v1/accounts/ada/topups", ("frozen", "frozen_from", "frozen_until")
+    early = await api.ok("POST", path, {"credits": 5}, role="billing", idempotency="p-1")
+    assert [True, None, None] == [early[name] for name in names]
+    await api.ok("POST", "/v1/accounts/ada/subscription", {"plan": "starter"}, role="billing")
+    lasts = await api.ok("POST", path, {"credits": 5}, role="billing", idempotency="p-2")
+    assert [False, None, None] == [lasts[name] for name in names]
+    end = await api.ok("POST", "/v1/accounts/ada/subscription/cancel", {"at_once": True}, role="billing")
+    late = await api.ok("POST", path, {"credits": 5}, role="billing", idempotency="p-3")
+    assert (True, end["active_until"]) == (late["frozen"], late["frozen_from"])
+    assert timedelta(days=30) <= datetime.fromisoformat(late["frozen_until"]) - datetime.fromisoformat(
+        end["active_until"]
+    )
+
+
 @pytest.mark.parametrize(
     "body",
     [{"credits": 0}, {"credits": -5}, {"credits": 2**63}, {"credits": 1.0}, {"credits": "5"}, {"credits": True}]
@@ -155,6 +172,20 @@ async def test_a_customers_token_looks_and_changes_nothing(api: Api) -> None:
 
 
 # --- prices ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_draft_on_a_book_that_is_not_the_newest_is_a_conflict(api: Api) -> None:
+    """Whoever comes second is told which book came between, and applies on that one or not at all."""
+    document = (await api.ok("GET", "/v1/prices"))["document"]
+    first = {"document": f"{document}\n# a\n", "note": "a", "on": 1}
+    second = {"document": f"{document}\n# b\n", "note": "b", "on": 1}
+    assert 2 == (await api.ok("POST", "/v1/prices", first, role="product"))["book"]
+    refused = await api.ask("POST", "/v1/prices", second, role="product")
+    told = refused.json()
+    assert (409, "overtaken", "on") == (refused.status_code, told["code"], told["field"])
+    assert "book 2 by " in told["detail"]
+    assert 3 == (await api.ok("POST", "/v1/prices", {**second, "on": 2}, role="product"))["book"]
+    assert 422 == (await api.ask("POST", "/v1/prices", {**second, "on": 0}, role="product")).status_code
 
 
 async def test_prices_are_shown_with_a_tag(api: Api) -> None:

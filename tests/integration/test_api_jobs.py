@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fermata_client import calls
 from tests.integration.api_support import SONG, Api, an_api
 from tests.servers import Database
 from worker.client import JobRequest
+from worker.web.routes.jobs import BATCH_BYTES_MAX, BATCH_MAX
 
 
 @pytest.fixture
@@ -106,6 +109,36 @@ async def test_a_submit_needs_a_key_that_can_be_one(api: Api, given: str | None)
     assert 0 == await counted(api)
 
 
+@pytest.mark.parametrize("key", ["Lied-ü", "Lied-日"])
+async def test_a_key_means_the_same_in_a_header_and_in_a_batch(api: Api, key: str) -> None:
+    """Written in bytes as UTF-8, as Latin-1 or in JSON: what isn't ASCII is no new key, so nobody pays a job twice."""
+    headers: dict[str, Any] = {"Authorization": f"Bearer {await api.key()}"}
+    ways = [key.encode()] + ([key.encode("latin-1")] if "ü" in key else [])
+    single = [await api.http.post("/v1/jobs", json=SUBMIT, headers=headers | {"Idempotency-Key": way}) for way in ways]
+    batch = await api.ok("POST", "/v1/jobs/batch", {"jobs": [{**SUBMIT, "key": key}]})
+    whole = await api.http.post(
+        "/v1/jobs/batch", json={"jobs": [SUBMIT]}, headers=headers | {"Idempotency-Key": ways[0]}
+    )
+    told = [one.json() for one in single] + [batch["results"][0]["problem"]]
+    told.append(whole.json() if whole.status_code == 400 else whole.json()["results"][0]["problem"])
+    for one in told:
+        assert one["code"] in ("validation", "idempotency_key"), one
+        assert one["field"] in ("key", "Idempotency-Key")
+        assert "1 to 255 printable ASCII characters" in one["detail"]
+    assert 0 == await counted(api)
+
+
+async def test_a_key_from_before_is_still_answered(api: Api) -> None:
+    """One that was stored when others were taken: its job again, by the bytes that made it."""
+    made = await api.submit(idempotency="Lied-1")
+    async with api.database.connection(as_owner=True) as connection:
+        await connection.execute("UPDATE jobs SET idempotency_key = 'Lied-Ã¼'")
+    headers: dict[str, Any] = {"Authorization": f"Bearer {await api.key()}", "Idempotency-Key": "Lied-ü".encode()}
+    again = await api.http.post("/v1/jobs", json=SUBMIT, headers=headers)
+    assert (202, made["id"], True) == (again.status_code, again.json()["id"], again.json()["replayed"])
+    assert 1 == await counted(api)
+
+
 async def test_a_batch_answers_each_of_its_jobs(api: Api) -> None:
     """In their order; a bad one harms no other; the same batch again is the same jobs."""
     good, bad = SUBMIT, {**SUBMIT, "kind": "remix"}
@@ -119,6 +152,37 @@ async def test_a_batch_answers_each_of_its_jobs(api: Api) -> None:
     for one, other in zip(first["results"], again["results"], strict=True):
         assert one.get("job", {}).get("id") == other.get("job", {}).get("id")
         assert other.get("job", {}).get("replayed", True)
+    assert 2 == await counted(api)
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ({"on_insufficient": "wiat"}, "on_insufficient"),
+        ({"max_credits": -1}, "max_credits"),
+        ({"account": ""}, "account"),
+        ({"run_at": "tomorrow"}, "run_at"),
+        ({"metdata": {}}, "metdata"),
+        ({"key": ""}, "key"),
+        ({"metadata": {"a": "\0"}}, None),
+        ({"params": {"\ud800": 1}}, None),
+        (None, None),
+    ],
+)
+async def test_a_malformed_item_harms_no_other(api: Api, bad: dict[str, Any] | None, field: str | None) -> None:
+    """Whatever is wrong with one of a batch, in its place stands what a submit of its own would be told."""
+    wrong = None if bad is None else {**SUBMIT, **bad}
+    body = json.dumps({"jobs": [SUBMIT, wrong, {**SUBMIT, "key": "own"}]})
+    kind = {"Content-Type": "application/json"}
+    done = await api.ok("POST", "/v1/jobs/batch", content=body, headers=kind, idempotency="b")
+    alone = await api.ask("POST", "/v1/jobs", content=json.dumps(wrong), headers=kind)
+    told = done["results"][1]["problem"]
+    assert (2, 1) == (done["taken"], done["turned_down"])
+    assert ["b/0", None, "own"] == [one.get("job", {}).get("key") for one in done["results"]]
+    assert (422, "validation") == (told["status"], told["code"])
+    if field is not None:
+        single = alone.json()["field"] if field != "key" else field  # alone, a key is a header
+        assert field == told["field"] == single
     assert 2 == await counted(api)
 
 
@@ -138,6 +202,14 @@ async def test_a_thousand_jobs_in_one_batch_and_not_one_more(api: Api) -> None:
     refused = await api.ask("POST", "/v1/jobs/batch", {"jobs": [SUBMIT] * 1001})
     assert 422 == refused.status_code
     assert 1000 == await counted(api)
+
+
+async def test_a_batch_that_is_too_large_is_told_how_large_it_may_be(api: Api) -> None:
+    """In bytes; the client's own limit is the same."""
+    done = await api.ask("POST", "/v1/jobs/batch", content=b" " * (calls.BATCH_BYTES_MAX + 1))
+    assert (413, "too_large") == (done.status_code, done.json()["code"])
+    assert "at most 8,388,608 bytes" in done.json()["detail"]
+    assert (calls.BATCH_MAX, calls.BATCH_BYTES_MAX) == (BATCH_MAX, BATCH_BYTES_MAX)
 
 
 async def test_a_job_is_cancelled_once(api: Api) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tests.integration.books import ACTOR, Store, an_output, opened
+from tests.integration.tamperings import BY_THE_APP, BY_THE_OWNER
 from tests.servers import Database, Servers, fresh_database
 from worker.credits.operations import Cancel
 from worker.credits.outcomes import Ending
@@ -82,7 +83,7 @@ async def charged_for_cancelling(store: Store) -> None:
         )
     claimed = await store.running("bob", quoted=30)
     await cancel(store, "bob", claimed.job.job_id)
-    await store.settle("bob", claimed, Ending.HANDED_BACK)
+    await store.settle("bob", claimed, Ending.CANCELLED_RUNNING)
 
 
 async def cancel(store: Store, account_id: str, job_id: UUID) -> None:
@@ -477,7 +478,7 @@ TAMPERINGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "sql"), TAMPERINGS)
+@pytest.mark.parametrize(("rule", "sql"), [*TAMPERINGS, *BY_THE_OWNER])
 async def test_a_tampering_is_found_by_its_rule(world: Database, rule: str, sql: str) -> None:
     """Whoever changes the books behind our back, the rule that it breaks says so."""
     async with tampered(world, sql) as connection:
@@ -487,9 +488,20 @@ async def test_a_tampering_is_found_by_its_rule(world: Database, rule: str, sql:
     assert sorted(found.violations, key=lambda violation: violation.rule) == list(found.violations)
 
 
+@pytest.mark.parametrize(("rule", "sql"), BY_THE_APP)
+async def test_a_tampering_by_our_own_role_is_found_by_its_rule(world: Database, rule: str, sql: str) -> None:
+    """Also what a process of ours could do with no right but its own, triggers and all."""
+    engine = create_async_engine(world.url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        for statement in sql.split("; "):
+            assert (await connection.exec_driver_sql(statement)).rowcount > 0
+        found = await audit_on(connection)
+    assert rule in rules_of(found)
+
+
 def test_every_rule_has_a_tampering() -> None:
     """A rule that nothing can break watches over nothing."""
-    assert set(RULES) == {rule for rule, _ in TAMPERINGS}
+    assert set(RULES) == {rule for rule, _ in (*TAMPERINGS, *BY_THE_OWNER, *BY_THE_APP)}
 
 
 #: (what refuses, what is tried): the database itself stands before the audit.
@@ -549,7 +561,8 @@ async def test_what_was_pruned_is_no_violation(world: Database, left: str) -> No
 async def test_graces_are_the_callers(world: Database) -> None:
     """Whoever runs with short leases asks for short graces."""
     late = "fermata_now() - interval '5 seconds'"
-    sql = f"UPDATE live SET lease_until = {late}; UPDATE jobs SET ends_by = {late} WHERE job_id = {RUNNING}"
+    ends = f"UPDATE live SET ends_by = {late}; UPDATE jobs AS j SET ends_by = l.ends_by FROM live AS l "
+    sql = f"UPDATE live SET lease_until = {late}; {ends} WHERE j.job_id = l.job_id"
     async with tampered(world, sql) as connection:
         patient = await audit_on(connection)
         strict = await audit_on(connection, lease_grace_seconds=2, hold_grace_seconds=2)
@@ -564,7 +577,7 @@ async def test_a_violation_says_where_and_by_how_much(world: Database) -> None:
         lot_id = await connection.scalar(text("SELECT lot_id FROM lots WHERE reference = 't-1'"))
     assert [
         f"lot {lot_id} of ada: granted 200, available 199, held 0, spent 1, expired 0, revoked 0; its entries: "
-        "granted 200, reserved 0, committed 0, refunded 0, expired 0, revoked 0; held by jobs 0; expires at "
+        "granted 200, reserved 0, committed 0, refunded 0, expired 0, revoked 0; held by jobs 0; expires at none"
     ] == [violation.what for violation in found.violations]
 
 

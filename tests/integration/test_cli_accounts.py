@@ -53,6 +53,24 @@ def test_top_ups_without_a_subscription_are_shown_frozen(fermata: Fermata) -> No
     assert (0, 50, 0) == (balance["topup"]["available"], balance["topup"]["frozen"], balance["spendable"])
 
 
+def test_a_top_up_says_that_it_cant_be_spent(fermata: Fermata) -> None:
+    """Before anybody subscribes and after a lapse; and when it will be frozen. Never "expires never" where it does."""
+
+    def told(reference: str) -> str:
+        return " ".join(fermata("accounts", "topup", "ada", "50", "--reference", reference).out.split())
+
+    fermata.account("ada")
+    assert "expire never spendable not before ada subscribes" in told("t0")
+    fermata.ok("accounts", "subscribe", "ada", "starter")
+    assert "expire never, while ada is subscribed reference" in told("t1")
+    ends = str(fermata.ok("accounts", "cancel", "ada")["active_until"])[:10]
+    assert f"spendable until {ends}" in told("t2")
+    fermata.ok("accounts", "cancel", "ada", "--now")
+    until = str(fermata.ok("accounts", "balance", "ada")["topup"]["frozen_until"])[:10]
+    assert f"expire {until}" in told("t3")
+    assert "spendable not without a subscription: frozen since" in told("t3")
+
+
 def test_bought_credits_stay_frozen_for_as_long_as_is_set(fermata: Fermata, monkeypatch: pytest.MonkeyPatch) -> None:
     """FERMATA_FROZEN_DAYS: so long they are shown, and thaw with a resume; then they are gone."""
     monkeypatch.setenv("FERMATA_FROZEN_DAYS", "45")
@@ -70,6 +88,19 @@ def test_bought_credits_stay_frozen_for_as_long_as_is_set(fermata: Fermata, monk
     finished(fermata.database.advance(timedelta(days=2)))
     fermata.ok("accounts", "resume", "bob")
     assert 0 == fermata.ok("accounts", "balance", "bob")["topup"]["available"]
+
+
+def test_an_end_at_once_names_the_paid_months_that_it_gives_up(fermata: Fermata) -> None:
+    """And so does the resume after it; an end that gives up nothing has no word of it."""
+    fermata.account("ada")
+    fermata.ok("accounts", "subscribe", "ada", "starter", "--renewal", "external")
+    assert "given up" not in fermata("accounts", "cancel", "ada").out
+    fermata.ok("accounts", "resume", "ada")
+    paid = fermata.ok("accounts", "renewed", "ada")
+    for step in (("cancel", "ada", "--now"), ("resume", "ada")):
+        told = fermata("accounts", *step).out
+        for name, moment in (("from", paid["cycle_ends_at"]), ("until", paid["active_until"])):
+            assert f"paid, given up {name} {moment[:10]}" in " ".join(told.split())
 
 
 def test_an_account_is_made_once(fermata: Fermata) -> None:

@@ -131,3 +131,60 @@ def test_a_plan_that_is_no_longer_sold_stays_with_its_accounts(fermata: Fermata,
     assert 2 == fermata(*SONG, "--param", "model=studio").code
     answer = fermata("accounts", "subscribe", "bob", "starter")
     assert "fermata: plan: no plan 'starter'; there are creator, label" == answer.complaint
+
+
+def test_apply_shows_what_changes_and_a_diff_shows_it_before(fermata: Fermata, tmp_path: Path) -> None:
+    """Value by value, as of prices."""
+    file = written(tmp_path, "# new\n" + SHIPPED.replace("credits = 100\n", "credits = 110\n"))
+    line = "~ [packs.small] credits: 100 -> 110\n"
+    assert f"book 1 -> the draft\n{line}" == fermata("plans", "diff", file).out
+    assert [1] == [book["book"] for book in fermata.ok("plans", "history")["books"]]
+    assert line in fermata("plans", "apply", file, "--note", "more").out
+    told = [{"table": "packs.small", "key": "credits", "before": "100", "after": "110"}]
+    # Told again it is the same answer.
+    assert told == fermata.ok("plans", "apply", file, "--note", "more")["changes"]
+    assert told == fermata.ok("plans", "diff", "1", "2")["changes"]
+    assert "no difference but comments and layout" in fermata("plans", "diff", "2").out
+
+
+def test_a_large_change_of_what_is_sold_wants_a_reason(fermata: Fermata, tmp_path: Path) -> None:
+    """A few zeros too many would be bought within the minute; what is meant has its reason in the history."""
+    file = written(tmp_path, SHIPPED.replace("= 150", "= 1500000").replace("credits = 100\n", "credits = 1000000\n"))
+    with fermata.nothing_written():
+        for when in ((), ("--effective-at", LATER)):
+            answer = fermata("plans", "apply", file, "--note", "more", *when)
+            assert 2 == answer.code
+            for part in ("plan starter brings 1,500,000 credits a month instead of 150", "pack small", "--force"):
+                assert part in answer.complaint
+    assert "we mean it" == fermata.ok("plans", "apply", file, "--note", "more", "--force", "we mean it")["forced"]
+    assert "forced: we mean it" in fermata("plans", "history").out
+    assert 2 == fermata("plans", "apply", written(tmp_path, SHIPPED), "--note", "back").code
+    assert 3 == fermata.ok("plans", "apply", written(tmp_path, SHIPPED), "--note", "back", "--force", "a slip")["book"]
+
+
+def test_a_planned_plan_book_can_be_withdrawn(fermata: Fermata, tmp_path: Path) -> None:
+    """One in force can't: its plans were sold; nor may what is planned behind become a large change unseen."""
+    more = SHIPPED.replace("= 150", "= 175")
+    fermata.ok("plans", "apply", written(tmp_path, more), "--note", "more", "--effective-at", LATER)
+    still_more = written(tmp_path, SHIPPED.replace("= 150", "= 200"))
+    fermata.ok("plans", "apply", still_more, "--note", "and more", "--effective-at", "2199-06-01T00:00:00Z")
+    answer = fermata("plans", "withdraw", "2", "--note", "no")
+    assert (2, True) == (
+        answer.code,
+        "the planned book 3 would then bring a large change: plan starter" in answer.complaint,
+    )
+    assert "fermata plans withdraw 3" in answer.complaint
+    done = fermata.ok("plans", "withdraw", "3", "--note", "too much", "--as", "mia")
+    assert {
+        "book": 3,
+        "withdrawn_by": "mia",
+        "withdrawn_note": "too much",
+        "standing": "withdrawn",
+    }.items() <= done.items()
+    fermata.ok("plans", "withdraw", "2", "--note", "no")
+    assert 1 == fermata.ok("plans", "show", "--at", "2199-07-01T00:00:00Z")["book"]
+    assert "withdrawn by mia: too much" in fermata("plans", "history").out
+    with fermata.nothing_written():
+        answer = fermata("plans", "withdraw", "1", "--note", "no")
+        assert (2, True) == (answer.code, "apply the one before it again" in answer.complaint)
+        assert "there is no such book" in fermata("plans", "withdraw", "9", "--note", "no").complaint

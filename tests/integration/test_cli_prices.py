@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.integration.books import opened
 from tests.integration.cli_support import Fermata, silence
+from tests.integration.test_rehearsals import desk_of
 from tests.servers import Database
-from worker.credits.prices import parse_price_book
+from worker.credits.prices import PriceBookError, parse_price_book
 from worker.local.waiting import finished
-from worker.store.book_shelf import BookDraft, BookShelf, plan_shelf, price_shelf
-from worker.store.errors import Refused
+from worker.store.book_shelf import BookApplied, BookDraft, BookShelf, Seen, plan_shelf, price_shelf
+from worker.store.errors import Overtaken, Refused
 
 SHIPPED = resources.files("config").joinpath("prices.toml").read_text(encoding="utf-8")
 LATER = "2199-01-01T00:00:00Z"
@@ -126,6 +127,36 @@ def test_a_bad_book_is_refused_as_a_whole(fermata: Fermata, tmp_path: Path, docu
     assert fermata.ok("prices", "show")["book"] == 1
 
 
+def test_a_book_that_came_since_the_file_began_is_not_undone(fermata: Fermata, tmp_path: Path) -> None:
+    """Named by --on, the book that the file began from must still be the newest: in force, planned, not withdrawn."""
+    studio = written(tmp_path, SHIPPED.replace("multiplier = 2.5", "multiplier = 2.6"))
+    conversions = SHIPPED.replace("\nrate = 5\n", "\nrate = 6\n")
+
+    def refused(on: str, complaint: str) -> None:
+        with fermata.nothing_written():
+            answer = fermata("prices", "apply", studio, *WHY, "--on", on)
+        assert answer.code == 2
+        assert answer.complaint.startswith(f"fermata: on: {complaint}")
+
+    for wrong in ("0", "x"):
+        refused(wrong, "must be a whole number from 1 to")
+    refused("7", "there is no book 7")
+    (tmp_path / "other").mkdir()
+    other = written(tmp_path / "other", conversions)
+    assert 2 == fermata.ok("prices", "apply", other, "--on", "1", "--note", "in march", "--as", "ben")["book"]
+    refused("1", "book 2 by ben (in march) is in force since this draft began, and one of the two would undo the other")
+    # Twice the same is once, also on the book before.
+    assert fermata.ok("prices", "apply", other, "--on", "1", "--note", "in march", "--as", "ben")["replayed"]
+    planned = written(tmp_path / "other", conversions.replace("\nrate = 6\n", "\nrate = 7\n"))
+    assert 3 == fermata.ok("prices", "apply", planned, *WHY, "--on", "2", "--effective-at", LATER)["book"]
+    refused("2", "book 3 by mia (up) is planned for 2199-01-01 00:00 UTC since this draft began")
+    fermata.ok("prices", "withdraw", "3", "--note", "too dear", "--as", "eve")
+    refused("3", "book 3 was withdrawn by eve (too dear) since this draft began: begin anew")
+    assert 4 == fermata.ok("prices", "apply", studio, *WHY, "--on", "2")["book"]
+    # Not asked where nothing is said.
+    assert 5 == fermata.ok("prices", "apply", other, *WHY)["book"]
+
+
 def test_the_author_must_be_named(fermata: Fermata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By --as or FERMATA_ACTOR; a login is not enough for what customers pay."""
     monkeypatch.delenv("FERMATA_ACTOR", raising=False)
@@ -151,7 +182,12 @@ def test_a_book_that_is_not_in_force_yet_can_be_withdrawn(fermata: Fermata, tmp_
     assert fermata.ok("prices", "apply", written(tmp_path, dearer(6)), *WHY, *planned)["book"] == 3
     # A second time it is the first answer again.
     assert done == fermata.ok("prices", "withdraw", "2", "--note", "again", "--as", "eve")
-    assert "withdrawn by ben: too dear" in fermata("prices", "history").out
+    told = fermata("prices", "history").out
+    assert "withdrawn by ben: too dear" in told
+    assert ["planned", "withdrawn", "in force"] == [
+        next(word for word in ("planned", "withdrawn", "in force", "past") if f"UTC  {word} " in line)
+        for line in told.splitlines()[1:]
+    ], told
 
 
 def test_a_book_that_was_in_force_is_not_withdrawn(fermata: Fermata, tmp_path: Path) -> None:
@@ -173,6 +209,28 @@ def test_an_old_book_is_put_in_force_again_as_a_new_one(fermata: Fermata, tmp_pa
     assert [3, 2, 1] == [book["book"] for book in fermata.ok("prices", "history")["books"]]
     assert "the document of book 1" in fermata("prices", "history").out
     assert fermata.ok("prices", "revert", "1", "--note", "again", "--as", "ben")["replayed"]
+
+
+def test_a_price_may_name_a_plan_that_is_not_sold_any_more(fermata: Fermata, tmp_path: Path) -> None:
+    """Whoever has it keeps it, and its price: the next book may say so, and a revert may bring it back."""
+    (draft := tmp_path / "label.toml").write_text(with_override('plan = "label"'))
+    fermata.ok("prices", "apply", str(draft), *WHY)
+    plans = fermata.ok("plans", "show")["document"]
+    head, _, rest = plans.partition("[plans.label]\n")
+    (cut := tmp_path / "plans.toml").write_text(head + rest[rest.index("[packs.") :])
+    fermata.ok("plans", "apply", str(cut), *MIA)
+    assert "label" not in fermata.ok("plans", "show")["plans"]
+    draft.write_text(draft.read_text().replace("base = 4\n", "base = 4.1\n", 1))
+    assert 3 == fermata.ok("prices", "apply", str(draft), *WHY)["book"]
+    assert 4 == fermata.ok("prices", "apply", written(tmp_path, SHIPPED), *WHY)["book"]
+    assert 5 == fermata.ok("prices", "revert", "2", *MIA)["book"]
+    # A plan that is to come may have its price before.
+    (cut := tmp_path / "plans.toml").write_text(plans.replace("[plans.label]", "[plans.studio_house]"))
+    fermata.ok("plans", "apply", str(cut), *MIA, "--effective-at", LATER)
+    draft.write_text(draft.read_text().replace('plan = "label"', 'plan = "studio_house"'))
+    assert 6 == fermata.ok("prices", "apply", str(draft), *WHY)["book"]
+    draft.write_text(draft.read_text().replace('plan = "studio_house"', 'plan = "studio_hous"'))
+    assert "did you mean studio_house?" in fermata("prices", "apply", str(draft), *WHY).complaint
 
 
 def test_a_diff_says_what_changes_value_by_value(fermata: Fermata, tmp_path: Path) -> None:
@@ -212,6 +270,47 @@ async def test_books_applied_at_once_are_numbered_in_turn(
         history = await shelf.history()
     assert numbers == {book.book for book in applied}
     assert {1, *numbers} == {book.book for book in history}
+
+
+async def test_the_plans_that_a_price_may_name_are_read_again_when_there_are_more(database: Database) -> None:
+    """By a desk that lives as long as its process."""
+    async with opened(database) as store:
+        desk, plans = desk_of(store), plan_shelf(store.engine)
+        named = with_override('plan = "choir"')
+        for _ in range(2):
+            with pytest.raises(PriceBookError, match="no such value 'choir'"):
+                await desk.read(named)
+        sold = (await plans.shown()).document.replace("[plans.label]", "[plans.choir]")
+        await plans.apply(BookDraft(sold, "digest", "mia", "a choir"))
+        assert named == (await desk.read(named)).document
+        assert named == (await desk.read(named)).document
+
+
+async def test_of_drafts_that_began_from_one_book_the_first_alone_is_applied(database: Database) -> None:
+    """However close together they come: none is undone by the next."""
+    drafts = [parse_price_book(dearer(base)) for base in (5, 6, 7)]
+    async with opened(database) as store:
+        shelf = price_shelf(store.engine)
+        answers = await asyncio.gather(
+            *(shelf.apply(BookDraft(draft.document, draft.digest, "mia", "up", seen=Seen(1))) for draft in drafts),
+            return_exceptions=True,
+        )
+        assert [2, 1] == [line.book for line in await shelf.history()]
+    assert 1 == sum(isinstance(answer, BookApplied) for answer in answers)
+    assert 2 == sum(isinstance(answer, Overtaken) for answer in answers)
+
+
+async def test_a_trial_writes_nothing(database: Database) -> None:
+    """It is refused where the draft would be, and else let in without a number; the draft may still be applied."""
+    book = parse_price_book(dearer(5))
+    draft = BookDraft(book.document, book.digest, "mia", "up", seen=Seen(1))
+    async with opened(database) as store:
+        shelf = price_shelf(store.engine)
+        assert 0 == (await shelf.apply(draft, trial=True)).book
+        assert [1] == [line.book for line in await shelf.history()]
+        with pytest.raises(Refused, match="there is no book 7"):
+            await shelf.apply(replace(draft, seen=Seen(7)), trial=True)
+        assert 2 == (await shelf.apply(draft)).book
 
 
 @pytest.mark.parametrize("shelf_of", [price_shelf, plan_shelf])

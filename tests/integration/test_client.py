@@ -98,6 +98,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"params": None}, "params", "must be an object"),
     ({"key": 5}, "key", "1 to 255 printable characters"),
     ({"key": "\0"}, "key", "1 to 255 printable characters"),
+    ({"key": "Lied-ü"}, "key", "1 to 255 printable ASCII characters"),
     ({"account_id": 5}, "account", "an id has 1 to 128"),
     ({"account_id": None}, "account", "an id has 1 to 128"),
     ({"kind": []}, "kind", "no such kind"),

@@ -182,6 +182,70 @@ async def test_the_difference_is_given_once_per_job(database: Database, monkeypa
         assert (await audit(store.engine)).ok
 
 
+async def two_wrong_books(store: Store) -> list[UUID]:
+    """As `a_wrong_book`; then book 4, of a price between the two, which a person takes for the right one at first."""
+    wrong = (await a_wrong_book(store))["wrong"]
+    between = DEARER.replace("base = 9\n", "base = 7\n", 1)
+    await desk_of(store).apply(between, "mia", "half back", force="a test")
+    return wrong
+
+
+async def test_what_is_still_missing_under_a_cheaper_book_comes_by_a_second_compensation(database: Database) -> None:
+    """What came under a book that was too dear as well counts, by what it really was; no credit comes twice."""
+    async with opened(database) as store:
+        wrong = await two_wrong_books(store)
+        desk, give = desk_of(store), ("wrong book", "mia")
+        await given(store, "bob", wrong[2], 18, "it clicked")  # of its 21: 3 are left
+        half = await desk.overcharged(2, 4, give=give)
+        assert (6, 6, 18) == (half.credits, half.given, half.given_before)
+        look = await desk.overcharged(2, 1)
+        assert (15, 24, 6, 7) == (look.credits, look.given_before, look.mended_before, look.to_give)
+        assert {(3, 2), (1, 20)} == {(one.to_give, one.given_before) for one in look.worst}
+        rest = await desk.overcharged(2, 1, give=give)
+        assert (7, 24, 6) == (rest.given, rest.given_before, rest.mended_before)
+        for under in (1, 3, 4):
+            again = await desk.overcharged(2, under, give=give)
+            assert (0, 31, 13) == (again.given, again.given_before, again.mended_before)
+        assert {(wrong[0], 5), (wrong[1], 5), (wrong[2], 21)} == {
+            tuple(row)
+            for row in await store.fetch(
+                "SELECT job_id, sum(granted)::int FROM lots WHERE job_id IS NOT NULL GROUP BY 1"
+            )
+        }
+        first = f"overcharged:{wrong[0]}"
+        assert [(first, 2), (f"{first}:1", 3)] == [
+            tuple(row)
+            for row in await store.fetch("SELECT reference, granted FROM lots WHERE job_id = $1 ORDER BY 1", wrong[0])
+        ]
+        assert (await audit(store.engine)).ok
+
+
+async def test_two_people_who_mend_at_once_give_each_job_its_difference_once(database: Database) -> None:
+    """Whichever books they compare with, and whoever is first."""
+    async with opened(database) as store:
+        wrong = await two_wrong_books(store)
+        desk, give = desk_of(store), ("wrong book", "mia")
+        answers = await asyncio.gather(*(desk.overcharged(2, under, give=give) for under in (4, 1, 3, 1, 4)))
+        assert 15 == sum(answer.given for answer in answers)
+        lots = await store.fetch("SELECT job_id, sum(granted)::int FROM lots WHERE job_id IS NOT NULL GROUP BY 1")
+        assert dict.fromkeys(wrong, 5) == {row[0]: row[1] for row in lots}
+        assert (await audit(store.engine)).ok
+
+
+async def test_jobs_that_still_carry_the_wrong_book_are_counted(database: Database) -> None:
+    """Queued, running or waiting: what they will be charged too much is not known before they end."""
+    async with opened(database) as store:
+        await a_wrong_book(store)
+        await desk_of(store).apply(DEARER, "mia", "up", force="a slip again")
+        assert (0, 0) == ((look := await desk_of(store).overcharged(4, 1)).unfinished, look.unfinished_quoted)
+        await store.queued("ada", quoted=21)
+        await store.running("ada", quoted=22)
+        await store.accounts.create("eve", ACTOR)
+        await store.claim("eve", await store.queued("eve", quoted=23, on_insufficient="wait"))
+        assert (3, 66) == ((look := await desk_of(store).overcharged(4, 1)).unfinished, look.unfinished_quoted)
+        assert 0 == (await desk_of(store).overcharged(2, 1)).unfinished
+
+
 def test_the_command_looks_first_and_then_gives(fermata: Fermata) -> None:
     """Compensating needs its word, a reason and a name."""
     jobs = finished(_wrong_book(fermata.database))
@@ -196,6 +260,14 @@ def test_the_command_looks_first_and_then_gives(fermata: Fermata) -> None:
     assert (15, True) == (given_now["given"], given_now["compensated"])
     again = fermata("prices", "overcharged", "2").out
     assert ("0 credits; 15 were given before" in again, "--compensate" in again) == (True, False), again
+    assert "not ended" not in again
+    song = ("generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=60")
+    fermata.ok("jobs", "submit", *song)
+    finished(_dearer_again(fermata.database))
+    fermata.ok("jobs", "submit", *song)
+    running = fermata("prices", "overcharged", "4", "--under", "1").out
+    assert "not ended yet  1 job, quoted 21 credits" in running, running
+    assert "once they have ended, the same again" in running, running
     receipt = fermata.ok("jobs", "receipt", str(jobs[0]))
     assert [("compensation", 5)] == [(lot["reason"], lot["credits"]) for lot in receipt["given"]]
     by_hand = ("jobs", "compensate", str(jobs[0]), "--reason", "it clicked")
@@ -207,3 +279,8 @@ def test_the_command_looks_first_and_then_gives(fermata: Fermata) -> None:
 async def _wrong_book(database: Database) -> list[UUID]:
     async with opened(database) as store:
         return (await a_wrong_book(store))["wrong"]
+
+
+async def _dearer_again(database: Database) -> None:
+    async with opened(database) as store:
+        await desk_of(store).apply(DEARER, "mia", "up", force="a slip again")

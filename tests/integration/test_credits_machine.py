@@ -35,7 +35,7 @@ from worker.store.reads import Reads
 ALL = -1
 
 plans = st.sampled_from(sorted(CREDITS))
-endings = st.sampled_from(["whole", "part", "nothing", "ours", "theirs", "cancelled"])
+endings = st.sampled_from(["whole", "part", "nothing", "ours", "theirs", "cancelled", "given up"])
 amounts = st.sampled_from([1, 20, 75, 150, 400, 1200])
 
 
@@ -168,10 +168,11 @@ class Story(RuleBasedStateMachine):
         charge = {"whole": held, "part": held // 3}.get(how, 0)
         now = self.now()
         self.model.look(now)
-        self.model.settle(number, charge, now, ours=how == "ours")
-        if how == "cancelled":
+        self.model.settle(number, charge, now, ours=how in ("ours", "given up"))
+        if how in ("cancelled", "given up"):  # its worker stops for it, or was lost before
             self.run(self.store.operations.do(Cancel(self.account, claimed.job.job_id, "no more")))
-        ending = {"ours": Ending.ENGINE_ERROR, "theirs": Ending.INVALID_INPUT, "cancelled": Ending.HANDED_BACK}.get(how)
+        broken = {"ours": Ending.ENGINE_ERROR, "theirs": Ending.INVALID_INPUT, "given up": Ending.LOST_WORKER}
+        ending = {**broken, "cancelled": Ending.HANDED_BACK}.get(how)
         if ending is None:
             self.run(self.store.settle(self.account, claimed, measured=charge))
         else:
@@ -188,6 +189,23 @@ class Story(RuleBasedStateMachine):
         self.run(self.store.database.advance(timedelta(days=days)))
         self.both_say_the_same()
         self.resume()
+
+    @rule(grace=st.integers(1, 27), at_once=st.booleans(), then=st.sampled_from(["pays", "resumes", "stays away"]))
+    def pays_late_or_never(self, grace: int, at_once: bool, then: str) -> None:
+        """Billed from outside, cancelled in the middle of the grace: chance alone would seldom meet those days."""
+        self.cancel(at_once=True)
+        self.subscribe("creator", grace)
+        plan, now = self.model.plan, self.now()
+        assert plan
+        assert plan.paid_until
+        self.run(self.store.database.advance(plan.paid_until + plan.grace / 2 - now))
+        self.cancel(at_once)
+        self.a_duty_passes(turn=True)
+        self.both_say_the_same()
+        if then == "pays":
+            self.renewed()
+        elif then == "resumes":
+            self.resume()
 
     @rule(data=st.data(), how=endings)
     def charges_back_what_a_job_still_holds(self, data: st.DataObject, how: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -44,6 +46,18 @@ async def told(api: Api, what: str) -> list[tuple[str, str]]:
 
 async def actor_of(api: Api, role: str = "admin") -> str:
     return f"key:{(await api.key(role))[:12]}"
+
+
+async def a_song(api: Api) -> dict[str, Any]:
+    """A job that has succeeded."""
+    job: dict[str, Any] = await api.submit()
+    operations, job_id, token = api.services.client.operations, UUID(job["id"]), uuids.uuid7()
+    claimed = await operations.do(Claim("ada", job_id, token, "w1", 30))
+    assert isinstance(claimed, Claimed)
+    await operations.do(
+        Settle("ada", job_id, token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
+    )
+    return job
 
 
 async def test_a_job_is_shown_with_its_quote_and_why_it_waits(api: Api, visit: Visit) -> None:
@@ -110,7 +124,8 @@ async def test_credits_come_in_once_and_are_shown_in_their_kinds(api: Api, visit
     for _ in range(2):
         said = await visit.send("/do/accounts/topup/ada", pack="small", reference="order-1", back="/accounts/ada")
     assert "as before" in said.text
-    await visit.send("/do/accounts/grant/ada", credits="1,000", reference="g-1", note="sorry")
+    assert "be spent before ada subscribes" in said.text
+    await visit.send("/do/accounts/grant/ada", credits="1000", reference="g-1", note="sorry")
     balance = await api.services.reads.balance("ada")
     assert (100, 1100) == (balance.topup.available + balance.topup.frozen, balance.grants.available)
     shown = await visit.page("/accounts/ada")
@@ -118,6 +133,18 @@ async def test_credits_come_in_once_and_are_shown_in_their_kinds(api: Api, visit
         assert expected in shown
     refused = await visit.send("/do/accounts/grant/ada", credits="-5", reference="g-2", back="/accounts/ada")
     assert "must be a whole number" in refused.text
+
+
+async def test_an_amount_is_what_was_typed_or_refused(api: Api, visit: Visit) -> None:
+    """A comma is a point to half the world: nobody is given a hundred times what was meant. As the command has it."""
+    for typed in ("10,50", "1,5", "1,000", "1_0", "10.50", "1 000", "1e3", "+5", "٣", ""):
+        for verb in ("grant", "topup"):
+            said = await visit.send(f"/do/accounts/{verb}/ada", credits=typed, reference=verb, back="/accounts/ada")
+            assert "credits: must be a whole number from 1 to 1,000,000,000,000, in digits alone" in said.text
+    balance = await api.services.reads.balance("ada")
+    assert (0, 100) == (balance.topup.available + balance.topup.frozen, balance.grants.available)
+    await visit.send("/do/accounts/grant/ada", credits=" 1050 ", reference="grant", back="/accounts/ada")
+    assert 1150 == (await api.services.reads.balance("ada")).grants.available
 
 
 async def test_an_account_has_limits_of_its_own_until_they_are_taken_away(api: Api, visit: Visit) -> None:
@@ -227,10 +254,180 @@ async def test_a_price_draft_is_checked_changed_and_applied(api: Api, visit: Vis
 async def test_the_form_of_numbers_writes_the_document(api: Api, visit: Visit) -> None:
     """A number typed in the form stands in the document, which is shown with what it changes."""
     document = (await api.services.prices.shown()).document
-    fields: dict[str, Any] = {"number:generation/output/base": "4.5"}
+    fields: dict[str, Any] = {"number:generation/output/base": "3.9"}
     shown = await visit.send("/do/prices/draft", verb="numbers", document=document, **fields)
-    assert "base = 4.5" in shown.text
+    assert "base = 3.9" in shown.text
     assert "It can be applied" in shown.text
+
+
+def fields_of(page: str) -> dict[str, Any]:
+    """The form of a draft as a browser would send it again, its buttons aside."""
+    form = page.split('action="/do/prices/draft"')[1].split("</form>")[0]
+    fields = dict(re.findall(r'<input[^>]* ?name="([^"]+)"[^>]* value="([^"]*)"', form))
+    document = re.search(r'<textarea class="document"[^>]*>(.*?)</textarea>', form, re.DOTALL)
+    assert document is not None
+    return {**{name: unescape(value) for name, value in fields.items()}, "document": unescape(document[1])}
+
+
+async def draft_of(visit: Visit) -> dict[str, Any]:
+    """A draft as the page begins it."""
+    return fields_of((await visit.http.get("/prices")).text)
+
+
+async def test_a_refused_draft_keeps_the_time_and_the_reason(api: Api, visit: Visit) -> None:
+    """What was meant for June does not go live today because its first try was refused."""
+    await a_song(api)  # something to rehearse on
+    dear = (await api.services.prices.shown()).document.replace("\nbase = 4\n", "\nbase = 40\n")
+    typed: dict[str, Any] = {"document": dear, "note": "summer", "effective_at": "2099-06-01T00:00", "force": ""}
+    kept = {"note": "summer", "effective_at": "2099-06-01T00:00:00", "document": dear}
+    refused = await visit.send("/do/prices/draft", verb="apply", **typed)
+    assert kept.items() <= fields_of(refused.text).items()
+    assert "fermata prices rehearse" in refused.text
+    rehearsed = await visit.send("/do/prices/draft", verb="rehearse", **fields_of(refused.text))
+    assert kept.items() <= fields_of(rehearsed.text).items()
+    applied = await visit.send("/do/prices/draft", verb="apply", **fields_of(rehearsed.text))
+    assert "Book 2 is in force from 2099-06-01 00:00:00 UTC" in applied.text
+    assert 1 == (await api.services.prices.shown()).book
+    wrong = await visit.send(
+        "/do/prices/draft", verb="check", **{**typed, "document": "[x", "force": "the board said so"}
+    )
+    assert {"force": "the board said so", "document": "[x"}.items() <= fields_of(wrong.text).items()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said", "kept"),
+    [
+        ("2099-06-01T00:00+02:00", "It can be applied.", "2099-05-31T22:00:00"),
+        ("2099-06-01", "It can be applied.", "2099-06-01T00:00:00"),
+        ("next June", "effective_at: must be a time like 2026-12-01T00:00, in UTC", "next June"),
+        ("0001-01-01T00:00+14:00", "effective_at: must be between the years 2000 and 2200", "0001-01-01T00:00+14:00"),
+        ("2020-06-01T00:00", "effective_at: must not be in the past", "2020-06-01T00:00:00"),
+    ],
+)
+async def test_a_time_is_heeded_with_its_zone_or_refused(
+    api: Api, visit: Visit, typed: str, said: str, kept: str
+) -> None:
+    """Shown again in UTC, as the field says; what is no time stays in a field that can hold it."""
+    draft = {**await draft_of(visit), "note": "x", "effective_at": typed}
+    draft["document"] = draft["document"].replace("multiplier = 2.5", "multiplier = 2.6")
+    checked = (await visit.send("/do/prices/draft", verb="check", **draft)).text
+    assert said in checked
+    assert kept == fields_of(checked)["effective_at"]
+    assert ('type="datetime-local"' in checked) == kept.startswith("20")
+    done = await visit.send("/do/prices/draft", verb="apply", **draft)
+    history = await api.services.prices.history()
+    if said.startswith("It can"):
+        assert kept == history[0].effective_at.replace(tzinfo=None).isoformat()
+    else:
+        assert said in done.text
+        assert 1 == len(history)
+
+
+async def test_a_draft_that_somebody_overtook_is_not_applied(api: Api, visit: Visit) -> None:
+    """Two begin with book 1: who comes second is told whose book stands there now, and undoes nothing."""
+    mine, theirs = await draft_of(visit), await draft_of(visit)
+    assert ("1", "1") == (mine["on"], mine["in_force"])
+    theirs["document"] = theirs["document"].replace("\nrate = 5\n", "\nrate = 6\n")
+    await visit.send("/do/prices/draft", verb="apply", **{**theirs, "note": "conversions up"})
+    assert 2 == (await api.services.prices.shown()).book
+    mine["document"] = mine["document"].replace("multiplier = 2.5", "multiplier = 2.6")
+    for verb in ("check", "apply", "apply"):
+        refused = await visit.send("/do/prices/draft", verb=verb, **{**mine, "note": "studio up"})
+        assert 409 == refused.status_code
+        assert f"on: book 2 by {await actor_of(api)} (conversions up) is in force since this draft" in refused.text
+        assert "multiplier = 2.6" in fields_of(refused.text)["document"]
+        mine = fields_of(refused.text)
+    assert 2 == (await api.services.prices.shown()).book
+    anew = await draft_of(visit)
+    anew["document"] = anew["document"].replace("multiplier = 2.5", "multiplier = 2.6")
+    await visit.send("/do/prices/draft", verb="apply", **{**anew, "note": "studio up"})
+    both = (await api.services.prices.shown()).document
+    assert "\nrate = 6\n" in both
+    assert "multiplier = 2.6" in both
+
+
+async def test_a_planned_book_that_comes_into_force_overtakes_a_draft(api: Api, visit: Visit) -> None:
+    """Planned before the draft began it stands in its way no sooner than the day it counts."""
+    at = datetime.now(UTC) + timedelta(minutes=10)
+    soon = {**await draft_of(visit), "note": "soon", "effective_at": at.isoformat()}
+    soon["document"] = soon["document"].replace("\nrate = 5\n", "\nrate = 6\n")
+    await visit.send("/do/prices/draft", verb="apply", **soon)
+    draft = {**await draft_of(visit), "note": "studio up"}
+    assert ("2", "1") == (draft["on"], draft["in_force"])
+    draft["document"] = draft["document"].replace("multiplier = 2.5", "multiplier = 2.6")
+    assert "It can be applied." in (await visit.send("/do/prices/draft", verb="check", **draft)).text
+    await api.database.advance(timedelta(minutes=15))
+    late = await visit.send("/do/prices/draft", verb="apply", **draft)
+    assert (409, 2) == (late.status_code, (await api.services.prices.shown()).book)
+
+
+async def test_numbers_typed_in_the_form_are_checked_and_applied(api: Api, visit: Visit) -> None:
+    """Whichever button follows: they are written into the document first. What was typed there alone stays."""
+    draft = {**await draft_of(visit), "note": "up"}
+    draft["number:vocal_conversion/output/seconds_in/rate"] = "6"
+    draft["document"] = draft["document"].replace("multiplier = 2.5", "multiplier = 2.6")
+    checked = (await visit.send("/do/prices/draft", verb="check", **draft)).text
+    assert "It can be applied." in checked
+    assert "At most: vocal_conversion costs +20 %" in checked
+    assert "\nrate = 6\n" in fields_of(checked)["document"]
+    await visit.send("/do/prices/draft", verb="apply", **draft)
+    document = (await api.services.prices.shown()).document
+    assert "\nrate = 6\n" in document
+    assert "multiplier = 2.6" in document
+
+
+@pytest.mark.parametrize("typed", ["4,5", "1e3", "\uff14", "05", ""])
+async def test_a_number_that_is_none_stays_in_its_field(api: Api, visit: Visit, typed: str) -> None:
+    """With the reason, whichever button was pressed; the other fields keep theirs too, and nothing is written."""
+    draft = {**await draft_of(visit), "number:generation/output/base": typed, "note": "up"}
+    draft["number:vocal_conversion/output/seconds_in/rate"] = "6"
+    for verb in ("numbers", "check", "rehearse", "apply"):
+        refused = await visit.send("/do/prices/draft", verb=verb, **draft)
+        assert 400 == refused.status_code
+        assert "base: must be a number like 4 or 0.5" in refused.text
+        assert draft == fields_of(refused.text)
+    assert 1 == (await api.services.prices.shown()).book
+    mended = {**fields_of(refused.text), "number:generation/output/base": "3.9"}
+    assert "It can be applied." in (await visit.send("/do/prices/draft", verb="check", **mended)).text
+
+
+async def test_a_number_typed_beside_a_broken_document_is_not_lost(api: Api, visit: Visit) -> None:
+    """Its field stays though the document has none, and it is written once the document is whole again."""
+    draft = {**await draft_of(visit), "number:generation/output/base": "3.9", "note": "down"}
+    whole = draft["document"]
+    broken = (await visit.send("/do/prices/draft", verb="check", **{**draft, "document": f"{whole}\n[broken"})).text
+    assert "is no TOML" in broken
+    assert "3.9" == fields_of(broken)["number:generation/output/base"]
+    mended = await visit.send("/do/prices/draft", verb="apply", **{**fields_of(broken), "document": whole})
+    assert "Book 2 is in force from" in mended.text
+    assert "\nbase = 3.9\n" in (await api.services.prices.shown()).document
+
+
+async def test_a_check_says_what_apply_would(api: Api, visit: Visit) -> None:
+    """A change that wants a rehearsal is refused by both, in the same words; after it both let it in."""
+    await a_song(api)
+    draft = {**await draft_of(visit), "note": "up"}
+    draft["document"] = draft["document"].replace("\nbase = 4\n", "\nbase = 1000\n")
+    checked = (await visit.send("/do/prices/draft", verb="check", **draft)).text
+    refused = (await visit.send("/do/prices/draft", verb="apply", **draft)).text
+    (why,) = re.findall(r"<li>(rehearsal: .*?)</li>", refused)
+    assert [why] == re.findall(r"<li>(rehearsal: .*?)</li>", checked)
+    assert "can&#39;t be applied as it is" in checked.replace("'", "&#39;")
+    for page in (checked, refused):  # what it changes is told all the same
+        assert "At most: generation costs +" in page
+    assert "It can be applied." in (await visit.send("/do/prices/draft", verb="rehearse", **draft)).text
+    unsaid = (await visit.send("/do/prices/draft", verb="check", **{**draft, "note": ""})).text
+    assert "It can be applied, with a note that says why." in unsaid
+    assert 1 == len(await api.services.prices.history())
+    assert "Book 2 is in force from" in (await visit.send("/do/prices/draft", verb="apply", **draft)).text
+
+
+async def test_a_number_in_another_base_takes_no_page_down(api: Api, visit: Visit) -> None:
+    """It is TOML, and a book may say so: it is checked, applied and shown like any other."""
+    document = (await api.services.prices.shown()).document.replace("\nrate = 5\n", "\nrate = 0x5\n")
+    await visit.send("/do/prices/draft", verb="apply", document=document, note="in hex")
+    assert 2 == (await api.services.prices.shown()).book
+    assert "rate = 0x5" in await visit.page("/prices")
 
 
 async def test_the_calculator_prices_by_the_book_that_is_shown(visit: Visit) -> None:
@@ -328,13 +525,7 @@ async def test_a_confirmation_reaches_no_job_that_the_look_could_not_show(api: A
 @pytest.mark.parametrize(("role", "offered"), [("ops", True), ("viewer", False)])
 async def test_one_job_is_compensated_by_whom_many_are(api: Api, role: str, offered: bool) -> None:
     """The page of a job goes by the same permission as the form for many and the API."""
-    job = await api.submit()
-    operations, job_id, token = api.services.client.operations, UUID(job["id"]), uuids.uuid7()
-    claimed = await operations.do(Claim("ada", job_id, token, "w1", 30))
-    assert isinstance(claimed, Claimed)
-    await operations.do(
-        Settle("ada", job_id, token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
-    )
+    job = await a_song(api)
     before = (await api.services.reads.balance("ada")).spendable
     async with visiting(api, role) as visit:
         assert offered == (f"/do/jobs/compensate/{job['id']}" in await visit.page(f"/jobs/{job['id']}"))

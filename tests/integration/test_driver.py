@@ -24,7 +24,7 @@ from tests.integration.proxy import wired
 from tests.servers import Database
 from worker.store.database import Transient, patient, reading, transaction, translated
 from worker.store.driver import Driver, Statement, driver_of, rows_of, run
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+from worker.store.errors import LedgerUnavailable, LedgerUnfit, OutcomeUnknown, RefusedByDatabase
 from worker.store.listening import listen
 from worker.store.migrate import migrate
 from worker.store.snapshots import snapshot
@@ -79,6 +79,10 @@ async def _in_a_transaction(store: Store, sql: str) -> None:
         await run(driver_of(connection), Statement(sql))
 
 
+#: A failed disk, a damaged page, no right, no table, a pooler that lost a statement: none is about what was asked.
+UNFIT = ("58030", "XX001", "XX000", "42501", "42P01", "42703", "26000", "0A000", "55000")
+
+
 @pytest.mark.parametrize(
     ("sql", "error"),
     [
@@ -88,6 +92,7 @@ async def _in_a_transaction(store: Store, sql: str) -> None:
         ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '55P03'; END $$", Transient),
         ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '53200'; END $$", LedgerUnavailable),
         ("SELECT pg_terminate_backend(pg_backend_pid())", LedgerUnavailable),
+        *((f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{code}'; END $$", LedgerUnfit) for code in UNFIT),
     ],
 )
 async def test_its_errors_are_ours(database: Database, sql: str, error: type[Exception]) -> None:

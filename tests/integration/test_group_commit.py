@@ -33,7 +33,7 @@ from worker.credits.operations import Claimed, Ended, Fenced, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.page import Page
 from worker.store.database import TRANSIENT_TRIES, Transient
-from worker.store.errors import AccountBusy, LedgerUnavailable, OutcomeUnknown, RefusedByDatabase
+from worker.store.errors import AccountBusy, LedgerUnavailable, LedgerUnfit, OutcomeUnknown, RefusedByDatabase
 from worker.store.group_commit import Busy, GroupCommit
 from worker.store.leases import Held, Standing
 
@@ -127,8 +127,12 @@ async def test_one_job_travels_once_in_a_transaction() -> None:
     assert [[0, 2, 4, 5], [1], [3]] == ledger.batches
 
 
+#: Of one operation, maybe: also a table of which only some want something.
+BAD = [RefusedByDatabase("a CHECK"), LedgerUnfit("no right"), BrokenInvariant("rows"), KeyError("a bug")]
+
+
 @pytest.mark.parametrize("bad", [set(), {0}, {6}, {2, 3}, {0, 3, 6}, set(range(7))])
-@pytest.mark.parametrize("error", [RefusedByDatabase("a CHECK"), BrokenInvariant("rows"), KeyError("a bug")])
+@pytest.mark.parametrize("error", BAD)
 async def test_only_the_bad_operations_of_a_refused_batch_fail(bad: set[int], error: Exception) -> None:
     """Whatever turned the batch away: it is halved until the bad ones are alone, and all others go through."""
 

@@ -90,12 +90,12 @@ async def test_a_token_that_no_longer_stands_settles_nothing(database: Database)
 
 
 async def test_a_cancel_that_came_after_the_claim_is_seen(database: Database) -> None:
-    """It stands in the row that the settle locks: a failure becomes a cancel."""
+    """It stands in the row that the settle locks: a failure is not tried again."""
     async with opened(database) as store:
         claimed = await running(store)
         await store.fetch("UPDATE live SET cancel_asked_at = fermata_now()")
         ended = await store.operations.do(settling(claimed, Ending.ENGINE_FAILURE))
-        assert Ended(JobState.CANCELLED, Ending.CANCELLED_RUNNING, 0) == ended
+        assert Ended(JobState.CANCELLED, Ending.CANCELLED, 0) == ended
 
 
 async def test_a_settle_waits_for_a_renewal_and_is_not_fenced_by_it(database: Database) -> None:

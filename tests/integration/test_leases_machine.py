@@ -218,7 +218,8 @@ class Shift(RuleBasedStateMachine):
             return
         again, counts, ours = ENDINGS[ending]
         if job.cancel_asked and ending is not Ending.SUCCEEDED:
-            again, counts, ours = False, False, False
+            again = False  # whose fault it was stays
+            counts = counts and ending is not Ending.INVALID_INPUT
         job.failures += counts
         job.token = job.lease_until = None
         if again and job.failures < FAILURES_MAX:

@@ -105,6 +105,22 @@ async def test_roles_can_be_made_by_who_is_no_superuser(postgres: EmbeddedPostgr
     await answer(f"postgresql://fermata_owner:it's owner's@{address}", "CREATE TABLE t (id int)")
 
 
+async def test_a_password_never_reaches_the_servers_log(postgres: EmbeddedPostgres) -> None:
+    """PostgreSQL writes down a statement that it refuses, whole: it must hold nothing that opens a door."""
+    postgres.start()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await ensure_roles(postgres.app_url, {APP_ROLE: "canary-of-a-password"})
+    said = postgres.log.read_text(errors="replace")
+    assert f"ALTER ROLE {APP_ROLE} LOGIN PASSWORD" in said
+    assert "canary-of-a-password" not in said
+
+
+async def test_a_password_that_can_be_written_in_two_ways_is_refused(postgres: EmbeddedPostgres) -> None:
+    """Before anything is made."""
+    with pytest.raises(ValueError, match="printable ASCII"):
+        await ensure_roles(postgres.superuser_url, {APP_ROLE: "Lied-ü"})
+
+
 async def test_a_wrong_password_is_refused(postgres: EmbeddedPostgres) -> None:
     """Everybody on the machine can reach 127.0.0.1."""
     postgres.start()

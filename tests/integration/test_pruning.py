@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,11 @@ async def test_a_month_that_is_not_over_for_a_day_is_not_closed(database: Databa
         ("reserved_after_expiry", "UPDATE lots SET expires_at = created_at + interval '1 millisecond'"),
         ("append_only_is_guarded", "ALTER TABLE checkpoints DISABLE TRIGGER checkpoints_no_truncate"),
         ("months_are_in_line", "UPDATE journal_months SET entries = entries + 1"),
+        (
+            "months_are_in_line",  # its entries are here, and nobody would read them any more
+            "UPDATE journal_months SET detached_at = closed_at "
+            "WHERE starts_at = (SELECT min(starts_at) FROM journal_months)",
+        ),
     ],
 )
 async def test_whoever_changes_a_checkpoint_is_found(database: Database, rule: str, tampering: str) -> None:
@@ -160,6 +166,11 @@ async def test_whoever_changes_a_checkpoint_is_found(database: Database, rule: s
     [
         ("checkpoint_is_fold", "UPDATE journal SET amount = amount + 1 WHERE move = 'commit' AND at < $1"),
         ("checkpoint_is_fold", "DELETE FROM journal WHERE move = 'grant' AND at < $1"),
+        (
+            "lot_is_granted_once",
+            "INSERT INTO journal (account_id, at, lot_id, move, amount, reason, actor) "
+            "SELECT account_id, at, lot_id, move, 1, reason, actor FROM journal WHERE move = 'grant' AND at < $1",
+        ),
         ("checkpoint_is_fold", "UPDATE journal SET at = at - interval '40 days' WHERE move = 'grant' AND at < $1"),
         ("settle_is_split", "UPDATE journal SET job_id = gen_random_uuid() WHERE move = 'commit' AND at < $1"),
         (
@@ -220,6 +231,31 @@ async def test_old_months_are_detached_once_their_jobs_are_gone(database: Databa
         # And life goes on.
         await store.settle("ada", await store.running("ada", quoted=10), measured=6)
         assert () == (await audit(store.engine, since_checkpoints=True)).violations
+
+
+async def test_a_chargeback_is_answered_as_the_first_time_long_after_its_month(
+    database: Database, tmp_path: Path
+) -> None:
+    """Whatever became of what jobs still held of it, and when its entries are no longer at hand."""
+    async with opened(database) as store:
+        account, accounts = await store.account("dee"), store.accounts
+        await accounts.subscribe(account, "creator", "s-1", ACTOR)  # 1,200 credits a month
+        await accounts.topup(account, "t-1", ACTOR, amount=500)
+        await store.settle(account, await store.running(account, quoted=1230))
+        kept, spent = await store.running(account, quoted=40), await store.running(account, quoted=20)
+        first = await accounts.chargeback(account, "t-1", ACTOR)
+        assert (410, 60, 30) == (first.revoked, first.held, first.owed)
+        await pass_months(database, 1)
+        await store.settle(account, kept, measured=15)
+        await store.settle(account, spent)
+        again = replace(first, replayed=True)
+        assert again == await accounts.chargeback(account, "t-1", ACTOR)
+        await accounts.topup(account, "t-2", ACTOR, amount=50)  # pays what is owed for it
+        await pass_months(database, 3)
+        async with pruner_of(store, tmp_path) as pruner:
+            assert 1 < len((await pruner.run()).months_detached)
+        assert again == await accounts.chargeback(account, "t-1", ACTOR)
+        assert () == (await audit(store.engine)).violations
 
 
 async def test_a_month_that_somebody_reads_is_detached_later(database: Database, tmp_path: Path) -> None:

@@ -577,7 +577,7 @@ async def test_a_receipt_of_a_share_of_the_hold_says_so(database: Database) -> N
         account = await store.account("ada", 100)
         claimed = await store.running(account, quoted=30)
         await store.operations.do(Cancel(account, claimed.job.job_id, "changed my mind"))
-        await store.settle(account, claimed, Ending.HANDED_BACK)
+        await store.settle(account, claimed, Ending.CANCELLED_RUNNING)
         receipt = await Reads(store.engine).receipt(claimed.job.job_id)
     assert ("25%", 8, 22) == (receipt.outcome, receipt.charged, receipt.refunded)
     assert (

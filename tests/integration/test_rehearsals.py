@@ -168,6 +168,8 @@ async def test_a_large_change_needs_a_rehearsal_of_this_very_document(database: 
     """One more character is another document, and was not tried out."""
     async with opened(database) as store:
         desk = desk_of(store)
+        await store.account("ada", 100)
+        await song(store, "ada")
         with pytest.raises(Refused, match=r"rehearsal: generation costs \+[\d.]+ % \(") as refused:
             await desk.apply(DEARER, "mia", "up")
         assert "fermata prices rehearse" in str(refused.value)
@@ -177,6 +179,42 @@ async def test_a_large_change_needs_a_rehearsal_of_this_very_document(database: 
         assert 2 == (await desk.apply(DEARER, "mia", "up")).book
         # Back again at once: what mends a wrong book waits for nothing.
         assert 1 == (await desk.revert(1, "mia", "a slip")).reverts_to
+
+
+async def test_a_rehearsal_opens_only_what_it_looked_at(database: Database) -> None:
+    """Over no job at all, or none of a kind whose price changes, it said nothing that anybody could have read."""
+    stems = DEARER.replace("step_seconds = 120", "step_seconds = 60")
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.rehearse(DEARER, MONTH, "mia")
+        with pytest.raises(Refused, match=r"rehearsed, but on no job at all.*--since.*--force"):
+            await desk.apply(DEARER, "mia", "up")
+        await store.account("ada", 100)
+        await song(store, "ada")
+        # There is a job now: that it could be rehearsed is not enough.
+        with pytest.raises(Refused, match="on no job at all"):
+            await desk.apply(DEARER, "mia", "up")
+        await desk.rehearse(stems, MONTH, "mia")
+        with pytest.raises(Refused, match="rehearsed, but on no job of stem_split: "):
+            await desk.apply(stems, "mia", "up")
+        assert [1] == [line.book for line in await desk.history()]
+        await desk.rehearse(DEARER, MONTH, "mia")
+        assert 2 == (await desk.apply(DEARER, "mia", "up")).book
+        assert 3 == (await desk.apply(stems, "mia", "up", force="nobody has split yet")).book
+
+
+async def test_an_ending_that_charges_more_needs_a_rehearsal_over_some_job(database: Database) -> None:
+    """Whichever kind it is of: an outcome counts for all."""
+    fee = SHIPPED.replace('cancelled_running = "nothing"', 'cancelled_running = "50%"')
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.rehearse(fee, MONTH, "mia")
+        with pytest.raises(Refused, match="on no job at all"):
+            await desk.apply(fee, "mia", "a fee")
+        await store.account("ada", 100)
+        await song(store, "ada")
+        await desk.rehearse(fee, MONTH, "mia")
+        assert 2 == (await desk.apply(fee, "mia", "a fee")).book
 
 
 async def test_a_large_change_can_be_forced_with_a_reason_that_is_kept(database: Database) -> None:
@@ -208,6 +246,8 @@ async def test_what_a_planned_book_changes_is_judged_by_the_book_that_it_will_fo
     slightly = DEARER.replace("multiplier = 2.5", "multiplier = 2.6")
     async with opened(database) as store:
         desk = desk_of(store)
+        await store.account("ada", 100)
+        await song(store, "ada")
         await desk.apply(DEARER, "mia", "up", tomorrow, force="we know")
         assert 3 == (await desk.apply(slightly, "mia", "a little more", after)).book
         # Book 3 would now follow book 1.
@@ -250,6 +290,27 @@ async def test_a_revert_goes_back_to_what_was_in_force(database: Database) -> No
         assert [2, 1] == [line.book for line in await desk.history()]
 
 
+async def test_a_revert_asks_what_becomes_of_the_planned_book(database: Database) -> None:
+    """It was small beside the book that is taken back, and would be large beside the one that comes again."""
+    later = (await database_now(database)) + timedelta(days=1)
+    slightly = DEARER.replace("multiplier = 2.5", "multiplier = 2.6")
+    async with opened(database) as store:
+        desk = desk_of(store)
+        await desk.apply(DEARER, "mia", "up", force="a slip")
+        await desk.apply(slightly, "mia", "a little more", later)
+        with pytest.raises(Refused, match=r"the planned book 3 would then .*\(`fermata prices withdraw 3`\)"):
+            await desk.revert(1, "mia", "back")
+        assert [3, 2, 1] == [line.book for line in await desk.history()]
+        assert ["planned", "in force", "past"] == [line.standing for line in await desk.history()]
+        await desk.withdraw(3, "mia", "not yet")
+        assert 4 == (await desk.revert(1, "mia", "back")).book
+        assert ["withdrawn", "in force", "past", "past"] == [line.standing for line in await desk.history()]
+        # What somebody answers for comes whatever it follows.
+        await desk.apply(DEARER, "mia", "up", force="once more")
+        await desk.apply(slightly, "mia", "a little more", later, force="it is meant")
+        assert 7 == (await desk.revert(1, "mia", "back")).book
+
+
 async def database_now(database: Database) -> datetime:
     async with database.connection() as connection:
         now: datetime = await connection.fetchval("SELECT fermata_now()")
@@ -259,7 +320,9 @@ async def database_now(database: Database) -> datetime:
 def test_the_command_rehearses_and_then_applies(fermata: Fermata, tmp_path: Path) -> None:
     """A table with bars for people, one document for programs; --force takes its reason."""
     (draft := tmp_path / "draft.toml").write_text(DEARER)
-    finished(_some_songs(fermata.database, ["ada", "bob"]))
+    nothing = fermata("prices", "rehearse", str(draft)).out
+    assert "no job ended in that time: a large change is not let in by this" in nothing, nothing
+    finished(some_songs(fermata.database, ["ada", "bob"]))
     refused = fermata("prices", "apply", str(draft), *WHY)
     assert (2, 1) == (refused.code, len(refused.complaint.splitlines()))
     shown = fermata("prices", "rehearse", str(draft), "--since", "8w")
@@ -275,7 +338,7 @@ def test_the_command_rehearses_and_then_applies(fermata: Fermata, tmp_path: Path
     assert "without a rehearsal: a slip" in fermata("prices", "history").out
 
 
-async def _some_songs(database: Database, accounts: Sequence[str]) -> None:
+async def some_songs(database: Database, accounts: Sequence[str]) -> None:
     async with opened(database) as store:
         for account in accounts:
             await store.account(account, 100)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.books import opened
 from tests.integration.cli_support import Fermata
-from tests.integration.test_rehearsals import DEARER, SHIPPED
+from tests.integration.test_rehearsals import DEARER, SHIPPED, some_songs
 from tests.integration.test_schema import FORBIDDEN
 from tests.servers import Database
 from worker.credits.operations import Claimed
@@ -162,7 +162,7 @@ def test_product_needs_no_more_than_it_may(
     fermata: Fermata, roles: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It shows, rehearses, applies, withdraws and reverts; a grant is refused in one line that says why."""
-    fermata.account("ada", 100)
+    finished(some_songs(roles, ["ada"]))
     monkeypatch.setenv("FERMATA_DATABASE_URL", dsn(roles.product_url))
     (draft := tmp_path / "draft.toml").write_text(DEARER)
     who = ("--note", "up", "--as", "mia")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -14,10 +15,12 @@ from tests.integration.test_duties import scheduled, short_times
 from tests.servers import Database
 from worker.credits.operations import Claimed, Dropped, Ended
 from worker.credits.outcomes import Ending
+from worker.credits.plans import parse_plan_book
 from worker.credits.subscribing import Turn
 from worker.duties.cycles import Cycles
 from worker.store.audit import audit
 from worker.store.errors import Conflict, Refused
+from worker.store.plan_books import PlanBooks
 from worker.store.reads import Reads
 from worker.store.subscriptions import Subscribed
 from worker.store.upkeep import Upkeep
@@ -90,7 +93,7 @@ async def test_schedulers_and_claims_at_once_begin_each_cycle_once(database: Dat
         await set_clock(one, ANCHOR)
         accounts = [await subscribed(one, account=f"a{number}") for number in range(12)]
         jobs = [await one.submitted(account, 10) for account in accounts]
-        await set_clock(one, "2032-02-29T10:00:01Z")
+        await set_clock(one, "2032-02-29T10:01:00Z")  # it went on while they subscribed
         await asyncio.gather(
             *(store.operations.do(Turn(account)) for store in (one, other) for account in accounts),
             *(store.claim(*job) for store, job in zip([one, other] * 6, jobs, strict=True)),
@@ -224,6 +227,103 @@ async def test_a_payment_after_an_end_at_once_pays_for_the_next_cycle(database: 
         await assert_exact(store)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_cancel_within_the_grace_opens_no_cycle_that_nobody_paid_for(database: Database, at_once: bool) -> None:
+    """Whatever looks afterwards; coming back waits for the payment, and the payment brings the cycle it paid for."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, "label", renewal="external", grace_days=5), store.accounts
+        await set_clock(store, "2032-03-02T00:00:00Z")
+        await accounts.cancel(account, "end", ACTOR, at_once=at_once)
+        await store.database.advance(timedelta(seconds=5))
+        await store.operations.do(Turn(account))
+        refused = await store.claim(account, await store.queued(account, 10))
+        assert isinstance(refused, Ended)
+        assert [] == await Upkeep(store.engine).accounts_to_turn(10)
+        back = await accounts.resume(account, "back", ACTOR)
+        assert (0, None) == (back.credits, back.next_refill_at)
+        assert [("2032-01-31", LABEL, False)] == await cycles(store, account)
+        await accounts.cancel(account, "again", ACTOR)
+        await set_clock(store, "2032-03-03T00:00:00Z")
+        paid = await accounts.renewed(account, "paid", ACTOR)
+        assert (LABEL, "2032-04-03") == (paid.credits, f"{paid.cycle_ends_at:%Y-%m-%d}")
+        await assert_exact(store)
+
+
+async def test_a_plan_taken_within_the_grace_comes_with_the_payment(database: Database) -> None:
+    """Until then the limits stay those of what was paid for."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, "starter", renewal="external", grace_days=5), store.accounts
+        await set_clock(store, "2032-03-02T00:00:00Z")
+        wanted = await accounts.change(account, "label", "up", ACTOR)
+        assert (0, "starter", "label") == (wanted.credits, wanted.plan, wanted.next_plan)
+        assert 1 == await store.value("SELECT running_max FROM accounts")
+        paid = await accounts.renewed(account, "paid", ACTOR)
+        assert (LABEL, "label", "2032-03-31") == (paid.credits, paid.plan, f"{paid.cycle_ends_at:%Y-%m-%d}")
+        assert 10 == await store.value("SELECT running_max FROM accounts")
+        await assert_exact(store)
+
+
+async def test_whoever_pays_from_outside_comes_back_by_paying(database: Database) -> None:
+    """After the grace a resume opens nothing, and says what would: a report of the payment, or a new subscription."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, renewal="external", grace_days=5), store.accounts
+        await set_clock(store, "2032-03-20T00:00:00Z")
+        with pytest.raises(Refused, match="not paid for"):
+            await accounts.resume(account, "back", ACTOR)
+        again = await accounts.subscribe(account, "starter", "anew", ACTOR, renewal="external", grace_days=3)
+        assert (STARTER, "2032-04-20") == (again.credits, f"{again.cycle_ends_at:%Y-%m-%d}")
+        await assert_exact(store)
+
+
+async def test_months_paid_ahead_outlast_a_cancel(database: Database) -> None:
+    """It runs to the end of the last of them, each begins in its time, and to come back before then loses none."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, renewal="external", grace_days=3), store.accounts
+        for invoice in ("i1", "i2"):
+            await accounts.renewed(account, invoice, ACTOR)
+        gone = await accounts.cancel(account, "end", ACTOR)
+        assert ("2032-04-30", None) == (f"{gone.active_until:%Y-%m-%d}", gone.given_up_until)
+        await set_clock(store, "2032-03-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        back = await accounts.resume(account, "back", ACTOR)
+        assert ("2032-05-03", None) == (f"{back.active_until:%Y-%m-%d}", back.given_up_until)
+        await set_clock(store, "2032-04-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        begun = [("2032-01-31", CREATOR, False), ("2032-02-29", CREATOR, False), ("2032-03-31", CREATOR, False)]
+        assert begun == await cycles(store, account)
+        await assert_exact(store)
+
+
+@pytest.mark.parametrize("how", ["resume", "subscribe", "renewed"])
+async def test_an_end_at_once_says_which_paid_months_it_gives_up(database: Database, how: str) -> None:
+    """From the end of the running month. So does the step that comes back, and each says it again when asked again."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, renewal="external", grace_days=3), store.accounts
+        for invoice in ("i1", "i2"):
+            await accounts.renewed(account, invoice, ACTOR)
+        await set_clock(store, "2032-02-10T00:00:00Z")
+        back: dict[str, Callable[[], Awaitable[Subscribed]]] = {
+            "resume": lambda: accounts.resume(account, "back", ACTOR),
+            "subscribe": lambda: accounts.subscribe(account, "creator", "back", ACTOR, renewal="external"),
+            "renewed": lambda: accounts.renewed(account, "back", ACTOR),
+        }
+        for step in (lambda: accounts.cancel(account, "end", ACTOR, at_once=True), back[how]):
+            done = await step()
+            assert ("2032-02-29", "2032-04-30") == (f"{done.given_up_from:%Y-%m-%d}", f"{done.given_up_until:%Y-%m-%d}")
+            assert done == await _again(step, replayed=False)
+        # Once it has come back, it is said no more: the next end gives up nothing but its own.
+        again = await accounts.cancel(account, "again", ACTOR, at_once=True)
+        assert ("2032-02-29" if how == "renewed" else None) == (
+            again.given_up_from and f"{again.given_up_from:%Y-%m-%d}"
+        )
+        await assert_exact(store)
+
+
 async def test_an_upgrade_lets_jobs_go_that_the_smaller_plan_held_up(database: Database) -> None:
     """In the same transaction, as many as may run now; another step lets none go."""
     async with opened(database) as store:
@@ -270,22 +370,11 @@ async def test_a_plans_limit_outlasts_its_subscription(database: Database) -> No
 
 async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> None:
     """Top-ups, the running cycle and its limits stay as they are; the next one brings what the new book says."""
-    from worker.credits.plans import parse_plan_book
-    from worker.store.plan_books import PlanBooks
-
     async with opened(database) as store:
         await set_clock(store, ANCHOR)
         account = await subscribed(store)
         await store.accounts.topup(account, "t", ACTOR, amount=50)
-        async with store.database.connection(as_owner=True) as connection:
-            document = await connection.fetchval("SELECT document FROM plan_books")
-            richer = parse_plan_book(document.replace("= 1200", "= 1300").replace("= 3\n", "= 5\n"))
-            await connection.execute(
-                "INSERT INTO plan_books (document, digest, effective_at, author, note, created_at) "
-                "VALUES ($1, $2, fermata_now(), 'mia', 'more', fermata_now())",
-                richer.document,
-                richer.digest,
-            )
+        await plans_edited(store, ("= 1200", "= 1300"), ("= 3\n", "= 5\n"))
         async with store.engine.connect() as connection:
             assert 1300 == (await PlanBooks().current(connection)).plans["creator"].monthly_credits
         await store.operations.do(Turn(account))
@@ -296,6 +385,52 @@ async def test_a_plan_edit_counts_from_the_next_cycle(database: Database) -> Non
         assert 5 == await store.value("SELECT running_max FROM accounts")
         assert 1300 + 50 == (await Reads(store.engine).balance(account)).spendable
         await assert_exact(store)
+
+
+async def test_a_plan_edit_brings_the_running_cycle_nothing_by_a_detour(database: Database) -> None:
+    """Not by cancel and resume, not by ending at once, subscribing again, or another plan and back; nor its limits."""
+    async with opened(database) as store:
+        await set_clock(store, ANCHOR)
+        account, accounts = await subscribed(store, "starter"), store.accounts
+        await plans_edited(
+            store, ("monthly_credits = 150", "monthly_credits = 1500"), ("at_a_time = 1\n", "at_a_time = 7\n")
+        )
+        limit = "SELECT running_max FROM accounts"
+        await accounts.cancel(account, "c1", ACTOR)
+        assert 1 == await store.value(limit)
+        assert 0 == (await accounts.resume(account, "r1", ACTOR)).credits
+        await accounts.cancel(account, "c2", ACTOR, at_once=True)
+        assert 0 == (await accounts.resume(account, "r2", ACTOR, plan="starter")).credits
+        await accounts.cancel(account, "c3", ACTOR, at_once=True)
+        assert 0 == (await accounts.subscribe(account, "starter", "s3", ACTOR)).credits
+        assert (1, STARTER) == (await store.value(limit), (await Reads(store.engine).balance(account)).spendable)
+        # Larger than what this cycle was granted, though smaller than what the next one would be: at once.
+        up = await accounts.change(account, "creator", "up", ACTOR)
+        assert (CREATOR - STARTER, "creator", None) == (up.credits, up.plan, up.next_plan)
+        back = await accounts.change(account, "starter", "back", ACTOR)
+        assert (0, "starter", None) == (back.credits, back.plan, back.next_plan)
+        assert [("2032-01-31", CREATOR, False)] == await cycles(store, account)
+        await set_clock(store, "2032-03-01T00:00:00Z")
+        await store.operations.do(Turn(account))
+        assert ("2032-02-29", 1500, False) == (await cycles(store, account))[-1]
+        assert 7 == await store.value(limit)
+        await assert_exact(store)
+
+
+async def plans_edited(store: Store, *replacements: tuple[str, str]) -> None:
+    """A new book is in force that differs in these."""
+    async with store.database.connection(as_owner=True) as connection:
+        document = await connection.fetchval("SELECT document FROM plan_books ORDER BY book_id DESC LIMIT 1")
+        for before, after in replacements:
+            assert before in document
+            document = document.replace(before, after)
+        edited = parse_plan_book(document)
+        await connection.execute(
+            "INSERT INTO plan_books (document, digest, effective_at, author, note, created_at) "
+            "VALUES ($1, $2, fermata_now(), 'mia', 'edited', fermata_now())",
+            edited.document,
+            edited.digest,
+        )
 
 
 async def test_what_cannot_be_done_says_why(database: Database) -> None:
@@ -344,8 +479,10 @@ async def test_thousands_that_are_due_in_the_same_minute_are_turned_in_batches(d
 _MANY_DUE = """
     WITH made AS (
         INSERT INTO accounts (account_id, created_at, plan, cycle_ends_at, look_at, running_max, actor)
-        SELECT 'a' || n, fermata_now(), 'creator', fermata_now() - interval '1 second', fermata_now(), 3, 'test'
+        SELECT 'a' || n, fermata_now(), 'creator', ends_at, ends_at, 3, 'test'
         FROM generate_series(1, 1500) AS n
+        -- From the 1st: each month has one, so that it lies on its anchor's months.
+        CROSS JOIN (SELECT date_trunc('month', fermata_now(), 'UTC') AS ends_at) AS at
         RETURNING account_id, cycle_ends_at
     ), anchored AS (
         INSERT INTO subscriptions (account_id, anchor, updated_at)

@@ -16,6 +16,7 @@ from tests.chaos.clients import Client, Door, Wishes
 from tests.chaos.faults import FAULTS, LONG_FAULTS
 from tests.chaos.journal import Books, Call, JobInBooks, Journal, Told, disagreements
 from tests.chaos.mutants import MUTANTS, ROOT, Found, Mutant, Patch, Stale, _why
+from tests.chaos.performance import NONE, died_at_a_step, not_none
 from tests.chaos.prefixes import EFFECTS, Entry, Ledger, LotFacts, unexplained
 from tests.chaos.report import page, quantile
 from worker.credits.lots import Lot, LotSource, Move, moved
@@ -202,6 +203,31 @@ def test_a_plan_is_its_seeds() -> None:
     assert steps == {act.what for act in acts if act.kind == "crash"}
     alone = [act.what for act in acts if act.kind == "alone"]
     assert sorted([*FAULTS, *LONG_FAULTS]) == sorted(alone)
+
+
+def test_the_control_meets_the_faults_that_we_meet() -> None:
+    """It has none of our steps; what else is done, in which order and how far apart, is the same."""
+    ours = [
+        (act.kind, act.what, act.gap_seconds) for act in plan(7, PROFILES["smoke"], {"claim.before", "settle.after"})
+    ]
+    control = [(act.kind, act.what, act.gap_seconds) for act in plan(7, PROFILES["smoke"], ())]
+    assert control == ours[2:]
+
+
+@pytest.mark.parametrize(
+    ("alive", "killed", "so"), [(True, {7}, False), (False, {7}, False), (False, {8}, True), (True, set(), False)]
+)
+def test_who_was_killed_did_not_die_at_a_step(alive: bool, killed: set[int], so: bool) -> None:
+    """Else a run counts crashes at steps that nobody came by."""
+    assert so == died_at_a_step(alive, 7, killed)
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_a_run_is_broken_by_each_figure_that_must_be_none(name: str) -> None:
+    """A system that gives every song away breaks no rule over single rows of the books."""
+    figures = dict.fromkeys(NONE, 0)
+    assert [] == not_none(figures)
+    assert [f"3 {NONE[name]}"] == not_none({**figures, name: 3})
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from sqlalchemy import text
 
 import worker.credits.notices
 import worker.credits.operations
@@ -53,6 +58,60 @@ def test_nothing_writes_beside_a_transaction() -> None:
     """Connections are opened where transactions are, by the migrator, and where somebody only listens."""
     opened = {where.partition(":")[0] for where, _ in calls("connect", "begin") if where.startswith("store/")}
     assert {"store/database.py", "store/listening.py", "store/migrate.py"} == opened
+
+
+def read_at_once(module: ModuleType) -> Iterator[tuple[str, object]]:
+    """What is sent where nothing but itself says that it reads: each statement of a `reading(…, at_once=True)`."""
+    for block in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(block, ast.AsyncWith) and any("at_once=True" in ast.unparse(item) for item in block.items):
+            if ast.unparse(block.items[0]).startswith("transaction("):
+                continue
+            sent = [
+                call
+                for call in ast.walk(block)
+                if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("connection.")
+            ]
+            where = f"{module.__name__}:{block.lineno}"
+            assert ["connection.execute"] == [ast.unparse(call.func) for call in sent], where
+            statement = sent[0].args[0]
+            assert isinstance(statement, ast.Name), where
+            yield where, getattr(module, statement.id)
+
+
+def writes(statement: object) -> bool:
+    """Whether PostgreSQL might write by it: no SELECT to begin with, or one of a function that is not known to read.
+
+    A WITH that writes may only stand at the very beginning, so nothing behind a SELECT can.
+    """
+    text = str(statement).strip()
+    functions = set(re.findall(r"\b(fermata_\w+|nextval|setval|set_config|pg_\w+)\s*\(", text))
+    return (
+        not text.upper().startswith("SELECT") or bool(functions - {"fermata_now"}) or bool(re.search(r"\bINTO\b", text))
+    )
+
+
+def test_what_is_read_at_once_is_a_select() -> None:
+    """No BEGIN READ ONLY goes before it, so PostgreSQL would take a write from it."""
+    modules = [importlib.import_module(f"worker.store.{path.stem}") for path in sorted((WORKER / "store").glob("*.py"))]
+    found = dict(pair for module in modules for pair in read_at_once(module))
+    calls_at_once = [where for where, call in calls("reading") if any(word.arg == "at_once" for word in call.keywords)]
+    assert len(calls_at_once) == len(found) > 3
+    assert [] == [where for where, statement in found.items() if writes(statement)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE lots SET available = 0",
+        "WITH x AS (DELETE FROM lots RETURNING 1) SELECT 1 FROM x",
+        "SELECT fermata_prune_jobs(1)",
+        "SELECT nextval('journal_seq')",
+        "SELECT 1 INTO x",
+    ],
+)
+def test_a_statement_that_writes_is_seen(sql: str) -> None:
+    """Whatever it begins with."""
+    assert writes(text(sql))
 
 
 def test_every_point_of_the_path_is_passed() -> None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from worker.cli import balance_shown, opening, values
 from worker.cli.options import Actor, Json
-from worker.cli.output import facts, present, say, table
+from worker.cli.output import cell, facts, present, say, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -93,12 +93,17 @@ def cancel(
     account: str,
     /,
     *,
-    now: Annotated[bool, Parameter(negative="", help="End it at once, not at the end of what is paid for.")] = False,
+    now: Annotated[
+        bool, Parameter(negative="", help="End it at once; months that are paid for ahead are given up.")
+    ] = False,
     reference: Reference = None,
     json: Json = False,
     actor: Actor = None,
 ) -> int:
-    """No further month: it runs to the end of its cycle. Credits of the cycle stay until then; top-ups freeze after."""
+    """No further month: it runs to the end of what is paid for. Each month's credits stay until its end.
+
+    Top-ups freeze when it has ended.
+    """
     account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
     done = opening.with_books(lambda books: books.store.accounts.cancel(account, step, who, at_once=now))
     return present(_document(done), json, _subscribed(done))
@@ -114,7 +119,10 @@ def resume(
     json: Json = False,
     actor: Actor = None,
 ) -> int:
-    """Go on after a cancel or a lapse. Top-ups that are still in their grace thaw."""
+    """Go on after a cancel or a lapse. Top-ups that are still in their grace thaw.
+
+    An external subscription whose month is over waits for `renewed`.
+    """
     account, who, step = values.account_id(account), values.actor_of(actor), _reference(reference)
     done = opening.with_books(lambda books: books.store.accounts.resume(account, step, who, plan=plan))
     return present(_document(done), json, _subscribed(done))
@@ -145,7 +153,7 @@ def topup(
     done = opening.with_books(
         lambda books: books.store.accounts.topup(account, step, who, amount=credits_bought, pack=pack)
     )
-    return present(_document(done), json, _credited(done))
+    return present(_document(done), json, _credited(done, *_spending(done)))
 
 
 @app.command
@@ -188,7 +196,7 @@ def grant(
     done = opening.with_books(
         lambda books: books.store.accounts.grant(account, given, step, who, expires_at=until, note=why)
     )
-    return present(_document(done), json, _credited(done))
+    return present(_document(done), json, _credited(done, ("expire", done.expires_at or "never")))
 
 
 @app.command
@@ -324,19 +332,37 @@ def _subscribed(done: Subscribed) -> Iterator[RenderableType]:
             ("next refill", done.next_refill_at or "none"),
             ("plan from then on", done.next_plan),
             ("active until", done.active_until),
+            ("paid, given up from", done.given_up_from),
+            ("paid, given up until", done.given_up_until),
             ("reference", done.reference),
             ("done before", True if done.replayed else None),
         ]
     )
 
 
-def _credited(done: Credited) -> Iterator[RenderableType]:
+def _spending(done: Credited) -> Iterator[tuple[str, object]]:
+    """Whether a top-up can be spent and for how long, as things stand."""
+    account, since, until = done.account_id, cell(done.frozen_from), cell(done.frozen_until)
+    if done.paid_debt == done.credits:
+        return
+    if done.frozen_until is None:
+        yield "expire", "never" if done.frozen else f"never, while {account} is subscribed"
+        yield "spendable", f"not before {account} subscribes" if done.frozen else None
+    else:
+        yield "expire", f"{until}, unless {account} is subscribed then"
+        if done.frozen:
+            yield "spendable", f"not without a subscription: frozen since {since}"
+        else:
+            yield "spendable", f"until {since}, then frozen unless the subscription goes on"
+
+
+def _credited(done: Credited, *how_long: tuple[str, object]) -> Iterator[RenderableType]:
     yield facts(
         [
             ("account", done.account_id),
             ("credits", done.credits),
             ("of these paid a debt", done.paid_debt or None),
-            ("expire", done.expires_at or "never"),
+            *how_long,
             ("reference", done.reference),
             ("done before", True if done.replayed else None),
         ]

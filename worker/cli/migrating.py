@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from worker.cli.values import Misused
-from worker.local.passwords import kept_passwords
+from worker.local.passwords import kept_passwords, scram_verifier
 from worker.local.roles import OWNER_ROLE, ROLES, ensure_roles
 from worker.store.database import translated
 from worker.store.migrate import migrate
@@ -54,10 +54,15 @@ def _kept(path: Path) -> dict[str, str]:
     if not path.absolute().parent.is_dir():
         raise Misused("passwords", f"{path} must lie in a folder that is there")
     try:
-        return kept_passwords(path, ROLES)
+        kept = kept_passwords(path, ROLES)
+        for password in kept.values():
+            scram_verifier(password)
+        return kept
     except (json.JSONDecodeError, AttributeError, UnicodeDecodeError):
         raise Misused(
             "passwords", f"{path} is not a file of ours: it must hold a JSON object of roles and passwords"
         ) from None
+    except ValueError:
+        raise Misused("passwords", f"{path} holds a password that is not of printable ASCII") from None
     except OSError as error:
         raise Misused("passwords", (error.strerror or "can't be used").lower()) from None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import cyclopts
 from cyclopts import Parameter
 
 from worker.cli import books_shown, opening, values
-from worker.cli.options import Actor, Json
+from worker.cli.options import Actor, Json, Note
 from worker.cli.output import present, table, verbatim, write
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from worker.cli.opening import Books
     from worker.credits.plans import Plan, PlanBook
-    from worker.store.book_shelf import BookApplied, BookLine, BookShown
+    from worker.plan_desk import PlanDesk, PlansApplied
+
+T = TypeVar("T")
 
 app = cyclopts.App(name="plans", help="Plans and packs: what is sold.")
 
@@ -33,17 +35,12 @@ def show(
     """The plans and packs that are sold."""
     if book is not None and at is not None:
         raise values.Misused("at", "give either a book or a time")
-    number = None if book is None else values.whole("book", book, 1, 2**31 - 1)
+    number = None if book is None else _number(book)
     time = None if at is None else values.moment("at", at)
-
-    async def work(books: Books) -> BookShown:
-        from worker.store.book_shelf import plan_shelf
-
-        return await plan_shelf(books.store.engine).shown(number, time)
 
     from worker.credits.plans import parse_plan_book
 
-    shown = opening.with_books(work)
+    shown = _with_plans(lambda plans: plans.shown(number, time))
     if document and not json:
         write(verbatim(shown.document))
         return 0
@@ -65,14 +62,18 @@ def show(
 def history(*, limit: Annotated[str, Parameter(help="1 to 1000.")] = "100", json: Json = False) -> int:
     """Every plan book: who applied it, when and why."""
     most = values.whole("limit", limit, 1, 1000)
+    shown = _with_plans(lambda plans: plans.history(most))
+    return present({"books": shown}, json, books_shown.history(shown, books_shown.FORCED_PLANS))
 
-    async def work(books: Books) -> tuple[BookLine, ...]:
-        from worker.store.book_shelf import plan_shelf
 
-        return await plan_shelf(books.store.engine).history(most)
-
-    shown = opening.with_books(work)
-    return present({"books": shown}, json, books_shown.history(shown))
+@app.command
+def diff(first: str, second: str | None = None, /, *, json: Json = False) -> int:
+    """What changes: `diff FILE` or `diff 7` against the book in force, `diff 6 7` or `diff 6 FILE` against another."""
+    before = None if second is None else _number(first)
+    named = first if second is None else second
+    after = _number(named) if named.isdigit() else values.document("file", named)
+    found = _with_plans(lambda plans: plans.changes(before, after))
+    return present(found, json, books_shown.changes(found))
 
 
 @app.command(name="apply")
@@ -80,12 +81,13 @@ def apply_(
     file: str,
     /,
     *,
-    note: Annotated[str, Parameter(help="Why, for the history.")],
+    note: Note,
     effective_at: Annotated[str | None, Parameter(help="From this time on, with its zone. Default: now.")] = None,
+    force: Annotated[str | None, Parameter(help="Why a large change is meant; kept.")] = None,
     json: Json = False,
     actor: Actor = None,
 ) -> int:
-    """Sell these plans and packs from then on. Refused as a whole if anything in the file is wrong.
+    """Sell these plans and packs from then on, and show what changes. Refused as a whole if anything in it is wrong.
 
     Running cycles keep what they were granted; the next one follows the new book. A plan that the file leaves out
     is no longer sold: whoever has it keeps it as it was.
@@ -93,17 +95,46 @@ def apply_(
     text, why, who = values.document("file", file), values.line("note", note), values.actor_of(actor)
     time = None if effective_at is None else values.moment("effective_at", effective_at)
 
-    async def work(books: Books) -> BookApplied:
-        from tasks.registry import registry
-        from worker.credits.plans import parse_plan_book
-        from worker.pricing import models_of
-        from worker.store.book_shelf import BookDraft, plan_shelf
+    reason = None if force is None else values.line("force", force)
+    done = _with_plans(lambda plans: plans.apply(text, who, why, time, reason))
+    return present(_told(done), json, _applied(done))
 
-        book = parse_plan_book(text, models=models_of(registry(books.settings.extra_kinds)))
-        return await plan_shelf(books.store.engine).apply(BookDraft(book.document, book.digest, who, why, time))
 
-    done = opening.with_books(work)
-    return present(done, json, books_shown.applied(done))
+@app.command
+def withdraw(book: str, /, *, note: Note, json: Json = False, actor: Actor = None) -> int:
+    """Take back a plan book that is not in force yet."""
+    number, why, who = _number(book), values.line("note", note), values.actor_of(actor)
+    line = _with_plans(lambda plans: plans.withdraw(number, who, why))
+    return present(line, json, books_shown.history([line], books_shown.FORCED_PLANS))
+
+
+def _number(text: str) -> int:
+    return values.whole("book", text, 1, 2**31 - 1)
+
+
+def _with_plans(work: Callable[[PlanDesk], Awaitable[T]]) -> T:
+    """Do one thing at the desk of plans."""
+
+    async def opened(books: Books) -> T:
+        from worker.boot import plan_desk
+
+        return await work(plan_desk(books.settings, books.store.engine))
+
+    return opening.with_books(opened)
+
+
+def _told(done: PlansApplied) -> dict[str, object]:
+    """The book as `prices apply` tells of one, and its changes."""
+    from dataclasses import asdict
+
+    return {**asdict(done.applied), "changes": done.changes}
+
+
+def _applied(done: PlansApplied) -> Iterator[RenderableType]:
+    yield from books_shown.applied(done.applied, books_shown.FORCED_PLANS)
+    if done.changes:
+        yield ""
+        yield from books_shown.values_changed(done.changes)
 
 
 def _sold(book: PlanBook) -> Iterator[RenderableType]:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from worker.cli.opening import Books, Desk
     from worker.client import Quote
     from worker.price_desk import PriceDesk
+    from worker.store.book_shelf import BookApplied
 
 T = TypeVar("T")
+
+_BOOK_MAX = 2**31 - 1
 
 app = cyclopts.App(name="prices", help="Price books: what each action costs.")
 
@@ -67,6 +70,7 @@ def apply_(
     note: Note,
     effective_at: Annotated[str | None, Parameter(help="From this time on, with its zone. Default: now.")] = None,
     force: Annotated[str | None, Parameter(help="Why a large change goes without a rehearsal; kept.")] = None,
+    on: Annotated[str | None, Parameter(help="The book the file began from: refused if another came since.")] = None,
     json: Json = False,
     author: Author = None,
 ) -> int:
@@ -77,7 +81,15 @@ def apply_(
     text, why, who = values.document("file", file), values.line("note", note), values.author_of(author)
     time = None if effective_at is None else values.moment("effective_at", effective_at)
     reason = None if force is None else values.line("force", force)
-    done = _with_prices(lambda prices: prices.apply(text, who, why, time, reason))
+    known = None if on is None else values.whole("on", on, 1, _BOOK_MAX)
+
+    async def work(prices: PriceDesk) -> BookApplied:
+        from worker.store.book_shelf import Seen
+
+        seen = None if known is None else Seen(known)
+        return await prices.apply(text, who, why, time, reason, seen=seen)
+
+    done = _with_prices(work)
     return present(done, json, books_shown.applied(done))
 
 
@@ -190,7 +202,7 @@ def report(*, since: Annotated[str, Parameter(help="How far back: 12h, 30d, 8w."
 
 
 def _number(text: str) -> int:
-    return values.whole("book", text, 1, 2**31 - 1)
+    return values.whole("book", text, 1, _BOOK_MAX)
 
 
 def _with_prices(work: Callable[[PriceDesk], Awaitable[T]]) -> T:

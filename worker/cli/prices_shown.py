@@ -48,6 +48,8 @@ def rehearsal(found: Rehearsed) -> Iterator[RenderableType]:
             ("credits", f"{outcome.before:,} -> {outcome.after:,} {_percent(outcome.before, outcome.after)}".rstrip()),
         ]
     )
+    if not outcome.jobs:
+        yield "\nno job ended in that time: a large change is not let in by this; look further back with --since"
     longest = max((max(row.before, row.after) for row in outcome.kinds), default=0)
     for title, rows in (("kind", outcome.kinds), ("model", outcome.models), ("plan", outcome.plans)):
         yield from _rows(title, rows, longest)
@@ -67,8 +69,12 @@ def overcharged(found: Overcharged) -> Iterator[RenderableType]:
                 f"{_count(found.jobs, 'job')} of {_count(found.accounts, 'account')}, {found.credits:,} credits",
             ),
             ("without a price", found.unpriced or None),
-            ("given now", f"{found.given:,} credits" if found.compensated else "nothing: this was a look"),
-            ("to give", None if found.compensated else _to_give(found)),
+            (
+                "given now",
+                f"{found.given:,} credits{_before(found)}" if found.compensated else "nothing: this was a look",
+            ),
+            ("to give", None if found.compensated else f"{found.to_give:,} credits{_before(found)}"),
+            ("not ended yet", _unfinished(found)),
         ]
     )
     if found.worst:
@@ -81,15 +87,29 @@ def overcharged(found: Overcharged) -> Iterator[RenderableType]:
         )
     if found.to_give:
         yield "\nto give it back, once per job: the same again with --compensate --reason WHY --as NAME"
+    if found.unfinished:
+        yield (
+            f"\njobs under book {found.book} that have not ended keep it: once they have ended, the same again finds "
+            "them; a queued one may be cancelled (`fermata jobs cancel JOB`) and asked for anew"
+        )
 
 
 def _overcharged_row(job: OverchargedJob) -> tuple[object, ...]:
     return str(job.job), job.account, job.kind, job.charged, job.would, job.difference
 
 
-def _to_give(found: Overcharged) -> str:
-    before = found.credits - found.to_give
-    return f"{found.to_give:,} credits" + (f"; {before:,} were given before" if before else "")
+def _before(found: Overcharged) -> str:
+    """What those jobs had already, and how much of it was for something else than their price."""
+    if not found.given_before:
+        return ""
+    other = found.given_before - found.mended_before
+    return f"; {found.given_before:,} were given before" + (f", {other:,} of them not for the price" if other else "")
+
+
+def _unfinished(found: Overcharged) -> str | None:
+    if not found.unfinished:
+        return None
+    return f"{_count(found.unfinished, 'job')}, quoted {found.unfinished_quoted:,} credits"
 
 
 def report(found: PriceReport) -> Iterator[RenderableType]:

@@ -15,6 +15,9 @@ from worker.credits.values import interpreted, value, words
 #: The most credits one lot, quote or reservation may hold. Sums of a million such still fit a bigint.
 CREDITS_MAX = 10**12
 
+#: What an account may be called, as a pattern without anchors. The schema repeats it.
+ACCOUNT_ID = r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}"
+
 
 @words
 class LotSource(StrEnum):

@@ -22,6 +22,7 @@ from worker.credits.outcomes import (
     Fault,
     Retry,
     backoff_seconds,
+    cancel_after,
     charge_for,
     ending_with,
     fault_of,
@@ -45,8 +46,8 @@ from worker.credits.states import ENDED, JobState, ReservationState, may_move
 from worker.credits.subscribing import expire_topups
 from worker.credits.values import value
 
-#: What is decided otherwise than by a cancel that was asked for: `partial` below, the others as they are.
-_BEATS_CANCEL = frozenset({Ending.SUCCEEDED, Ending.PARTIAL, Ending.ENDED_BY_STAFF})
+#: What a cancel that was asked for comes too late for: a finished result, and a person's word.
+_BEATS_CANCEL = frozenset({Ending.SUCCEEDED, Ending.ENDED_BY_STAFF})
 
 _NO_ORDER = Order("{}", "{}", None, None)
 
@@ -271,16 +272,16 @@ class Settle:
         if self.reap_grace_seconds is not None and not self._reapable(job, lease, page.now):
             return Fenced.FENCED
         ending = ending_with(self.ending, len(self.outputs), outputs_due=self.outputs_due)
+        # What breaks a run off decides whose fault it is that the rest is missing, also where a part is sold.
+        cause = self.ending if ending is Ending.PARTIAL else ending
         if lease.cancel_asked_at is not None and ending not in _BEATS_CANCEL:
-            ending = Ending.CANCELLED_RUNNING
-        if lease.cancel_asked_at is not None and ending is Ending.PARTIAL:
-            ending = Ending.CANCELLED_RUNNING  # only a finished result beats a cancel
+            return self._end(page, job, cancel_after(cause, job.failures), cause, attempt=cause)
         outcome = settlement_for(ending, job.failures, job.failures_max, past_ends_by=job.ends_by <= page.now)
         match outcome:
             case Retry():
                 return self._queue_again(page, job, ending, outcome)
             case End():
-                return self._end(page, job, outcome)
+                return self._end(page, job, outcome, cause, attempt=ending)
 
     def _reapable(self, job: Job, lease: Lease, now: datetime) -> bool:
         assert self.reap_grace_seconds is not None
@@ -294,12 +295,12 @@ class Settle:
         self._close_attempt(page, job, ending)
         return Requeued(ending, not_before)
 
-    def _end(self, page: Page, job: Job, end: End) -> Ended:
+    def _end(self, page: Page, job: Job, end: End, cause: Ending, *, attempt: Ending) -> Ended:
         reservation = page.ledger.reservations.get(job.job_id)
         if reservation is None or reservation.state is not ReservationState.HELD:
             raise BrokenInvariant(f"running job {job.job_id} holds nothing")
         sold = end.state is JobState.SUCCEEDED
-        ended = _end_hold(page, job, end.reason, self.measured if sold else 0, sold=sold)
+        ended = _end_hold(page, job, end.reason, cause, self.measured if sold else 0, sold=sold)
         outputs = list(self.outputs) if sold else []
         _change(
             page,
@@ -317,7 +318,7 @@ class Settle:
             page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
         if self.reap_grace_seconds is not None:  # who ran it was lost, and can't tell its provider
             page.writes.given_up.append(job.job_id)
-        self._close_attempt(page, job, end.reason)
+        self._close_attempt(page, job, attempt)
         return Ended(end.state, end.reason, ended.charged)
 
     def _close_attempt(self, page: Page, job: Job, ending: Ending) -> None:
@@ -523,7 +524,7 @@ def _end_queued(page: Page, job: Job, ending: Ending, message: str | None = None
         raise BrokenInvariant(f"{ending} does not end a job")
     charged = 0
     if job.job_id in page.ledger.reservations:
-        charged = _end_hold(page, job, ending, 0, sold=False).charged
+        charged = _end_hold(page, job, ending, ending, 0, sold=False).charged
     _change(page, job, end.state, ended=True, reason=ending, message=message, charged=charged)
     (page.writes.parked_gone if job.state is JobState.WAITING else page.writes.due_gone).append(job.job_id)
     if job.attempt:
@@ -540,10 +541,11 @@ def _log(page: Page, act: Cancel | ForceEnd, what: str, job: Job, after: Mapping
         page.writes.acts.append(Act(act.actor, what, job.job_id, before, {**after, "reason": act.reason}))
 
 
-def _end_hold(page: Page, job: Job, ending: Ending, measured: int, *, sold: bool) -> Reservation:
+def _end_hold(page: Page, job: Job, ending: Ending, cause: Ending, measured: int, *, sold: bool) -> Reservation:
+    """Charge by how the job ended; what lots have expired meanwhile is made good by what caused it."""
     held = page.ledger.reservations[job.job_id].amount
     charge = charge_for(page.books[job.book_id], ending, started=job.attempt > 0).amount(held=held, measured=measured)
-    our_fault = fault_of(ending) is Fault.OURS
+    our_fault = fault_of(cause) is Fault.OURS
     if sold or charge:
         return page.ledger.settle(job.job_id, charge, ending, "settle", our_fault=our_fault)
     return page.ledger.refund(job.job_id, ending, "settle", our_fault=our_fault)

@@ -25,8 +25,8 @@ class Ending(StrEnum):
 
     # the customer's doing
     INVALID_INPUT = "invalid_input"  # found by the engine: the request or its material can't be used
-    CANCELLED = "cancelled"  # while queued or waiting
-    CANCELLED_RUNNING = "cancelled_running"
+    CANCELLED = "cancelled"  # while no run was under way, or after one that had not ended by the customer's doing
+    CANCELLED_RUNNING = "cancelled_running"  # that stopped its run
     INSUFFICIENT_CREDITS = "insufficient_credits"
 
     # ours or our provider's
@@ -103,7 +103,7 @@ RULES: Mapping[Ending, Rule] = {
     Ending.SUCCEEDED: Rule(JobState.SUCCEEDED, Fault.NOBODY, "Finished.", default=Basis.MEASURED),
     Ending.PARTIAL: Rule(
         JobState.SUCCEEDED,
-        Fault.OURS,  # for the part that is missing
+        Fault.OURS,  # for the part that is missing, where nothing is known of what broke it off: see `ending_with`
         "Only a part of it could be finished.",
         default=Basis.MEASURED,
     ),
@@ -131,7 +131,9 @@ RULES: Mapping[Ending, Rule] = {
     Ending.ENDED_BY_STAFF: Rule(JobState.FAILED, Fault.OURS, "It was stuck on our side, and we ended it."),
     Ending.PAST_ENDS_BY: Rule(JobState.REFUSED, Fault.NOBODY, "It could not start before its deadline."),
     # Nobody's: a deadline is chosen by the customer, and must not carry credits over the end of a cycle.
-    Ending.PAST_ENDS_BY_STARTED: Rule(JobState.FAILED, Fault.NOBODY, "It was not finished before its deadline."),
+    Ending.PAST_ENDS_BY_STARTED: Rule(
+        JobState.FAILED, Fault.NOBODY, "It was not finished before its deadline.", keeps_outputs=True
+    ),
     Ending.HANDED_BACK: Rule(
         JobState.FAILED, Fault.NOBODY, "It was interrupted on our side.", Retries.ALWAYS, waits=False
     ),
@@ -206,13 +208,26 @@ def ending_with(ending: Ending, outputs_finished: int, *, outputs_due: bool = Tr
     """The ending in the light of what was finished: `partial`, or a success without outputs, which is a failure.
 
     `outputs_due`: whether the request asks for outputs at all. Only outputs of this attempt count; what a
-    cancelled or lost attempt finished is discarded.
+    cancelled or lost attempt finished is discarded. Whose fault it is that a part is missing is the fault of the
+    `ending` that was given, not of `partial`.
     """
     if ending in (Ending.SUCCEEDED, Ending.PARTIAL) and outputs_due and outputs_finished == 0:
         return Ending.ENGINE_FAILURE
     if RULES[ending].keeps_outputs and outputs_finished > 0:
         return Ending.PARTIAL
     return ending
+
+
+def cancel_after(cause: Ending, failures: int) -> End:
+    """How a job ends whose attempt ended by `cause` without a result, and that is not tried again: a cancel was asked.
+
+    A book may charge for the cancel of a run that stopped for it, or broke off by the customer's doing. One that
+    broke off otherwise is no work that was thrown away at the customer's word: the job ends as if it had been
+    cancelled while it waited for its next attempt, which no book charges for. `failures` are those before.
+    """
+    by_customer = RULES[cause].fault is Fault.CUSTOMER
+    reason = Ending.CANCELLED_RUNNING if by_customer else Ending.CANCELLED
+    return End(RULES[reason].state, reason, failures + (not by_customer and RULES[cause].counts))
 
 
 def backoff_seconds(step: int, first_seconds: float, max_seconds: float, jitter: float = 0.0) -> float:
@@ -290,7 +305,7 @@ def allowed_bases(ending: Ending) -> frozenset[Basis]:
         return frozenset({Basis.MEASURED})
     if rule.default is Basis.MEASURED:
         return frozenset({Basis.MEASURED, Basis.NOTHING})
-    # A job that holds credits and is queued was started before and broke off on our side: nothing to charge for.
+    # A job that holds credits and doesn't run was started before and broke off on our side: nothing to charge for.
     if ending is Ending.CANCELLED:
         return frozenset({Basis.NOTHING})
     if rule.fault is Fault.CUSTOMER and rule.state is not JobState.REFUSED:

@@ -137,10 +137,9 @@ class Look:
 
 @value
 class SubscriptionRow:
-    """A subscription after a step, with what the account's row repeats of it."""
+    """A subscription after a step; the account's row repeats some of it."""
 
     after: Subscription
-    plan: Plan
 
 
 @value

@@ -66,15 +66,23 @@ class OutcomeChange:
 
 def large_changes(before: PriceBook, after: PriceBook, percent_max: int) -> tuple[str, ...]:
     """What changes by more than so many percent, each as a sentence; nothing if nothing does."""
-    kinds = [str(change) for change in kind_changes(before, after) if change.exceeds(percent_max)]
-    endings = [str(change) for change in outcome_changes(before, after) if change.points > percent_max]
+    return tuple(str(change) for change in changes_above(before, after, percent_max))
+
+
+def changes_above(before: PriceBook, after: PriceBook, percent_max: int) -> tuple[KindChange | OutcomeChange, ...]:
+    """The largest change of each kind, and each ending, that changes by more than so many percent."""
+    kinds = [change for change in kind_changes(before, after, percent_max) if change.exceeds(percent_max)]
+    endings = [change for change in outcome_changes(before, after) if change.points > percent_max]
     return (*kinds, *endings)
 
 
-def kind_changes(before: PriceBook, after: PriceBook) -> tuple[KindChange, ...]:
-    """The largest change of each kind that both books price and that changes at all."""
+def kind_changes(before: PriceBook, after: PriceBook, percent_max: int = 0) -> tuple[KindChange, ...]:
+    """The largest change of each kind that both books price and that changes at all.
+
+    One that exceeds `percent_max` comes before any that does not, whatever rounding makes of the two.
+    """
     both = [kind for kind in after.kinds if kind in before.kinds and before.kinds[kind] != after.kinds[kind]]
-    found = (_largest(before, after, kind) for kind in both)
+    found = (_largest(before, after, kind, percent_max) for kind in both)
     return tuple(change for change in found if change is not None)
 
 
@@ -94,7 +102,7 @@ def _points(charge: Charge) -> int:
     return {Basis.MEASURED: 100, Basis.NOTHING: 0, Basis.HOLD: charge.percent}[charge.basis]
 
 
-def _largest(before: PriceBook, after: PriceBook, kind: str) -> KindChange | None:
+def _largest(before: PriceBook, after: PriceBook, kind: str, percent_max: int) -> KindChange | None:
     rules = before.kinds[kind], after.kinds[kind]
     requests = list(itertools.islice(_requests(rules), _REQUESTS_MAX + 1))
     if len(requests) > _REQUESTS_MAX:
@@ -104,11 +112,13 @@ def _largest(before: PriceBook, after: PriceBook, kind: str) -> KindChange | Non
         for facts, (usage, words), outputs in itertools.product(requests, _usages(rules), _OUTPUTS)
         if (change := _change(before, after, kind, facts, [usage] * outputs, words)) is not None
     ]
-    return max(changes, key=_size, default=None)
+    return max(changes, key=lambda change: (change.exceeds(percent_max), *_size(change)), default=None)
 
 
-def _size(change: KindChange) -> tuple[bool, int, int]:
-    return change.percent is None, abs(change.percent or 0), change.after - change.before
+def _size(change: KindChange) -> tuple[bool, float, int]:
+    """By the part it changes, unrounded; equal parts by credits."""
+    difference = change.after - change.before
+    return change.percent is None, abs(difference) / change.before if change.before else 0.0, difference
 
 
 def _change(

@@ -54,12 +54,13 @@ def expire_topups(page: Page, actor: str) -> int:
 
 def take(page: Page, step: Step, actor: str) -> None:
     """Do the step: its cycles, its credits, and what it thaws or freezes."""
-    after, ledger, running_max = step.after, page.ledger, page.running_max
+    after, ledger = step.after, page.ledger
     page.subscription, page.active_until = after, after.active_until
-    page.running_max = page.own_running_max or step.plan.jobs_at_a_time
-    page.writes.more_room = running_max is not None and running_max < page.running_max
-    page.warn_below = step.plan.warn_below if page.own_warn_below is None else page.own_warn_below
-    page.writes.subscription = SubscriptionRow(after, step.plan)
+    if step.plan is not None:
+        running_max, page.running_max = page.running_max, page.own_running_max or step.plan.jobs_at_a_time
+        page.writes.more_room = running_max is not None and running_max < page.running_max
+        page.warn_below = step.plan.warn_below if page.own_warn_below is None else page.own_warn_below
+    page.writes.subscription = SubscriptionRow(after)
     page.writes.cycles += step.opened
     if step.raised:
         page.writes.cycles_raised.append((after.cycle_starts_at, after.granted))

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, StoreError
+from worker.store.errors import LedgerUnavailable, LedgerUnfit, OutcomeUnknown, StoreError
 from worker.store.gather import PageOperation
 from worker.store.group_commit import GroupCommit
 
@@ -55,13 +55,19 @@ class UnderWay:
         about = {"duty": self.name, "account_id": account_id, **({"job_id": str(job_id)} if job_id else {})}
         try:
             await self.operations.do(operation)
+        except LedgerUnfit as error:
+            self._turned_away(key, about, error)
         except (LedgerUnavailable, OutcomeUnknown) as error:
             log.warning("not done, the next tick tries again", **about, error=str(error))
         except StoreError as error:
-            log.warning("turned away", **about, error=str(error))
-            self._rests_until[key] = monotonic() + BROKEN_REST_SECONDS
+            self._turned_away(key, about, error)
         except Exception:
             log.exception("failed", **about)
             self._rests_until[key] = monotonic() + BROKEN_REST_SECONDS
         finally:
             del self._tasks[key]
+
+    def _turned_away(self, key: Key, about: dict[str, str], error: StoreError) -> None:
+        """Whether it is a mistake of ours or an operator's to mend: it won't go through at the next tick."""
+        log.warning("turned away", **about, error=str(error))
+        self._rests_until[key] = monotonic() + BROKEN_REST_SECONDS

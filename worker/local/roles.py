@@ -14,6 +14,8 @@ from collections.abc import Mapping
 
 import asyncpg
 
+from worker.local.passwords import scram_verifier
+
 DATABASE = "fermata"
 OWNER_ROLE = "fermata_owner"
 APP_ROLE = "fermata_app"
@@ -32,14 +34,17 @@ def dsn(url: str) -> str:
 async def ensure_roles(superuser_url: str, passwords: Mapping[str, str], *, database: str = DATABASE) -> None:
     """Make the roles and the database where they are missing, and set the passwords by role. Safe to repeat.
 
-    `superuser_url` is of a role that may create roles and databases; it need not be a superuser.
+    `superuser_url` is of a role that may create roles and databases; it need not be a superuser. PostgreSQL is told
+    what it would keep of each password, never the password: a statement that it refuses stands in its log. Raises
+    `ValueError` for a password that is not of printable ASCII.
     """
+    verifiers = {role: scram_verifier(password) for role, password in passwords.items()}
     connection = await asyncpg.connect(dsn(superuser_url))
     try:
-        for role, password in passwords.items():
+        for role, verifier in verifiers.items():
             exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
             verb = "ALTER" if exists else "CREATE"
-            await _execute(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", role, password)
+            await _execute(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", role, verifier)
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
             if not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
                 await _execute(connection, "GRANT %I TO CURRENT_USER", OWNER_ROLE)

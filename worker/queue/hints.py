@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import msgspec
 from dramatiq import JSONEncoder, Message, get_encoder
 
+from worker.credits.lots import ACCOUNT_ID
 from worker.queue.connection import connect_async, surfacing
 from worker.queue.layout import EPOCH, EPOCH_SECONDS, SEND, WAKE_TOKENS_MAX, Keys
 
@@ -41,12 +42,16 @@ class Hint:
     pairs: list[Pair]
 
 
+#: A pair on the wire. No account is called anything else, so a job under another name is nobody's.
+_Pair = tuple[Annotated[str, msgspec.Meta(pattern=f"^{ACCOUNT_ID}$", max_length=128)], UUID]
+
+
 class _Wire(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Exactly the fields that dramatiq writes."""
 
     queue_name: str
     actor_name: str
-    args: tuple[Annotated[list[Pair], msgspec.Meta(min_length=1, max_length=PAIRS_MAX)]]
+    args: tuple[Annotated[list[_Pair], msgspec.Meta(min_length=1, max_length=PAIRS_MAX)]]
     kwargs: Annotated[dict[str, msgspec.Raw], msgspec.Meta(max_length=0)]
     options: msgspec.Raw
     message_id: Annotated[str, msgspec.Meta(max_length=64)]

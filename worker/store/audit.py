@@ -10,17 +10,32 @@ each of them against the entries that are still here, a month at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from worker.credits.account_ledger import MAKE_GOOD_LIFE
+from worker.credits.lots import CREDITS_MAX
 from worker.credits.outcomes import RULES as ENDINGS
-from worker.credits.outcomes import charge_for
+from worker.credits.outcomes import Fault, charge_for
+from worker.credits.plans import PlanBookError, parse_plan_book
 from worker.credits.prices import WIDEST_BOUNDS, PriceBook, PriceBookError, parse_price_book
-from worker.store import audit_books, audit_credits, audit_guards, audit_jobs, audit_ledger, audit_prices
+from worker.store import (
+    audit_books,
+    audit_credits,
+    audit_guards,
+    audit_jobs,
+    audit_ledger,
+    audit_lots,
+    audit_places,
+    audit_prices,
+    audit_subscriptions,
+)
 from worker.store.database import patient
 from worker.store.reads_receipts import QuotedUsage, no_usage
 from worker.store.snapshots import snapshot
@@ -33,6 +48,7 @@ RULES: Mapping[str, str] = {
     "buckets_are_guarded": "the database itself refuses both of these",
     "bucket_is_fold": "each bucket is the fold of the lot's journal entries",
     "lot_without_entries": "every lot came by an entry of the journal",
+    "lot_is_granted_once": "and by no other",
     "entries_without_lot": "every entry moves credits of a lot of its own account",
     "held_is_draws": "what a lot holds is the sum of the draws of held reservations",
     "append_only_is_guarded": "the database refuses to change the journal and the debts",
@@ -42,6 +58,7 @@ RULES: Mapping[str, str] = {
     "journal_order": "an account's entries are numbered in the order in which they happened",
     "reserved_after_expiry": "expired credits are not spent",
     "expired_before_expiry": "credits expire no sooner than was said",
+    "times_are_in_order": "nothing ended before it began, and nothing is dated ahead",
     # reservations
     "reserve_is_draw": "each draw was reserved once, by exactly its amount",
     "settle_is_split": "each draw was committed and refunded once, charges in draw order, and not while it is held",
@@ -70,18 +87,22 @@ RULES: Mapping[str, str] = {
     "running_is_live": "exactly the running jobs have a lease",
     "queued_is_due": "exactly the queued jobs are due",
     "waiting_is_parked": "exactly the waiting jobs are parked",
+    "place_is_jobs": "what is due, live or parked says what its job says, and for no longer than it may",
     "place_without_job": "nothing is due, live or parked that is no job",
     "stale_lease": "a lapsed lease is taken back in time",
     "stale_hold": "every hold ends in time after its job's `ends_by`",
     # where credits come from
-    "cycle_is_granted": "each cycle is granted exactly once",
+    "cycle_is_granted": "each cycle is granted exactly once, what its plan brings",
     "purchase_is_lot": "each purchase is credited exactly once",
-    "make_good": "a job is made good at most once, by no more than what came back",
+    "lot_ends_with_its_source": "credits end with their cycle, with what they make good, or not at all",
+    "make_good": "what came back too late by a failure of ours is made good, once, and nothing else is",
     "compensation": "a job is compensated by no more than it was charged",
-    "cycle_is_in_line": "an account's cycles follow each other, and it knows the last one",
+    "cycle_is_in_line": "an account's cycles follow each other month by month, and it knows the last one",
+    "subscription_is_agreed": "an account has the plan and the end that the last step of its subscription left it",
+    "account_is_looked_at": "what time is going to change of an account is looked for in time",
     "frozen_is_not_spent": "top-ups of a lapsed account are not drawn on",
     "charged_back_is_taken": "nothing of a purchase that was charged back can be spent",
-    "debt_is_explained": "what is owed was spent of what was charged back, and each lot paid what its journal says",
+    "debt_is_explained": "what is owed was spent of what was charged back, and nothing else is revoked",
     "debt_below_zero": "nobody pays more than is owed",
     "own_account": "nothing names a job, lot or artifact of another account",
 }
@@ -104,8 +125,12 @@ _CHECKS: Sequence[TextClause] = (
     audit_ledger.JOURNAL_ORDER,
     audit_ledger.MONTHS,
     audit_ledger.SOURCES,
-    audit_ledger.GIVEN,
-    audit_credits.CYCLES,
+    audit_lots.ENDS,
+    audit_lots.GIVEN,
+    audit_subscriptions.CYCLES,
+    audit_subscriptions.CYCLE_GRANTS,
+    audit_subscriptions.SUBSCRIPTIONS,
+    audit_subscriptions.LOOKS,
     audit_credits.DEBTS,
     audit_credits.CHARGEBACKS,
     audit_credits.FROZEN,
@@ -114,6 +139,8 @@ _CHECKS: Sequence[TextClause] = (
     audit_jobs.OUTPUTS,
     audit_jobs.ACCOUNTS,
     audit_prices.BOOKS,
+    audit_places.PLACES,
+    audit_places.TIMES,
 )
 
 
@@ -181,6 +208,8 @@ async def audit_on(
     found, outcomes, books = await _outcomes(connection)
     values = {
         **outcomes,
+        **await _sold(connection),
+        **_bounds(counted.now),
         "limit": VIOLATIONS_MAX,
         "since": since or _EVER,
         "closed_until": closed_until,
@@ -232,6 +261,42 @@ async def _outcomes(
     return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}, books
 
 
+async def _sold(connection: AsyncConnection) -> dict[str, list[Any]]:
+    """What each plan brings a cycle, by every plan book there ever was."""
+    rows: set[tuple[str, int]] = set()
+    for book in await connection.execute(_PLAN_BOOKS):
+        with suppress(PlanBookError):  # nobody was granted anything by that
+            plans = parse_plan_book(book.document, credits_max=CREDITS_MAX).plans
+            rows |= {(plan.name, plan.monthly_credits) for plan in plans.values()}
+    return {"plans": [name for name, _ in rows], "plan_credits": [credit for _, credit in rows]}
+
+
+def _bounds(now: datetime) -> dict[str, Any]:
+    """What may be how old, or how far ahead."""
+    pruned_before = now - _KEPT_AT_LEAST
+    milliseconds = int(pruned_before.timestamp() * 1000)
+    return {
+        "ahead": now + _AHEAD_MOST,
+        "latest_wait": now + _WAIT_LONGEST,
+        "latest_lease": now + _LEASE_LONGEST,
+        "make_good_life": MAKE_GOOD_LIFE,
+        "our_faults": [str(ending) for ending, rule in ENDINGS.items() if rule.fault is Fault.OURS],
+        "pruned_before": pruned_before,
+        # The ids of jobs begin with the milliseconds at which they were made.
+        "pruned_id": UUID(int=milliseconds << 80),
+    }
+
+
+#: No job is pruned within 30 days of its end (`fermata_prune_jobs`); a day for clocks that differ.
+_KEPT_AT_LEAST = timedelta(days=29)
+
+#: A server's clock may be set right; nobody's is a day wrong.
+_AHEAD_MOST = timedelta(days=1)
+
+#: The longest back-off and the longest lease that the settings take, and an hour.
+_WAIT_LONGEST = timedelta(days=1, hours=1)
+_LEASE_LONGEST = timedelta(seconds=600) + timedelta(hours=1)
+
 #: Before the first entry, and after the last one.
 _EVER, _NEVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -248,6 +313,8 @@ _COUNTS = text("""
            CAST((SELECT count(*) FROM journal WHERE at >= :closed_until)
                 + (SELECT COALESCE(sum(entries), 0) FROM checkpoints WHERE month < :closed_until) AS bigint) AS entries
 """)
+
+_PLAN_BOOKS = text("SELECT document FROM plan_books")
 
 _BOOKS = text("""
     SELECT book_id, document

@@ -73,8 +73,10 @@ JOBS = text("""
         SELECT rule,
                format('job %s of %s: %s (%s), quoted %s, charged %s; reservation %s of %s, charged %s; attempt %s, '
                       'runs ended %s; live %s, due %s, parked %s, lease until %s, ends by %s',
-                      job_id, account_id, state, reason, quoted, charged, hold, amount, committed, attempt, runs,
-                      is_live, is_due, is_parked, lease_until, ends_by) AS what
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          job_id, account_id, state, reason, quoted, charged, hold, amount, committed, attempt, runs,
+                          is_live, is_due, is_parked, lease_until, ends_by
+                      ))))) AS what
         FROM judged
         CROSS JOIN LATERAL unnest(rules) AS rule
         WHERE cardinality(rules) > 0
@@ -88,19 +90,21 @@ JOBS = text("""
 ENDS = text("""
     WITH told AS (
         SELECT account_id, job_id, count(*) AS events, min(state) AS state, min(reason) AS reason,
-               sum(charged) AS charged
+               sum(charged) AS charged, min(at) AS at
         FROM events
         WHERE what = 'ended'
         GROUP BY account_id, job_id
     ), broken AS MATERIALIZED (
         SELECT 'end_is_told_once' AS rule,
-               format('job %s of %s: %s (%s), charged %s; %s ended events: %s (%s), charged %s',
-                      j.job_id, j.account_id, j.state, j.reason, j.charged, COALESCE(t.events, 0), t.state, t.reason,
-                      t.charged) AS what
+               format('job %s of %s: %s (%s), charged %s, ended %s; %s ended events: %s (%s), charged %s, of %s',
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          j.job_id, j.account_id, j.state, j.reason, j.charged, j.ended_at, COALESCE(t.events, 0),
+                          t.state, t.reason, t.charged, t.at
+                      ))))) AS what
         FROM jobs AS j
         LEFT JOIN told AS t USING (account_id, job_id)
         WHERE COALESCE(t.events, 0) <> CASE WHEN j.ended_at IS NULL THEN 0 ELSE 1 END
-           OR (t.state, t.reason, t.charged) <> (j.state, j.reason, j.charged)
+           OR (t.state, t.reason, t.charged, t.at) <> (j.state, j.reason, j.charged, j.ended_at)
     )
     SELECT rule, what
     FROM broken
@@ -126,7 +130,9 @@ OUTPUTS = text("""
     ), broken AS MATERIALIZED (
         SELECT 'outputs_are_artifacts' AS rule,
                format('job %s of %s: lists %s (%s) of attempt %s, there is %s (%s) of attempt %s',
-                      job_id, account_id, l.artifact, l.name, l.token, k.artifact, k.name, k.token) AS what
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          job_id, account_id, l.artifact, l.name, l.token, k.artifact, k.name, k.token
+                      ))))) AS what
         FROM listed AS l
         FULL JOIN kept AS k USING (account_id, job_id, artifact)
         WHERE (l.token IS DISTINCT FROM k.token OR l.name IS DISTINCT FROM k.name)

@@ -23,19 +23,20 @@ LOTS = text("""
                COALESCE(sum(amount) FILTER (WHERE move = 'expire'), 0) AS gone,
                COALESCE(sum(amount) FILTER (WHERE move = 'revoke'), 0) AS taken,
                max(at) FILTER (WHERE move = 'reserve') AS reserved_last,
-               min(at) FILTER (WHERE move = 'expire') AS expired_first
+               min(at) FILTER (WHERE move = 'expire') AS expired_first,
+               count(*) FILTER (WHERE move = 'grant') AS grants
         FROM journal
         WHERE at >= :closed_until
         GROUP BY account_id, lot_id
         UNION ALL
         SELECT account_id, lot_id, granted, reserved, committed, refunded, expired, revoked, reserved_last,
-               expired_first
+               expired_first, sign(granted)
         FROM checkpoints
         WHERE month < :closed_until
     ), folded AS (
         SELECT account_id, lot_id, sum(came) AS came, sum(reserved) AS reserved, sum(committed) AS committed,
                sum(refunded) AS refunded, sum(gone) AS gone, sum(taken) AS taken,
-               max(reserved_last) AS reserved_last, min(expired_first) AS expired_first
+               max(reserved_last) AS reserved_last, min(expired_first) AS expired_first, sum(grants) AS grants
         FROM entries
         GROUP BY account_id, lot_id
     ), drawn AS (
@@ -53,6 +54,7 @@ LOTS = text("""
                    CASE WHEN l.granted <> l.available + l.held + l.spent + l.expired + l.revoked
                         THEN 'buckets_sum' END,
                    CASE WHEN l.granted IS NOT NULL AND f.came IS NULL THEN 'lot_without_entries' END,
+                   CASE WHEN f.grants > 1 THEN 'lot_is_granted_once' END,
                    CASE WHEN l.granted IS NULL AND f.came IS NOT NULL THEN 'entries_without_lot' END,
                    CASE WHEN l.granted <> f.came
                           OR l.available <> f.came - f.reserved + f.refunded - f.gone - f.taken
@@ -76,8 +78,10 @@ LOTS = text("""
                format('lot %s of %s: granted %s, available %s, held %s, spent %s, expired %s, revoked %s; its entries: '
                       'granted %s, reserved %s, committed %s, refunded %s, expired %s, revoked %s; held by jobs %s; '
                       'expires at %s',
-                      lot_id, account_id, granted, available, held, spent, expired, revoked, came, reserved, committed,
-                      refunded, gone, taken, holds, expires_at) AS what
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          lot_id, account_id, granted, available, held, spent, expired, revoked, came, reserved,
+                          committed, refunded, gone, taken, holds, expires_at
+                      ))))) AS what
         FROM compared
         CROSS JOIN LATERAL unnest(rules) AS rule
         WHERE cardinality(rules) > 0
@@ -158,8 +162,9 @@ DRAWS = text("""
         SELECT rule,
                format('job %s of %s on lot %s: draw %s, %s, charged %s; its entries: reserved %s, committed %s, '
                       'refunded %s, carried over %s',
-                      job_id, account_id, lot_id, amount, state, charged, reserved, committed, refunded,
-                      carried) AS what
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          job_id, account_id, lot_id, amount, state, charged, reserved, committed, refunded, carried
+                      ))))) AS what
         FROM compared
         CROSS JOIN LATERAL unnest(rules) AS rule
         WHERE cardinality(rules) > 0
@@ -221,7 +226,8 @@ MONTH = text("""
                COALESCE(sum(amount) FILTER (WHERE move = 'revoke'), 0) AS revoked,
                COALESCE(sum(amount) FILTER (WHERE move = 'revoke' AND reason = 'debt'), 0) AS debt_paid,
                max(at) FILTER (WHERE move = 'reserve') AS reserved_last,
-               min(at) FILTER (WHERE move = 'expire') AS expired_first
+               min(at) FILTER (WHERE move = 'expire') AS expired_first,
+               count(*) FILTER (WHERE move = 'grant') AS grants
         FROM journal
         WHERE at >= :since
           AND at < :until
@@ -232,10 +238,12 @@ MONTH = text("""
         FROM checkpoints
         WHERE month = :month
     ), broken AS MATERIALIZED (
-        SELECT format('lot %s of %s in the month from %s: the checkpoint says %s, its entries %s',
+        SELECT CASE WHEN f.grants > 1 THEN 'lot_is_granted_once' ELSE 'checkpoint_is_fold' END AS rule,
+               format('lot %s of %s in the month from %s: the checkpoint says %s, its entries %s, of which %s grants',
                       lot_id, account_id, CAST(:month AS timestamptz),
                       (k.entries, k.granted, k.reserved, k.committed, k.refunded, k.expired, k.revoked),
-                      (f.entries, f.granted, f.reserved, f.committed, f.refunded, f.expired, f.revoked)) AS what
+                      (f.entries, f.granted, f.reserved, f.committed, f.refunded, f.expired, f.revoked),
+                      COALESCE(f.grants, 0)) AS what
         FROM folded AS f
         FULL JOIN kept AS k USING (account_id, lot_id)
         WHERE (f.entries, f.granted, f.reserved, f.committed, f.refunded, f.expired, f.revoked, f.debt_paid,
@@ -243,8 +251,9 @@ MONTH = text("""
               IS DISTINCT FROM
               (k.entries, k.granted, k.reserved, k.committed, k.refunded, k.expired, k.revoked, k.debt_paid,
                k.reserved_last, k.expired_first)
+           OR f.grants > 1
     )
-    SELECT 'checkpoint_is_fold' AS rule, what
+    SELECT rule, what
     FROM broken
     LIMIT :limit
 """)
@@ -259,18 +268,26 @@ MONTHS = text("""
         SELECT starts_at, m.ends_at, m.closed_at, m.detached_at, m.entries, COALESCE(c.entries, 0) AS counted,
                lag(m.ends_at, 1, m.starts_at) OVER line AS before,
                lag(m.detached_at IS NULL, 1, false) OVER line AS kept_before,
-               lag(m.closed_at IS NULL, 1, false) OVER line AS open_before
+               lag(m.closed_at IS NULL, 1, false) OVER line AS open_before,
+               EXISTS (
+                   SELECT FROM pg_inherits AS i
+                   WHERE i.inhparent = CAST('journal' AS regclass)
+                     AND i.inhrelid = to_regclass('journal_' || to_char(m.starts_at AT TIME ZONE 'UTC', 'YYYY_MM'))
+               ) AS is_attached
         FROM journal_months AS m
         LEFT JOIN counted AS c ON c.month = m.starts_at
         WINDOW line AS (ORDER BY m.starts_at)
     )
     SELECT 'months_are_in_line' AS rule,
            format('the month from %s to %s follows one that ended %s; closed %s, detached %s; it counts %s entries, '
-                  'its checkpoints %s', starts_at, ends_at, before, closed_at, detached_at, entries, counted) AS what
+                  'its checkpoints %s; it hangs on the journal: %s',
+                  VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                      starts_at, ends_at, before, closed_at, detached_at, entries, counted, is_attached
+                  ))))) AS what
     FROM lined
     WHERE before <> starts_at
        OR ends_at <> starts_at AT TIME ZONE 'UTC' + INTERVAL '1 month'
-       OR (detached_at IS NOT NULL AND kept_before)
+       OR (detached_at IS NOT NULL AND (kept_before OR is_attached))
        OR open_before
        OR entries <> counted
     LIMIT :limit
@@ -291,7 +308,9 @@ SOURCES = text("""
     (
         SELECT 'cycle_is_granted' AS rule,
                format('cycle of %s from %s: granted %s, its lots %s',
-                      account_id, starts_at, c.granted_total, g.credits) AS what
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          account_id, starts_at, c.granted_total, g.credits
+                      ))))) AS what
         FROM cycles AS c
         FULL JOIN granted AS g USING (account_id, starts_at)
         WHERE c.starts_at IS NULL
@@ -301,7 +320,10 @@ SOURCES = text("""
     UNION ALL
     (
         SELECT 'purchase_is_lot',
-               format('purchase %s of %s: %s credits, its lot %s', reference, account_id, p.credits, b.credits)
+               format('purchase %s of %s: %s credits, its lot %s',
+                      VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
+                          reference, account_id, p.credits, b.credits
+                      )))))
         FROM purchases AS p
         FULL JOIN bought AS b USING (account_id, reference)
         WHERE p.credits IS DISTINCT FROM b.credits
@@ -315,38 +337,6 @@ SOURCES = text("""
         HAVING sum(amount) < 0
         LIMIT :limit
     )
-""")
-
-#: Credits that a job brought: at most one make-good, never more than what came back; never more compensation than
-#: what was charged.
-GIVEN = text("""
-    WITH given AS (
-        SELECT account_id, job_id,
-               count(*) FILTER (WHERE reason = 'make_good') AS make_goods,
-               COALESCE(sum(granted) FILTER (WHERE reason = 'make_good'), 0) AS made_good,
-               COALESCE(sum(granted) FILTER (WHERE reason <> 'make_good'), 0) AS compensated
-        FROM lots
-        WHERE job_id IS NOT NULL
-        GROUP BY account_id, job_id
-    ), compared AS (
-        SELECT g.account_id, g.job_id, g.made_good, g.compensated, r.amount, r.charged,
-               array_remove(ARRAY[
-                   CASE WHEN g.make_goods > 1 OR g.made_good > r.amount - r.charged THEN 'make_good' END,
-                   CASE WHEN g.compensated > r.charged THEN 'compensation' END
-               ], NULL) AS rules
-        FROM given AS g
-        JOIN reservations AS r USING (account_id, job_id)
-    ), broken AS MATERIALIZED (
-        SELECT rule,
-               format('job %s of %s: reserved %s, charged %s, made good %s, compensated %s',
-                      job_id, account_id, amount, charged, made_good, compensated) AS what
-        FROM compared
-        CROSS JOIN LATERAL unnest(rules) AS rule
-        WHERE cardinality(rules) > 0
-    )
-    SELECT rule, what
-    FROM broken
-    LIMIT :limit
 """)
 
 #: The database must be able to refuse what the promises say it refuses. Bits of tgtype: 8 delete, 16 update,

@@ -51,6 +51,18 @@ class _Standing:
         return self.charged - self.compensated
 
 
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """What a job gets for a price that was too high. `before`: all compensations that came for it already.
+
+    `mended_before`: those of them that were for its price. `due`: what comes now, or would.
+    """
+
+    before: int
+    mended_before: int
+    due: int
+
+
 class Compensations:
     """Grants for jobs, in total at most what each was charged."""
 
@@ -108,6 +120,33 @@ class Compensations:
                 _grant(page, job_id, amount, _reference(prefix, job_id), reason, actor)
         return due
 
+    @tried_again
+    async def mend_each(
+        self, account_id: str, differences: Mapping[UUID, int], prefix: str, book: int, reason: str, actor: str
+    ) -> Mapping[UUID, Mending]:
+        """Give these jobs of one account what is missing of the difference to what `book` would have charged.
+
+        Read under the account's lock: however many do it at once, by whatever books, a job's sum for its price is
+        the largest difference that was asked for, never the sum of them. The first lot of a job has the reference
+        `prefix:JOB`, one under another book later `prefix:JOB:BOOK`. Raises `UnknownAccount` and `Refused`.
+        """
+        _check_words(reason, actor)
+        async with self._books.page(account_id) as (connection, page):
+            await acting(connection, actor)
+            found = await _mendings(connection, account_id, differences, prefix, book)
+            for job_id, (mending, reference) in found.items():
+                if mending.due:
+                    _grant(page, job_id, mending.due, reference, reason, actor)
+        return {job_id: mending for job_id, (mending, _) in found.items()}
+
+    async def mending_each(
+        self, account_id: str, differences: Mapping[UUID, int], prefix: str, book: int
+    ) -> Mapping[UUID, Mending]:
+        """What `mend_each` would give now. Looks only."""
+        async with snapshot(self._engine) as connection:
+            found = await _mendings(connection, account_id, differences, prefix, book)
+        return {job_id: mending for job_id, (mending, _) in found.items()}
+
     async def due_each(self, account_id: str, amounts: Mapping[UUID, int], prefix: str) -> Mapping[UUID, int]:
         """What `compensate_each` would give now. Looks only."""
         async with snapshot(self._engine) as connection:
@@ -124,8 +163,29 @@ async def _due(
     return {job_id: amount for job_id, amount in due.items() if amount > 0 and _reference(prefix, job_id) not in before}
 
 
-def _reference(prefix: str, job_id: UUID) -> str:
-    return f"{prefix}:{job_id}"
+async def _mendings(
+    connection: AsyncConnection, account_id: str, differences: Mapping[UUID, int], prefix: str, book: int
+) -> dict[UUID, tuple[Mending, str]]:
+    """For each job what is missing, and the reference under which it would come.
+
+    What was given for another reason lessens only what is left of the charge: a song that clicked was too dear too.
+    """
+    standings = await _standings(connection, account_id, list(differences))
+    references = {job_id: (_reference(prefix, job_id), _reference(prefix, job_id, book)) for job_id in differences}
+    used = await _given(connection, account_id, [one for both in references.values() for one in both])
+    mended = await _mended(connection, account_id, list(differences), prefix)
+    found = {}
+    for job_id, standing in standings.items():
+        # A reference that somebody used by hand for something else takes nothing from this job.
+        free = next((one for one in references[job_id] if one not in used), None)
+        missing = differences[job_id] - mended.get(job_id, 0)
+        due = max(0, min(missing, standing.left)) if standing.ended and free is not None else 0
+        found[job_id] = Mending(standing.compensated, mended.get(job_id, 0), due), free or ""
+    return found
+
+
+def _reference(prefix: str, job_id: UUID, book: int | None = None) -> str:
+    return f"{prefix}:{job_id}" if book is None else f"{prefix}:{job_id}:{book}"
 
 
 def _grant(page: Page, job_id: UUID, amount: int, reference: str, reason: str, actor: str) -> datetime:
@@ -146,6 +206,11 @@ async def _given(connection: AsyncConnection, account_id: str, references: Seque
     return {row.reference: row for row in rows}
 
 
+async def _mended(connection: AsyncConnection, account_id: str, jobs: Sequence[UUID], prefix: str) -> dict[UUID, int]:
+    values = {"account": account_id, "jobs": jobs, "reason": COMPENSATION, "prefix": prefix}
+    return {row.job_id: row.granted for row in await connection.execute(_MENDED, values)}
+
+
 async def _standings(connection: AsyncConnection, account_id: str, jobs: Sequence[UUID]) -> dict[UUID, _Standing]:
     rows = await connection.execute(_STANDINGS, {"account": account_id, "jobs": jobs, "reason": COMPENSATION})
     return {row[0]: _Standing(*row[1:]) for row in rows}
@@ -157,6 +222,17 @@ _GIVEN = text("""
     WHERE account_id = :account
       AND source = 'grant'
       AND reference = ANY(CAST(:references AS text[]))
+""")
+
+#: Whatever book it was compared with.
+_MENDED = text("""
+    SELECT job_id, CAST(sum(granted) AS bigint) AS granted
+    FROM lots
+    WHERE account_id = :account
+      AND job_id = ANY(CAST(:jobs AS uuid[]))
+      AND reason = :reason
+      AND starts_with(concat(reference, ':'), concat(CAST(:prefix AS text), ':', job_id, ':'))
+    GROUP BY job_id
 """)
 
 _STANDINGS = text("""

@@ -18,13 +18,16 @@ from config.servers import TLS_WORDS, tls_problem
 from config.settings import Settings
 from worker.failpoints import any_armed, reached
 from worker.store.driver import GONE, Driver, driver_of
-from worker.store.errors import LedgerUnavailable, OutcomeUnknown, RefusedByDatabase, StoreError
+from worker.store.errors import LedgerUnavailable, LedgerUnfit, OutcomeUnknown, RefusedByDatabase, StoreError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Deadlock, serialization, lock timeout: the same transaction may well go through a moment later.
 _TRANSIENT = frozenset({"40P01", "40001", "55P03"})
+#: Classes of errors that are about what was asked, whoever is asked and whenever: a row twice, values, CHECKs and keys,
+#: views, sizes, and what our functions raise. The same again is turned away again. All others are about the server.
+_FOR_WHAT_WAS_ASKED = ("21", "22", "23", "44", "54", "P0")
 #: A transient error is tried again this often before it counts as unavailable.
 TRANSIENT_TRIES = 5
 
@@ -146,7 +149,7 @@ def transaction(
     """One transaction that writes: commits at the end, rolls back on any error.
 
     `step` names its two failpoints: `….written`, all is written and nothing committed, and `….committed`, nobody
-    knows it yet. Raises `LedgerUnavailable` (`Transient` among them), `RefusedByDatabase` or, when the COMMIT's own
+    knows it yet. Raises `LedgerUnavailable` (`Transient`, `LedgerUnfit`), `RefusedByDatabase` or, when the COMMIT's own
     answer was lost, `OutcomeUnknown`.
 
     `by_key`: it plans for walks and look-ups by index alone. Statistics of tables that fill and empty within seconds
@@ -164,10 +167,12 @@ def reading(
 ) -> AbstractAsyncContextManager[AsyncConnection]:
     """One transaction that only reads, by PostgreSQL's own word: so dying in it can lose nothing.
 
+    `at_once`: a single statement, a SELECT, without BEGIN and COMMIT around it; then it is a test that reads the source
+    (`test_what_is_read_at_once_is_a_select`), and not PostgreSQL, who says that nothing is written.
+
     Raises the same but `OutcomeUnknown`: what was read stands, whatever became of the COMMIT.
 
-    `one_instant`: every statement sees the same instant. A single statement does so by itself and needs no BEGIN and
-    COMMIT around it: `at_once`. `by_key`: see `transaction`.
+    `one_instant`: every statement sees the same instant; one `at_once` does so by itself. `by_key`: see `transaction`.
     """
     begin = _READ_ONE_INSTANT if one_instant else _READ
     return _transaction(engine, None, None if at_once else begin + _BY_KEY * by_key)
@@ -274,7 +279,14 @@ def _ours(code: str | None, error: Exception, cause: BaseException | None) -> St
         return LedgerUnavailable(_unreached(cause))
     if code.startswith(("08", "57", "53", "25")):
         return LedgerUnavailable(f"PostgreSQL is out of reach ({code})")
-    return RefusedByDatabase.of(error)
+    if code.startswith(_FOR_WHAT_WAS_ASKED):
+        return RefusedByDatabase.of(error)
+    return LedgerUnfit(f"PostgreSQL can't do it as it stands ({code}, {_name_of(cause)})")
+
+
+def _name_of(cause: BaseException | None) -> str:
+    """What the driver calls it: no statement and no value."""
+    return type(getattr(cause, "__cause__", None) or cause).__name__
 
 
 async def _give_up(connection: AsyncConnection, driver: Driver) -> None:

@@ -2,6 +2,7 @@
 
 StoreError
 ├── LedgerUnavailable      PostgreSQL can't be reached or is too busy: nothing was decided; wait and try again
+│   ├── LedgerUnfit        it answers, but can't do that as it stands: an operator's to mend; wait, and say so loudly
 │   ├── AccountBusy        others hold the account: somebody else's job may have the slot meanwhile
 │   └── MigrationWaited    a table was in use all the time: nothing was changed; end who is in the way, migrate again
 ├── OutcomeUnknown         the answer of a COMMIT was lost: read the row to learn what happened
@@ -11,12 +12,13 @@ StoreError
 ├── UnknownKey             no such key of the API
 ├── UnknownWebhook         no such endpoint
 ├── UnknownVoice           no such voice, nor ever one
-├── RefusedByDatabase      a CHECK stopped a bug of ours: nothing was written; report it
+├── RefusedByDatabase      a CHECK, or a value that fits nowhere, stopped a bug of ours: nothing was written; report it
 ├── InsufficientCredits    the account can't pay what was asked for: it takes credits, then ask again
 ├── Conflict               the same reference or key with another body: use a new one
 └── Refused                the request can't be done as asked: says which field, and why
     ├── NotInPlan          the account's plan doesn't allow it: a larger plan would
-    └── NoPrice            the book in force doesn't price that kind: nobody sells it now
+    ├── NoPrice            the book in force doesn't price that kind: nobody sells it now
+    └── Overtaken          somebody else changed the books since the draft began: begin anew from what is there now
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ class StoreError(Exception):
 
 class LedgerUnavailable(StoreError):
     """PostgreSQL can't be reached, or a lock was not to be had. Nothing was written."""
+
+
+class LedgerUnfit(LedgerUnavailable):
+    """PostgreSQL can't do it as it stands: for rights, tables, a disk or a pooler. Nothing was written."""
 
 
 class AccountBusy(LedgerUnavailable):
@@ -124,3 +130,7 @@ class NotInPlan(Refused):
 
 class NoPrice(Refused):
     """The book in force has no price for a kind of job. Never priced at 0."""
+
+
+class Overtaken(Refused):
+    """A draft of a book began before another one was put in force or planned, which it would silently undo."""

@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 from worker.store.database import TRANSIENT_TRIES, Transient
-from worker.store.errors import AccountBusy, LedgerUnavailable, OutcomeUnknown
+from worker.store.errors import AccountBusy, LedgerUnavailable, LedgerUnfit, OutcomeUnknown
 
 log = structlog.get_logger(__name__)
 
@@ -247,6 +247,9 @@ class GroupCommit(Generic[O]):
             results = await self._apply([one.operation for one in batch], wait)
         except Transient as error:
             return await self._again(batch, error, wait)
+        except LedgerUnfit as error:
+            # Maybe of one table that only some of them touch.
+            return await self._isolate(batch, error, wait)
         except (LedgerUnavailable, OutcomeUnknown) as error:
             for one in batch:
                 _fail(one, error)

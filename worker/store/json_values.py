@@ -8,14 +8,17 @@ import math
 DEPTH_MAX = 64
 
 
-def problem_of_json(given: object, values_max: int) -> str | None:
-    """What keeps it from being stored, or None. Whatever the depth and size, and also if it holds itself."""
+def problem_of_json(given: object, values_max: int, *, texts: bool = True) -> str | None:
+    """What keeps it from being stored, or None. Whatever the depth and size, and also if it holds itself.
+
+    Without `texts` those are not looked at: somebody looks at them part by part.
+    """
     waiting, met = [(given, 1)], 1
     while waiting:
         value, depth = waiting.pop()
         parts = _parts_of(value)
         if parts is None:
-            if (problem := _problem_of_leaf(value)) is not None:
+            if (texts or not isinstance(value, str)) and (problem := _problem_of_leaf(value)) is not None:
                 return problem
             continue
         if depth > DEPTH_MAX:

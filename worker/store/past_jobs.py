@@ -46,6 +46,14 @@ class PastPage:
     lots: Mapping[str, Sequence[PurseLot]]
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Jobs that have not ended, and what they were quoted in sum."""
+
+    jobs: int
+    quoted: int
+
+
 class _Part(msgspec.Struct):
     """What one output used, as the attempt's row has it; `rejected` is set of one that was not good enough."""
 
@@ -73,6 +81,11 @@ class PastJobs:
         async with reading(self._engine) as connection:
             now: datetime = (await connection.execute(_NOW)).scalar_one()
         return Period(now - length if length is not None else _BEGINNING, now, book)
+
+    async def unfinished(self, book: int) -> Unfinished:
+        """The jobs that this book priced and that have not ended: queued, running or waiting for credits."""
+        async with reading(self._engine) as connection:
+            return Unfinished(*(await connection.execute(_UNFINISHED, {"book": book})).one())
 
     async def pages(
         self, period: Period, most_for: Collection[Ending] = (), *, with_lots: bool = True
@@ -166,6 +179,20 @@ async def _lots(
 _BEGINNING = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 
 _NOW = text("SELECT fermata_now()")
+
+#: By the narrow tables: none of the many that have ended is looked at.
+_UNFINISHED = text("""
+    SELECT count(*), CAST(COALESCE(sum(j.quoted), 0) AS bigint)
+    FROM (
+        SELECT account_id, job_id FROM due
+        UNION ALL
+        SELECT account_id, job_id FROM live
+        UNION ALL
+        SELECT account_id, job_id FROM parked
+    ) AS u
+    JOIN jobs AS j USING (account_id, job_id)
+    WHERE j.book_id = :book
+""")
 
 _PAST_JOBS = text("""
     SELECT j.account_id, j.job_id, j.kind, j.plan, CAST(j.request AS text), j.reason, j.quoted, j.charged,

@@ -8,8 +8,10 @@ from datetime import timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from worker.credits.plan_changes import large_plan_changes
 from worker.credits.plans import Plan, PlanBook, parse_plan_book
 from worker.credits.subscriptions import FROZEN_LIFE
+from worker.store.book_shelf import Approval, Follower
 from worker.store.errors import Refused
 
 
@@ -50,6 +52,25 @@ class PlanBooks:
             if plan is not None:
                 return plan
         raise Refused("plan", f"no plan book ever had {name!r}")
+
+
+def moderate_or_forced(percent_max: int) -> Approval:
+    """Lets a book follow another whose plans and packs bring about as much, or that is forced with a reason.
+
+    Raises `Refused` for others, with each plan and pack that brings more than `percent_max` percent more or fewer.
+    """
+
+    async def approve(connection: AsyncConnection, before: str, follower: Follower) -> None:
+        large = large_plan_changes(parse_plan_book(before), parse_plan_book(follower.document), percent_max)
+        if not large or follower.forced is not None:
+            return
+        said = f"{'; '.join(large)}: more than {percent_max} % (FERMATA_PRICE_CHANGE_PERCENT_MAX)"
+        if follower.book is None:
+            raise Refused("force", f"{said}. Look at `fermata plans diff`; if it is meant, say why with --force")
+        planned = f"the planned book {follower.book} would then bring a large change: {said}"
+        raise Refused("force", f"{planned}. Withdraw it first (`fermata plans withdraw {follower.book}`)")
+
+    return approve
 
 
 _CURRENT = text("""

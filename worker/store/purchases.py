@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,12 @@ class Credited:
     replayed: bool
     #: So many of them paid what the account owed.
     paid_debt: int = 0
+    #: Of a top-up: whether it can't be spent, having no active subscription.
+    frozen: bool = False
+    #: Since when, or from when if the subscription does not go on; None: not before somebody subscribes, or not at all.
+    frozen_from: datetime | None = None
+    #: When it expires if no subscription has gone on by then; None: never.
+    frozen_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class Purchases:
                 # A pack is known by its name: what it holds and whether it is sold may have changed since.
                 if pack != before.pack if pack is not None else amount != before.credits:
                     raise Conflict("reference", reference, f"was used before, for {before.credits:,} credits")
-                return Credited(account_id, before.credits, None, reference, replayed=True, paid_debt=before.paid)
+                return _topped_up(page, before.credits, before.paid, before.at, reference, replayed=True)
             price_shown = None
             if pack is not None:
                 sold = _on_sale(await self._books.plan_books.current(connection), pack)
@@ -88,7 +94,7 @@ class Purchases:
             paid = _credit(page, amount, owed, reference, actor)
             bought = {"credits": amount, "pack": pack, "price_shown": price_shown, "now": page.now, "actor": actor}
             await connection.execute(_PURCHASE, keys | bought)
-        return Credited(account_id, amount, None, reference, replayed=False, paid_debt=paid)
+            return _topped_up(page, amount, paid, page.now, reference, replayed=False)
 
     @tried_again
     async def chargeback(self, account_id: str, reference: str, actor: str) -> ChargedBack:
@@ -110,7 +116,9 @@ class Purchases:
                 await connection.execute(_CHARGE_BACK, keys | {"lot": bought.lot_id, "now": page.now})
                 return ChargedBack(account_id, reference, bought.available, bought.held, owed, replayed=False)
             told = (await connection.execute(_CHARGED_BACK, keys | {"lot": bought.lot_id})).one()
-        return ChargedBack(account_id, reference, told.revoked, bought.held, told.owed, replayed=True)
+        # Whatever has become of what was held since, it is what was neither taken nor gone by then.
+        held = told.granted - told.expired - told.owed - told.revoked
+        return ChargedBack(account_id, reference, told.revoked, held, told.owed, replayed=True)
 
     @tried_again
     async def grant(
@@ -123,7 +131,10 @@ class Purchases:
         expires_at: datetime | None = None,
         note: str | None = None,
     ) -> Credited:
-        """Give credits away, once per reference. Raises `Refused` for an `expires_at` that is past or has no zone."""
+        """Give credits away, once per reference. Raises `Refused` for an `expires_at` that is past or has no zone.
+
+        Raises `Conflict` where the reference was used for another amount, end or note.
+        """
         check_reference(reference)
         check_actor(actor)
         check_amount("credits", amount)
@@ -136,7 +147,8 @@ class Purchases:
             if before is not None:
                 if before.reason != GRANT:
                     raise Conflict("reference", reference, "was used before, to compensate a job")
-                return _replayed(account_id, amount, before.granted, before.expires_at, reference)
+                _must_be_the_same_gift(before, amount, expires_at, note, reference)
+                return Credited(account_id, amount, before.expires_at, reference, replayed=True)
             if expires_at is not None and expires_at <= page.now:
                 raise Refused("expires_at", "must be in the future")
             new = NewLot(LotSource.GRANT, GRANT, reference=reference, note=note)
@@ -157,6 +169,16 @@ def _credit(page: Page, amount: int, owed: int, reference: str, actor: str) -> i
     return paid
 
 
+def _topped_up(page: Page, amount: int, paid: int, bought_at: datetime, reference: str, *, replayed: bool) -> Credited:
+    """With how it stands with a top-up now: its subscription may have begun or ended since it was bought."""
+    done = Credited(page.account_id, amount, None, reference, replayed, paid)
+    if paid == amount:
+        return done  # nothing is left that could be spent
+    ends, frozen = page.active_until, page.ledger.topups_frozen
+    until = None if ends is None else frozen_until(ends, bought_at, page.frozen_life)
+    return replace(done, frozen=frozen, frozen_from=ends, frozen_until=until)
+
+
 def _charge_back(page: Page, bought: Any, reference: str, actor: str) -> int:
     """Revoke what is left of the lot; returns what is owed: what was spent of it, also for an older debt."""
     if bought.lot_id in page.ledger.lots:  # else it is closed: nothing is left of it
@@ -173,14 +195,22 @@ def _on_sale(sold: PlanBook, pack: str) -> Pack:
     return sold.packs[pack]
 
 
-def _replayed(account_id: str, amount: int, before: int, expires_at: datetime | None, reference: str) -> Credited:
-    if before != amount:
-        raise Conflict("reference", reference, f"was used before, for {before:,} credits")
-    return Credited(account_id, amount, expires_at, reference, replayed=True)
+def _must_be_the_same_gift(
+    before: Any, amount: int, expires_at: datetime | None, note: str | None, reference: str
+) -> None:
+    problem = None
+    if before.granted != amount:
+        problem = f"for {before.granted:,} credits"
+    elif before.expires_at != expires_at:
+        problem = f"for credits that end: {before.expires_at or 'never'}"
+    elif before.note != note and not before.erased:
+        problem = "with another note"
+    if problem is not None:
+        raise Conflict("reference", reference, f"was used before, {problem}")
 
 
 _PURCHASED = text("""
-    SELECT p.credits, p.pack,
+    SELECT p.credits, p.pack, p.at,
            (
                SELECT CAST(COALESCE(-sum(d.amount), 0) AS bigint)
                FROM debts AS d
@@ -230,14 +260,26 @@ _CHARGE_BACK = text("""
       AND reference = :reference
 """)
 
+#: What was told the first time. Once the entries of its month are detached, the month's checkpoint tells what was
+#: revoked; it adds to that what a job gave back later in that very month, which is told as held before.
 _CHARGED_BACK = text("""
-    SELECT (
+    SELECT l.granted, l.expired,
+           (
                SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
                FROM journal
                WHERE account_id = :account
                  AND lot_id = :lot
                  AND move = 'revoke'
                  AND reason = 'chargeback'
+           ) + (
+               SELECT CAST(COALESCE(sum(c.revoked - c.debt_paid), 0) AS bigint)
+               FROM journal_months AS m
+               JOIN checkpoints AS c ON c.month = m.starts_at
+               WHERE m.detached_at IS NOT NULL
+                 AND p.charged_back_at >= m.starts_at
+                 AND p.charged_back_at < m.ends_at
+                 AND c.account_id = :account
+                 AND c.lot_id = :lot
            ) AS revoked,
            (
                SELECT CAST(COALESCE(sum(amount), 0) AS bigint)
@@ -247,6 +289,12 @@ _CHARGED_BACK = text("""
                  AND cause = 'chargeback'
                  AND reference = :reference
            ) AS owed
+    FROM purchases AS p
+    CROSS JOIN lots AS l
+    WHERE p.account_id = :account
+      AND p.reference = :reference
+      AND l.account_id = :account
+      AND l.lot_id = :lot
 """)
 
 #: The lot is written when the page is: its number is in `lots`, under the same reference.
@@ -255,10 +303,12 @@ _PURCHASE = text("""
     VALUES (:account, :reference, :credits, :pack, :price_shown, :now, :actor)
 """)
 
+#: An erasure takes the notes of its account.
 _GRANTED = text("""
-    SELECT granted, expires_at, reason
-    FROM lots
-    WHERE account_id = :account
-      AND source = 'grant'
-      AND reference = :reference
+    SELECT l.granted, l.expires_at, l.reason, l.note,
+           EXISTS (SELECT FROM erasures AS e WHERE e.account_id = l.account_id AND e.at >= l.created_at) AS erased
+    FROM lots AS l
+    WHERE l.account_id = :account
+      AND l.source = 'grant'
+      AND l.reference = :reference
 """)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from worker.credits.lots import CREDITS_MAX
+from worker.credits.lots import ACCOUNT_ID, CREDITS_MAX
 from worker.store.errors import Refused
 from worker.store.texts import ACTOR_LENGTH_MAX, is_line
 
 REFERENCE_LENGTH_MAX = 255
-_ACCOUNT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
+_ACCOUNT_ID = re.compile(ACCOUNT_ID)
 
 
 def check_account_id(account_id: str) -> None:

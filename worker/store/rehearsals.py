@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from worker.credits.price_changes import large_changes
+from worker.credits.price_changes import KindChange, changes_above
 from worker.credits.prices import WIDEST_BOUNDS, parse_price_book
 from worker.credits.rehearsal import Outcome
 from worker.store.book_shelf import Approval, Follower
@@ -55,28 +55,51 @@ class Rehearsals:
 def rehearsed_or_forced(percent_max: int) -> Approval:
     """Lets a book follow another that changes nothing much, or was rehearsed as it is, or is forced with a reason.
 
-    Raises `Refused` for others: with each kind that changes by more than `percent_max` percent for some request, and
-    each ending that charges that much more or less of the hold.
+    A rehearsal counts for the kinds of which it looked at a job: over nothing it says nothing. Raises `Refused` for
+    others: with each kind that changes by more than `percent_max` percent for some request, and each ending that
+    charges that much more or less of the hold.
     """
 
     async def approve(connection: AsyncConnection, before: str, follower: Follower) -> None:
         old, new = (parse_price_book(document, bounds=WIDEST_BOUNDS) for document in (before, follower.document))
-        large = large_changes(old, new, percent_max)
+        large = changes_above(old, new, percent_max)
         if not large or follower.forced is not None:
             return
-        if await connection.scalar(_LATEST, {"digest": follower.digest}) is None:
-            raise Refused("rehearsal", _refusal(large, percent_max, follower))
+        looked_at = [row.kinds for row in await connection.execute(_LOOKED_AT, {"digest": follower.digest})]
+        changed = {change.kind for change in large if isinstance(change, KindChange)}
+        unseen = changed.difference(*looked_at)
+        if any(looked_at) and not unseen:
+            return
+        said = f"{'; '.join(map(str, large))}: more than {percent_max} % (FERMATA_PRICE_CHANGE_PERCENT_MAX)"
+        raise Refused("rehearsal", _refusal(said, follower, _short_of(looked_at, unseen)))
 
     return approve
 
 
-def _refusal(large: Sequence[str], percent_max: int, follower: Follower) -> str:
-    changes = f"{'; '.join(large)}: more than {percent_max} % (FERMATA_PRICE_CHANGE_PERCENT_MAX)"
-    if follower.book is None:
+def _short_of(looked_at: Sequence[Sequence[str]], unseen: Collection[str]) -> str | None:
+    """What the document's rehearsals did not look at; None if there was none."""
+    if not looked_at:
+        return None
+    return f"no job of {', '.join(sorted(unseen))}" if any(looked_at) else "no job at all"
+
+
+def _refusal(changes: str, follower: Follower, short_of: str | None) -> str:
+    planned = f"the planned book {follower.book} would then bring a large change: " if follower.book is not None else ""
+    if short_of is not None:
+        way = (
+            f"withdraw it first (`fermata prices withdraw {follower.book}`)"
+            if planned
+            else "say with --force why it goes without"
+        )
+        return (
+            f"{planned}{changes}. It was rehearsed, but on {short_of}: look further back (`fermata prices rehearse … "
+            f"--since 52w`) or, where none ever ran, {way}"
+        )
+    if not planned:
         return f"{changes}. Try this very document out with `fermata prices rehearse`, or say with --force why not"
     return (
-        f"the planned book {follower.book} would then bring a large change: {changes}. Withdraw it first, or try its "
-        f"document (`fermata prices show --book {follower.book}`) out with `fermata prices rehearse`"
+        f"{planned}{changes}. Withdraw it first (`fermata prices withdraw {follower.book}`), or try its document "
+        f"(`fermata prices show --book {follower.book}`) out with `fermata prices rehearse`"
     )
 
 
@@ -86,10 +109,13 @@ _KEEP = text("""
     RETURNING rehearsal_id
 """)
 
-_LATEST = text("""
-    SELECT rehearsal_id
+#: Of each rehearsal the kinds of which it priced jobs; of one that found none, or could price none, no kind.
+_LOOKED_AT = text("""
+    SELECT CASE
+               WHEN CAST(outcome->>'jobs' AS bigint) > CAST(outcome->>'unpriced' AS bigint)
+               THEN ARRAY(SELECT kind->>'name' FROM jsonb_array_elements(outcome->'kinds') AS kind)
+               ELSE CAST(ARRAY[] AS text[])
+           END AS kinds
     FROM rehearsals
     WHERE digest = :digest
-    ORDER BY rehearsal_id DESC
-    LIMIT 1
 """)

@@ -35,6 +35,7 @@ async def read_standings(
             anchor=row.anchor,
             cycle_starts_at=row.starts_at,
             cycle_ends_at=row.ends_at,
+            cycle_plan=row.cycle_plan,
             granted=row.granted_total,
             active_until=row.active_until,
             next_plan=row.next_plan,
@@ -78,8 +79,8 @@ _READ_TOPUPS = text("""
 """)
 
 _READ_SUBSCRIPTIONS = text("""
-    SELECT a.account_id, a.plan, s.anchor, c.starts_at, c.ends_at, c.granted_total, a.active_until, s.next_plan,
-           s.renewal, s.grace_seconds, s.cancelled_at
+    SELECT a.account_id, a.plan, s.anchor, c.starts_at, c.ends_at, c.cycle_plan, c.granted_total, a.active_until,
+           s.next_plan, s.renewal, s.grace_seconds, s.cancelled_at
     FROM accounts AS a
     CROSS JOIN LATERAL (
         SELECT anchor, next_plan, renewal, grace_seconds, cancelled_at
@@ -88,7 +89,7 @@ _READ_SUBSCRIPTIONS = text("""
         OFFSET 0
     ) AS s
     CROSS JOIN LATERAL (
-        SELECT starts_at, ends_at, granted_total
+        SELECT starts_at, ends_at, plan AS cycle_plan, granted_total
         FROM cycles
         WHERE account_id = a.account_id
         ORDER BY starts_at DESC

@@ -24,7 +24,11 @@ from worker.store.references import check_actor, check_reference
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """A subscription after a step. `credits`: what the step granted. `replayed`: it was done before, so named."""
+    """A subscription after a step. `credits`: what the step granted. `replayed`: it was done before, so named.
+
+    `given_up_from`, `given_up_until`: months that were paid for ahead and that an end at once gave up. The step that
+    comes back after it says it, too: they do not come back with it.
+    """
 
     account_id: str
     plan: str
@@ -35,6 +39,8 @@ class Subscribed:
     next_plan: str | None = None
     active_until: datetime | None = None
     next_refill_at: datetime | None = None
+    given_up_from: datetime | None = None
+    given_up_until: datetime | None = None
 
 
 #: The page and the plans on sale -> what is to be done.
@@ -53,8 +59,8 @@ class Subscriptions:
         """Begin a subscription now: its first cycle starts and its credits are there.
 
         With `external` renewal each further cycle waits for a `renewed`, until `grace_days` after the last one's end.
-        On an account whose subscription has lapsed it resumes, as `resume` does. Raises `Refused` for an unknown plan
-        or an account that is subscribed, `Conflict` for a reference that was used for another step.
+        On an account whose subscription has lapsed it goes on in its last cycle while that runs. Raises `Refused` for
+        an unknown plan or an account that is subscribed, `Conflict` for a reference that was used for another step.
         """
         if renewal not in tuple(Renewal):
             raise Refused("renewal", f"must be {' or '.join(Renewal)}")
@@ -67,7 +73,7 @@ class Subscriptions:
                 return fresh
             if not before.lapsed_by(page.now):
                 raise Refused("account", f"{account_id} has a subscription already")
-            return life.resumed(replace(before, renewal=way, grace=grace), chosen, page.now)
+            return life.subscribed_again(replace(before, renewal=way, grace=grace), chosen, page.now)
 
         asked = {"plan": plan, "renewal": renewal, "grace_days": grace_days}
         return await self._step(account_id, "subscribe", asked, reference, actor, decide)
@@ -86,24 +92,23 @@ class Subscriptions:
         return await self._step(account_id, "change", {"plan": plan}, reference, actor, decide)
 
     async def cancel(self, account_id: str, reference: str, actor: str, *, at_once: bool = False) -> Subscribed:
-        """No further cycle: it runs to the end of the one that is paid for, or ends `at_once`. Raises `Refused`."""
+        """No further cycle: it runs to the end of all that is paid for, or ends `at_once`. Raises `Refused`."""
 
         def decide(page: Page, _: PlanBook) -> Step:
-            current = _subscription(page)
-            return life.cancelled(current, page.terms[current.plan], page.now, at_once=at_once)
+            return life.cancelled(_subscription(page), page.now, at_once=at_once)
 
         return await self._step(account_id, "cancel", {"at_once": at_once}, reference, actor, decide)
 
     async def resume(self, account_id: str, reference: str, actor: str, *, plan: str | None = None) -> Subscribed:
         """Go on after a cancel or a lapse, with the plan it had or another; frozen top-ups thaw within their grace.
 
-        While its last cycle runs it keeps its anchor. Raises `Refused` where there is nothing to resume.
+        While its last cycle runs it keeps its anchor. An external one whose month is over waits for its payment in
+        what is left of its grace. Raises `Refused` where there is nothing to resume, or nothing but a payment would.
         """
 
         def decide(page: Page, sold: PlanBook) -> Step:
             current = _subscription(page)
-            running = current.cycle_ends_at > page.now
-            name = plan or (current.plan if running else upcoming_plan(current))
+            name = plan or (current.plan if current.runs_at(page.now) else upcoming_plan(current))
             chosen = _on_sale(sold, name) if plan is not None else page.terms[name]
             return life.resumed(current, chosen, page.now)
 
@@ -117,7 +122,7 @@ class Subscriptions:
 
         def decide(page: Page, _: PlanBook) -> Step:
             current = _subscription(page)
-            return life.renewed(current, page.terms[current.plan], page.terms[upcoming_plan(current)], page.now)
+            return life.renewed(current, page.terms[upcoming_plan(current)], page.now)
 
         return await self._step(account_id, "renewed", {}, reference, actor, decide)
 
@@ -137,8 +142,9 @@ class Subscriptions:
                 step = decide(page, await self._books.plan_books.current(connection))
             except NotPossible as problem:
                 raise Refused("subscription", str(problem)) from None
+            given_up = await _given_up(connection, page, step)
             take(page, step, actor)
-            answer = _answer(account_id, step, reference)
+            answer = _answer(account_id, step, reference, given_up)
             body = {"what": what, "asked": asked, "answer": answer}
             await connection.execute(
                 _REMEMBER,
@@ -154,7 +160,11 @@ class Subscriptions:
         return answer
 
 
-def _answer(account_id: str, step: Step, reference: str) -> Subscribed:
+#: Since when and until when paid months are given up, if any are.
+GivenUp = tuple[datetime | None, datetime | None]
+
+
+def _answer(account_id: str, step: Step, reference: str, given_up: GivenUp) -> Subscribed:
     after = step.after
     return Subscribed(
         account_id,
@@ -166,7 +176,26 @@ def _answer(account_id: str, step: Step, reference: str) -> Subscribed:
         next_plan=after.next_plan,
         active_until=after.active_until,
         next_refill_at=after.turns_at,
+        given_up_from=given_up[0],
+        given_up_until=given_up[1],
     )
+
+
+async def _given_up(connection: AsyncConnection, page: Page, step: Step) -> GivenUp:
+    """By this step; or by the cancel that it takes back, which has told then."""
+    cancelled_at = page.subscription and page.subscription.cancelled_at
+    if not cancelled_at or step.after.cancelled_at is not None:
+        return step.given_up_from, step.given_up_until
+    told = await connection.scalar(_CANCEL_TOLD, {"account": page.account_id, "at": cancelled_at})
+    before = msgspec.convert(told or {}, Told)
+    return before.given_up_from, before.given_up_until
+
+
+class Told(msgspec.Struct):
+    """What of an earlier answer still counts; answers of before it was told have none of it."""
+
+    given_up_from: datetime | None = None
+    given_up_until: datetime | None = None
 
 
 def _subscription(page: Page) -> Subscription:
@@ -191,6 +220,14 @@ _DONE_BEFORE = text("""
     FROM subscription_changes
     WHERE account_id = :account
       AND reference = :reference
+""")
+
+_CANCEL_TOLD = text("""
+    SELECT body -> 'answer'
+    FROM subscription_changes
+    WHERE account_id = :account
+      AND what = 'cancel'
+      AND at = :at
 """)
 
 _REMEMBER = text("""

@@ -101,7 +101,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="Yours: the same one with the same body is done once, and answered again. "
+        description="Yours, printable ASCII: the same one with the same body is done once, and answered again. "
         "With another body it is a conflict.",
         examples=["take-3"],
     ),

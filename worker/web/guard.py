@@ -103,11 +103,11 @@ class _Answering:
 class _Body:
     """A request's body, no larger and no slower than it may be."""
 
-    __slots__ = ("_deadline", "_left", "_receive", "_started")
+    __slots__ = ("_deadline", "_left", "_most", "_receive", "_started")
 
     def __init__(self, receive: Receive, bytes_max: int) -> None:
         self._receive = receive
-        self._left = bytes_max
+        self._left = self._most = bytes_max
         self._started = 0.0
         self._deadline = _PAUSE_SECONDS + bytes_max / _PACE_BYTES
 
@@ -124,15 +124,16 @@ class _Body:
             raise Problem(408, "the body came too slowly", headers={"Connection": "close"}) from None
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise too_large()
+            raise too_large(self._most)
         if not message.get("more_body", False):
             self._left = -1
         return message
 
 
-def too_large() -> Problem:
+def too_large(bytes_max: int) -> Problem:
     """A body above what its address takes."""
-    return Problem(413, "the body is larger than this address takes", headers={"Connection": "close"})
+    detail = f"the body is larger than this address takes: at most {bytes_max:,} bytes"
+    return Problem(413, detail, headers={"Connection": "close"})
 
 
 def _check(scope: Scope, headers: Mapping[bytes, bytes], bytes_max: int) -> None:
@@ -145,7 +146,7 @@ def _check(scope: Scope, headers: Mapping[bytes, bytes], bytes_max: int) -> None
         raise Problem(415, "bodies are taken as they are, without compression", headers={"Connection": "close"})
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length[:20]) > bytes_max:
-        raise too_large()
+        raise too_large(bytes_max)
 
 
 def _keep_segments(scope: Scope) -> None:

@@ -27,6 +27,7 @@ from worker.store.errors import (
     LedgerUnavailable,
     NoPrice,
     OutcomeUnknown,
+    Overtaken,
     Refused,
     RefusedByDatabase,
     UnknownAccount,
@@ -59,6 +60,7 @@ TABLE: tuple[tuple[type[Exception], Answer], ...] = (
     (DocumentError, Answer(422, "validation", "the document is refused as a whole; `problems` has every reason")),
     (InsufficientCredits, Answer(402, "insufficient_credits", "the account can't pay: nothing was stored")),
     (NoPrice, Answer(409, "no_price", "nobody sells this kind now: the book in force has no price for it")),
+    (Overtaken, Answer(409, "overtaken", "another book came since the draft began: begin anew from it")),
     (Refused, Answer(422, "validation", "it can't be done as asked; `field` says what stands against it")),
     (Conflict, Answer(409, "idempotency_conflict", "the key was used before for something else: take a new one")),
     (UnknownAccount, Answer(404, "unknown_account", "there is no such account, or the key may not know of it")),
@@ -266,7 +268,7 @@ def _invalid(errors: Sequence[Any]) -> Said:
     problems = [{"field": _place(error["loc"]), "problem": _sentence(error)} for error in errors[:20]]
     first = problems[0]
     if any(str(error["loc"][-1]).lower() == "idempotency-key" for error in errors):
-        detail = "Idempotency-Key: must be given, 1 to 255 printable characters: asked twice with it, it is done once"
+        detail = "Idempotency-Key: must be given, 1 to 255 printable ASCII characters: asked twice it is done once"
         return Said(400, "idempotency_key", detail, {"field": "Idempotency-Key"})
     if errors[0]["loc"] == ("body",) and errors[0]["type"] == "missing":
         return Said(400, "bad_request", "a JSON body is required")

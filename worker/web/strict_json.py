@@ -15,6 +15,8 @@ from worker.web.problems import Problem
 
 #: Values in one body: a batch of a thousand jobs has some tens each.
 VALUES_MAX = 500_000
+#: Where each part of the body is answered for itself, the texts in it too.
+_PART_BY_PART = frozenset({"/v1/jobs/batch"})
 
 
 class StrictRequest(Request):
@@ -22,7 +24,7 @@ class StrictRequest(Request):
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = strict_json(await self.body())
+            self._json = strict_json(await self.body(), texts=self.scope["path"] not in _PART_BY_PART)
         return self._json
 
 
@@ -45,7 +47,7 @@ class StrictRoute(APIRoute):
         return handler
 
 
-def strict_json(body: bytes) -> Any:
+def strict_json(body: bytes, *, texts: bool = True) -> Any:
     """The value of a JSON text in UTF-8. Raises `Problem` 400 for anything that is none, or is read differently."""
     try:
         value = json.loads(
@@ -59,7 +61,7 @@ def strict_json(body: bytes) -> Any:
         raise Problem(400, f"the body is no JSON: {error.msg.lower()} at character {error.pos}") from None
     except ValueError:  # a whole number of more digits than Python reads
         raise Problem(400, "the body has a number of too many digits") from None
-    if (problem := problem_of_json(value, VALUES_MAX)) is not None:
+    if (problem := problem_of_json(value, VALUES_MAX, texts=texts)) is not None:
         # What JSON has but PostgreSQL can't hold is a field's problem; what no parser should read is the body's.
         raise Problem(400 if "nested" in problem or "finite" in problem else 422, f"the body {problem}")
     return value

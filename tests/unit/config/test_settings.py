@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from config.settings import OTHER_NAMES, SECRET_FILES, Settings, SettingsError, contradictions, load
+from worker.queue.connection import connect
 
 SECRET = "hunter2-and-more"
 
@@ -69,6 +70,11 @@ def test_names_that_are_read_elsewhere_are_known(name: str) -> None:
     load({name: "anything"})
 
 
+def test_where_a_client_finds_the_api_is_no_mistake() -> None:
+    """README's examples of the client have both set, in the shell in which the command is typed too."""
+    load({"FERMATA_URL": "http://127.0.0.1:8700", "FERMATA_KEY": SECRET})
+
+
 def test_every_problem_is_told_at_once() -> None:
     """One line each, misspelt names and bad values together."""
     problems = problems_of({"FERMATA_SLOT": "1", "FERMATA_RENEW_SECONDS": "soon", "FERMATA_BATCH_MAX": "0"})
@@ -99,6 +105,12 @@ def test_every_problem_is_told_at_once() -> None:
         ("FERMATA_REDIS_URL", f"redis://:{SECRET}@h:99999/0"),
         ("FERMATA_REDIS_URL", f"rediss://:{SECRET}@:6379/0"),
         ("FERMATA_REDIS_URL", f"unix://:{SECRET}@"),
+        ("FERMATA_REDIS_URL", f"redis://h/0?password={SECRET}"),
+        ("FERMATA_REDIS_URL", f"redis://h/0?db={SECRET}"),
+        ("FERMATA_REDIS_URL", f"redis://h/0?protocol={SECRET}"),
+        ("FERMATA_REDIS_URL", f"redis://h/0?ssl_ca_certs={SECRET}"),
+        ("FERMATA_REDIS_URL", f"rediss://h/0?ssl_check_hostname={SECRET}"),
+        ("FERMATA_REDIS_URL", f"unix:///s?pasword={SECRET}"),
         ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?sslmode={SECRET}"),
         ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?sslmode="),
         ("FERMATA_DATABASE_URL", f"postgresql://u:{SECRET}@h/d?sslmod={SECRET}"),
@@ -128,6 +140,22 @@ def test_secrets_stay_out_of_every_representation() -> None:
         assert SECRET not in shown
     assert settings.database_url is not None
     assert f"postgresql+asyncpg://u:{SECRET}@h/d" == settings.database_url.get_secret_value()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h/0?protocol=3",
+        "redis://h?db=1",
+        "unix:///run/redis.sock?db=1",
+        "rediss://h/0?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required&ssl_check_hostname=true",
+    ],
+)
+def test_what_a_url_of_redis_may_hold_our_client_can_use(url: str) -> None:
+    """And what it may not was refused before the client met it."""
+    given = load({"FERMATA_REDIS_URL": url}).redis_url
+    assert given is not None
+    connect(given.get_secret_value()).connection_pool.make_connection()
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])

@@ -24,7 +24,7 @@ from worker.credits.allocation import Draw
 from worker.credits.lots import BrokenInvariant, Lot, LotSource
 from worker.credits.lots import Move as Entering
 from worker.credits.operations import Cancel, Claim, EndOverdue, Expire, Settle, wake_parked
-from worker.credits.outcomes import Charge, Ending
+from worker.credits.outcomes import Basis, Charge, Ending
 from worker.credits.page import Artifact, Job, Lease, Page
 from worker.credits.states import ENDED, JobState, ReservationState
 
@@ -86,6 +86,8 @@ class World:
     cancels: bool = True
     deadlines: bool = False
     expires: bool = False
+    #: Its book charges all that was reserved for a cancel that stopped a run.
+    cancels_cost: bool = False
 
     @property
     def start(self) -> State:
@@ -102,6 +104,7 @@ WORLDS = (
     World("one waits for what the other leaves", quotes=(2, 1), on_insufficient="wait", failures_max=2),
     World("deadlines pass", quotes=(2, 1), failures_max=2, deadlines=True, workers=1),
     World("the lot expires", quotes=(2, 1), failures_max=2, expires=True, cancels=False),
+    World("a cancel of what runs costs all", quotes=(2,), cancels_cost=True),
 )
 
 #: Behind all that are busy.
@@ -117,10 +120,19 @@ ENDINGS = (
 )
 
 
-class _Outcomes:
-    """A book that charges what is usual."""
+#: What a worker says that was told of a cancel.
+_STOPPED = ("stopped for the cancel", Ending.CANCELLED_RUNNING, 0)
 
-    outcomes: Mapping[Ending, Charge] = {}
+
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """A book that charges what is usual, or all for the cancel of what runs."""
+
+    outcomes: Mapping[Ending, Charge]
+
+
+_USUAL = _Outcomes({})
+_CANCELS_COST = _Outcomes({Ending.CANCELLED_RUNNING: Charge(Basis.HOLD, 100)})
 
 
 #: Makes a page tell what is not so. Returns the credits that it conjured up on the first lot.
@@ -195,7 +207,8 @@ class Product:
                 leases[job.job_id] = Lease(job.job_id, CURRENT, until, NOW if row.cancel_asked else None)
         waiting = [UUID(int=number) for number, row in enumerate(books.jobs) if row.state is JobState.WAITING]
         ledger = AccountLedger(ACCOUNT, NOW, lots, holds)
-        return Page(ACCOUNT, NOW, ledger, jobs, leases, {1: _Outcomes()}, eldest_parked=min(waiting, default=None))
+        book = _CANCELS_COST if self.world.cancels_cost else _USUAL
+        return Page(ACCOUNT, NOW, ledger, jobs, leases, {1: book}, eldest_parked=min(waiting, default=None))
 
     def _job(self, books: Books, place: int) -> Job:
         row = books.jobs[place]
@@ -324,7 +337,8 @@ class Model:
             name = f"worker {number}" + ("" if current else ", fenced,")
             yield f"{name} crashes", self._known(state, number, None), None, False
             token = CURRENT if current else OLD
-            for said, ending, less in ENDINGS:
+            told = self.world.cancels_cost and current and jobs[place].cancel_asked
+            for said, ending, less in (*ENDINGS, _STOPPED) if told else ENDINGS:
                 measured = max(self.world.quotes[place] - less, 0) if ending is Ending.SUCCEEDED else 0
                 outputs = (OUTPUT,) if ending is Ending.SUCCEEDED else ()
                 settle = Settle(ACCOUNT, UUID(int=place), token, ending, measured, outputs)
@@ -411,7 +425,7 @@ class Model:
             books, answer = self.product.do(state.books, operation)
         except TwoPlaces as error:
             return what, state, str(error), helps
-        wrong = self._wrong_with(books)
+        wrong = self._wrong_with(books) or _charged_for_our_failure(state.books, books, operation)
         if wrong is None and stale and books != state.books:
             wrong = "a token that is not the row's changed the books"
         after = state if books == state.books else self._told(state, books)
@@ -448,6 +462,15 @@ class Model:
         return self.judged[books]
 
 
+def _charged_for_our_failure(before: Books, after: Books, operation: Any) -> str | None:
+    """Only a result, and a run that stopped for a cancel, cost anything."""
+    if isinstance(operation, Settle) and operation.ending not in (Ending.SUCCEEDED, Ending.CANCELLED_RUNNING):
+        place = operation.job_id.int
+        if after.jobs[place].charged != before.jobs[place].charged:
+            return f"job {place} was charged though its run broke off"
+    return None
+
+
 def _taken(place: int) -> str:
     return f"job {place} was taken from a worker whose lease is alive"
 
@@ -473,7 +496,8 @@ def _wrong(world: World, books: Books) -> str | None:
             return f"job {place} has ended and holds credits"
         if job.state is JobState.RUNNING and state is not ReservationState.HELD:
             return f"job {place} runs and holds nothing"
-        if (job.state is JobState.SUCCEEDED) != (state is ReservationState.COMMITTED):
+        paid = job.state is JobState.SUCCEEDED or (world.cancels_cost and job.charged > 0)
+        if paid != (state is ReservationState.COMMITTED):
             return f"job {place} is {job.state} with a reservation {state}"
         if job.outputs != (job.state is JobState.SUCCEEDED):
             return f"job {place} is {job.state} with {job.outputs} outputs"

@@ -258,36 +258,43 @@ SELLS_PARTS = {"invalid_input", "engine_error", "engine_failure", "engine_crashe
     "out_of_memory",
     "time_limit",
     "quality_gate",
+    "past_ends_by_started",
 }
-UNCOUNTED = {"cancelled_running", "handed_back", "outage", "too_many_failures", "unknown_price"}
+#: The customer's own doing: only so may a cancel be charged for.
+BY_CUSTOMER = {"invalid_input", "cancelled", "cancelled_running"}
+UNCOUNTED = {"cancelled", "cancelled_running", "handed_back", "outage", "too_many_failures", "unknown_price"} | {
+    "past_ends_by_started"
+}
 #: An attempt can't end so: these are ways of ending for jobs that don't run.
 NOT_OF_AN_ATTEMPT = {"insufficient_credits", "past_ends_by"}
 #: What a worker or the reaper may say of an attempt; `partial` follows from what was finished.
 OF_AN_ATTEMPT = [ending for ending in Ending if ending.value not in {*NOT_OF_AN_ATTEMPT, "partial"}]
 
 
-def expected_of(ending: str, failures: int, cancel: bool, past: bool, outputs: int) -> tuple[str, str, int]:
-    """state afterwards, reason, failures: the table of the design as nested questions."""
+def expected_of(ending: str, failures: int, cancel: bool, past: bool, outputs: int) -> tuple[str, str, str, int]:
+    """state afterwards, reason, the attempt's own ending, failures: the table of the design as nested questions."""
     if ending == "succeeded" and outputs:
-        return "succeeded", "succeeded", failures  # a finished result beats a cancel flag
+        return "succeeded", "succeeded", "succeeded", failures  # a finished result beats a cancel flag
     if ending == "ended_by_staff":
-        return "failed", ending, failures  # so does a person's word
-    if cancel:
-        return "cancelled", "cancelled_running", failures
-    if ending in SELLS_PARTS and outputs:
-        return "succeeded", "partial", failures
+        return "failed", ending, ending, failures  # so does a person's word
     if ending == "succeeded":
         ending = "engine_failure"  # nothing to show for it
-    if ending == "cancelled":
-        return "cancelled", ending, failures
-    if ending == "past_ends_by_started":
-        return "failed", ending, failures
+    if cancel and ending in BY_CUSTOMER:
+        return "cancelled", "cancelled_running", ending, failures
     after = failures + (ending not in UNCOUNTED)
+    if cancel:
+        return "cancelled", "cancelled", ending, after
+    if ending in SELLS_PARTS and outputs:
+        return "succeeded", "partial", "partial", failures
+    if ending == "cancelled":
+        return "cancelled", ending, ending, failures
+    if ending == "past_ends_by_started":
+        return "failed", ending, ending, failures
     last = {"out_of_memory": 2, "quality_gate": 2}.get(ending, 3)
     goes_on = ending in ALWAYS or (ending not in NEVER and after < last)
     if goes_on and not past:
-        return "queued", ending, after
-    return ("cancelled" if ending == "cancelled_running" else "failed"), ending, after
+        return "queued", ending, ending, after
+    return ("cancelled" if ending == "cancelled_running" else "failed"), ending, ending, after
 
 
 @pytest.mark.parametrize("ending", OF_AN_ATTEMPT)
@@ -298,13 +305,13 @@ def test_every_ending_of_an_attempt(ending: Ending) -> None:
         page = a_page(job, available=90, lease=a_lease(cancel=cancel), holds=True, running_max=3)
         kept = [an_output(number) for number in range(outputs)]
         answer = Settle("ada", JOB, TOKEN, ending, measured=7, outputs=kept, message="why").decide(page)
-        state, reason, after = expected_of(ending.value, failures, cancel, past, outputs)
+        state, reason, attempted, after = expected_of(ending.value, failures, cancel, past, outputs)
         (change,) = page.writes.jobs
         case = (failures, cancel, past, outputs)
         assert (state, after) == (change.state.value, change.failures), case
         # The attempt is closed under its token, the lease is gone, a slot of the account is free.
         (attempt,) = page.writes.attempts
-        assert (reason, TOKEN, "why") == (attempt.ending, attempt.token, attempt.message), case
+        assert (attempted, TOKEN, "why") == (attempt.ending, attempt.token, attempt.message), case
         assert (JOB, 0) == (attempt.job_id, page.running), case
         hold = page.ledger.reservations[JOB]
         if state == "queued":
@@ -434,6 +441,52 @@ def test_a_book_may_charge_for_a_cancel_of_a_started_job() -> None:
     hold = page.ledger.reservations[JOB]
     assert (ReservationState.COMMITTED, 3, 7) == (hold.state, hold.charged, hold.refunded)
     assert (3, None) == (page.writes.jobs[0].charged, page.writes.jobs[0].outputs)
+
+
+@pytest.mark.parametrize("outputs", [0, 1])
+@pytest.mark.parametrize("ending", OF_AN_ATTEMPT)
+def test_a_cancel_that_was_asked_is_charged_only_where_the_customer_ended_the_run(ending: Ending, outputs: int) -> None:
+    """A run that broke off otherwise costs nothing, whatever the book charges for cancels; nothing of it is sold."""
+    book = ABook({Ending.CANCELLED_RUNNING: Charge(Basis.HOLD, 50)})
+    page = a_page(a_job("running"), lease=a_lease(cancel=True), holds=True, book=book)
+    made = [an_output()] * outputs
+    answer = Settle("ada", JOB, TOKEN, ending, measured=7, outputs=made).decide(page)
+    assert isinstance(answer, Ended)
+    beats = ending is Ending.ENDED_BY_STAFF or (ending is Ending.SUCCEEDED and outputs)
+    if not beats:
+        assert (JobState.CANCELLED, 5 if ending.value in BY_CUSTOMER else 0) == (answer.state, answer.charged)
+        assert ([], None) == (page.writes.artifacts, page.writes.jobs[0].outputs)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+@pytest.mark.parametrize(
+    ("ending", "outputs", "made_good"),
+    [
+        (Ending.ENGINE_ERROR, 0, True),
+        (Ending.ENGINE_ERROR, 1, True),
+        (Ending.TIME_LIMIT, 1, True),
+        (Ending.LOST_WORKER, 1, True),
+        (Ending.SUCCEEDED, 0, True),  # nothing to show for it
+        (Ending.SUCCEEDED, 1, False),
+        (Ending.INVALID_INPUT, 0, False),
+        (Ending.INVALID_INPUT, 1, False),
+        (Ending.PAST_ENDS_BY_STARTED, 0, False),
+        (Ending.PAST_ENDS_BY_STARTED, 1, False),
+        (Ending.CANCELLED_RUNNING, 0, False),
+        (Ending.HANDED_BACK, 0, False),
+        (Ending.OUTAGE, 0, False),
+        (Ending.ENDED_BY_STAFF, 0, True),
+    ],
+)
+def test_what_expired_meanwhile_is_made_good_by_what_ended_the_run(
+    ending: Ending, outputs: int, made_good: bool, cancel: bool
+) -> None:
+    """Where a part was sold or a cancel was asked, too: only what went wrong on our side carries credits on."""
+    page = a_page(a_job("running", failures=2, ends_by=NOON), lease=a_lease(cancel=cancel), holds=True)
+    page.ledger.lots[1] = replace(page.ledger.lots[1], expires_at=NOON)
+    Settle("ada", JOB, TOKEN, ending, measured=7, outputs=[an_output()] * outputs).decide(page)
+    given = [new.reason for new in page.ledger.new_lots.values()]
+    assert (["make_good"] if made_good else []) == given
 
 
 def test_a_running_job_without_a_hold_is_never_settled() -> None:

@@ -22,6 +22,7 @@ from worker.credits.outcomes import (
     Retry,
     allowed_bases,
     backoff_seconds,
+    cancel_after,
     charge_for,
     counts_as_failure,
     default_charge,
@@ -155,6 +156,8 @@ def test_every_ending_is_a_move_the_machine_knows(ending: Ending) -> None:
         ("engine_failure", 0, "engine_failure"),
         ("engine_failure", 1, "partial"),
         ("time_limit", 1, "partial"),
+        ("past_ends_by_started", 1, "partial"),
+        ("past_ends_by_started", 0, "past_ends_by_started"),
         ("invalid_input", 1, "partial"),
         ("cancelled_running", 1, "cancelled_running"),  # discarded
         ("lost_worker", 1, "lost_worker"),  # discarded
@@ -168,6 +171,22 @@ def test_finished_outputs_make_a_partial_success_of_an_engines_failure(
 ) -> None:
     """An engine error or time limit with something finished is sold as a part; cancelled and lost work is not."""
     assert Ending(expected) == ending_with(Ending(ending), finished)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        ("cancelled_running", End(JobState.CANCELLED, Ending.CANCELLED_RUNNING, 1)),
+        ("invalid_input", End(JobState.CANCELLED, Ending.CANCELLED_RUNNING, 1)),
+        ("lost_worker", End(JobState.CANCELLED, Ending.CANCELLED, 2)),
+        ("engine_error", End(JobState.CANCELLED, Ending.CANCELLED, 2)),
+        ("handed_back", End(JobState.CANCELLED, Ending.CANCELLED, 1)),
+        ("past_ends_by_started", End(JobState.CANCELLED, Ending.CANCELLED, 1)),
+    ],
+)
+def test_how_a_job_ends_whose_cancel_was_asked(cause: str, expected: End) -> None:
+    """As cancelled; while it ran only where the run ended for it, or by the customer's doing."""
+    assert expected == cancel_after(Ending(cause), 1)
 
 
 def test_a_job_that_asks_for_no_outputs_succeeds_without_any() -> None:

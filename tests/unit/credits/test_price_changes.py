@@ -61,6 +61,18 @@ def test_a_little_more_than_allowed_is_more_than_allowed() -> None:
     assert () == large_changes(book("[song]\nbase = 1000\n"), book("[song]\nbase = 1200\n"), 20)
 
 
+@pytest.mark.parametrize(("draft", "studio"), [(59, 600), (39, 400), (39, 600), (59, 400)])
+def test_a_large_change_is_not_hidden_by_one_that_is_just_small_enough(draft: int, studio: int) -> None:
+    """49 -> 59 is 20.4 % up and 49 -> 39 as much down, beside 500 -> 600 or 400: 20 %, but more credits."""
+    models = '[song]\nbase = 10\n[[song.overrides]]\nwhen = {{ model = "draft" }}\nmultiplier = {}\n'
+    models += '[[song.overrides]]\nwhen = {{ model = "studio" }}\nmultiplier = {}\n'
+    (line,) = large_changes(book(models.format(4.9, 50)), book(models.format(draft / 10, studio / 10)), 20)
+    assert f"model = draft: 49 -> {draft} credits" in line
+    # Of two that are too large, the larger one is told.
+    (line,) = large_changes(book(models.format(4.9, 50)), book(models.format(draft / 10, studio / 10)), 10)
+    assert f"model = draft: 49 -> {draft} credits" in line
+
+
 def test_a_rate_that_goes_from_one_axis_to_the_other_is_a_change() -> None:
     """For a song, which reads nothing: it was cheap by a slip, and now its length counts."""
     slip = book(SONG.replace("seconds_out", "seconds_in"))

@@ -120,7 +120,8 @@ async def test_an_mp3_without_an_encoders_note_is_measured_by_decoding(tmp_path:
         (lambda path: path.write_bytes(b"\xff\xfb\x90\x64" + bytes(9)), "can't be decoded as mp3: it is damaged"),
         (lambda path: path.write_bytes(b"ID3" + bytes(100)), "can't be decoded as mp3: it is damaged"),
         (lambda path: path.write_bytes(b"fLaC" + bytes(100)), "can't be decoded as flac: it is damaged"),
-        (lambda path: path.write_bytes(b"OggS" + bytes(100)), "is truncated: its last page is missing"),
+        (lambda path: path.write_bytes(b"OggS" + bytes(20)), "is truncated: its last page is missing"),
+        (lambda path: path.write_bytes(b"OggS" + bytes(100)), "holds more than one stream of sound"),
     ],
 )
 async def test_what_is_no_sound_is_refused(tmp_path: Path, make: Callable[[Path], object], problem: str) -> None:
@@ -132,6 +133,32 @@ async def test_what_is_no_sound_is_refused(tmp_path: Path, make: Callable[[Path]
 
 def everything_in(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+async def test_no_sound_hides_behind_the_end_of_an_ogg(tmp_path: Path, encoding: str) -> None:
+    """A second stream, however small: we would measure the first alone, and another decoder plays both."""
+    path = a_file(tmp_path, "OGG", encoding, noise(sample_rate=48_000), 48_000)
+    alone = path.read_bytes()
+    assert (await probe(path)).info.frames == 24_000
+    for other in (alone, b"tags" * 100 + alone, alone.replace(alone[14:18], b"2nd.")):
+        path.write_bytes(alone + other)
+        assert await refusal(path) == "holds more than one stream of sound"
+    path.write_bytes(alone + b"tags" * 100)
+    assert (await probe(path)).info.frames == 24_000
+
+
+async def test_an_ogg_is_whole_page_by_page(tmp_path: Path) -> None:
+    """What is between two pages, and an end before the one before it, is nobody's mistake but a liar's."""
+    path = a_file(tmp_path, "OGG", "VORBIS", noise(20))
+    good = path.read_bytes()
+    last = good.rfind(b"OggS")
+    path.write_bytes(good[:last] + bytes(8) + good[last:])
+    assert await refusal(path) == "is damaged: a page does not follow the one before it"
+    path.write_bytes(good[: last + 6] + (100).to_bytes(8, "little") + good[last + 14 :])
+    assert await refusal(path) == "has a header that contradicts itself: a page ends before the one before it"
+    path.write_bytes(good[:last])
+    assert await refusal(path) == "is truncated: its last page is missing"
 
 
 @pytest.mark.parametrize("names", [["../../sound.wav"], ["sound.wav"] * 2_000, ["inner.zip"]])
@@ -221,7 +248,8 @@ def with_frames_of_mp3(content: bytearray, frames: int) -> None:
         ("FLAC", lambda c: with_frames_of_flac(c, 100), "bytes behind the sound that its header tells of"),
         ("MP3", lambda c: with_frames_of_mp3(c, 10), "bytes behind the sound that its header tells of"),
         ("MP3", lambda c: with_frames_of_mp3(c, 9999), "is truncated"),
-        ("OGG", lambda c: c.extend(bytes(c) * 2), "bytes behind the sound that its header tells of"),
+        ("OGG", lambda c: c.extend(bytes(c) * 2), "holds more than one stream of sound"),
+        ("OGG", lambda c: c.extend(bytes(200_000)), "bytes behind the sound that its header tells of"),
     ],
 )
 async def test_a_header_that_lies_is_refused(

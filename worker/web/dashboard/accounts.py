@@ -9,10 +9,12 @@ from starlette.responses import Response
 
 from worker.store.limits import AS_PLANNED
 from worker.store.ops import RUNNING_MAX_MAX, Scope
+from worker.store.purchases import Credited
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.forms import Form
 from worker.web.dashboard.session import Visitor
+from worker.web.dashboard.words import moment
 
 _CREDITS_MAX = 10**12
 _JOBS, _ENTRIES = 10, 50
@@ -53,7 +55,7 @@ async def topup(request: Request, visitor: Visitor, form: Form) -> Response:
     pack = form.optional("pack")
     amount = None if pack else form.whole("credits", 1, _CREDITS_MAX)
     done = await board.services.accounts.topup(name, form.line("reference"), visitor.actor, amount=amount, pack=pack)
-    return frame.go(_path(name), f"{done.credits:,} credits topped up{_replayed(done.replayed)}")
+    return frame.go(_path(name), f"{done.credits:,} credits topped up{_replayed(done.replayed)}{_spending(done)}")
 
 
 async def grant(request: Request, visitor: Visitor, form: Form) -> Response:
@@ -87,6 +89,19 @@ async def resume(request: Request, visitor: Visitor, form: Form) -> Response:
     name = request.path_params["account"]
     done = await board_of(request).services.controls.resume(Scope.ACCOUNT, name, visitor.actor)
     return frame.go(_path(name), f"Resumed; {done.freed:,} jobs can be claimed again.")
+
+
+def _spending(done: Credited) -> str:
+    """What a top-up can't do, if anything."""
+    if done.frozen and done.frozen_until is None:
+        return f". They can't be spent before {done.account_id} subscribes."
+    if done.frozen:
+        return f". They are frozen: without a subscription they expire at {moment(done.frozen_until)}."
+    if done.frozen_from is not None:
+        return (
+            f". They can be spent until {moment(done.frozen_from)}, then they freeze unless the subscription goes on."
+        )
+    return ""
 
 
 def _replayed(replayed: bool) -> str:

@@ -60,10 +60,10 @@ class Form:
         return self.text(name) or None
 
     def whole(self, name: str, least: int, most: int) -> int:
-        """A whole number. Raises `Refused`."""
-        typed = self.text(name).replace(",", "").replace("_", "")
+        """A whole number, in digits alone: whether `10,50` is ten or a thousand is not guessed. Raises `Refused`."""
+        typed = self.text(name)
         if not (typed.isascii() and typed.isdigit() and len(typed) <= 19) or not least <= int(typed) <= most:
-            raise Refused(name, f"must be a whole number from {least:,} to {most:,}")
+            raise Refused(name, f"must be a whole number from {least:,} to {most:,}, in digits alone")
         return int(typed)
 
     def line(self, name: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,32 +17,51 @@ from tasks.kind import AudioInfo, RefusedRequest
 from tasks.validation import parse
 from worker.cli.asking import typed_params
 from worker.cli.values import Misused
-from worker.credits.document_changes import Change
 from worker.credits.documents import DocumentError
 from worker.credits.prices import PriceBook, Priced, PriceTooHigh, UnknownPrice, Usage, price
-from worker.store.book_shelf import BookLine
-from worker.store.errors import Refused
+from worker.price_desk import PriceDesk
+from worker.store.book_shelf import BookChanges, BookLine, Seen
+from worker.store.errors import Overtaken, Refused
+from worker.store.instants import problem_of_instant
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import Board, board_of
 from worker.web.dashboard.forms import Form
-from worker.web.dashboard.price_numbers import numbers_of, with_numbers
+from worker.web.dashboard.price_numbers import fields_with, numbers_of, with_numbers
 from worker.web.dashboard.session import Visitor
 
 #: Frames a second of the made-up recording that a quote is asked for.
 _SAMPLE_RATE = 48_000
 _BOOK_MAX = 2**31 - 1
+#: What a browser's field for a time can hold; it would empty itself over anything else.
+_FIELD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,3})?)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What somebody is writing, and what is known of it so far."""
+    """What somebody is writing, each field as it was sent, and what is known of it so far.
+
+    `typed`: numbers that were typed into the form and are not in the document, `were` what stood there before.
+    """
 
     document: str
     problems: tuple[str, ...] = ()
-    changes: tuple[Change, ...] | None = None
+    found: BookChanges | None = None
     rehearsed: Any = None
-    note: str = ""
     said: str = ""
+    tried: bool = False
+    overtaken: bool = False
+    note: str = ""
+    effective_at: str = ""
+    force: str = ""
+    on: str = ""
+    in_force: str = ""
+    typed: Mapping[str, str] = field(default_factory=dict)
+    were: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def clock(self) -> str:
+        """The sort of field that keeps the time as it was typed."""
+        return "datetime-local" if not self.effective_at or _FIELD_TIME.fullmatch(self.effective_at) else "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +82,77 @@ async def prices(request: Request, visitor: Visitor) -> Response:
     number = request.query_params.get("book", "")
     if number and not (number.isascii() and number.isdigit() and 0 < int(number[:12]) <= _BOOK_MAX):
         raise Refused("book", "must be the number of a book")
+    # Read before the book: one that comes between them is then one that the draft doesn't know of.
+    history = await board.services.prices.history(50)
+    newest = max((line.book for line in history if line.withdrawn_at is None), default=None)
+    in_force = next((line.book for line in history if line.in_force), None)
     shown = await board.services.prices.shown(int(number) if number else None)
     asked = await _asked(board, request, shown.document)
-    return await _page(request, visitor, Draft(shown.document), asked, book=shown)
+    begun = Draft(shown.document, on=str(newest or ""), in_force=str(in_force or ""))
+    return await _page(request, visitor, begun, asked, book=shown)
 
 
 async def draft(request: Request, visitor: Visitor, form: Form) -> Response:
-    """Check a draft, rehearse it or put it in force. Whatever is wrong with it, the draft is not lost."""
-    board, verb = board_of(request), form.text("verb")
-    written, note = form.verbatim("document"), form.text("note")
+    """Check a draft, rehearse it or put it in force. Whatever is wrong with it, nothing that was typed is lost."""
+    desk, verb, shown = board_of(request).services.prices, form.text("verb"), _sent(form)
     try:
-        if verb == "numbers":
-            typed = {name.removeprefix("number:"): form.text(name) for name in form.names("number:")}
-            written = with_numbers(written, typed)
-        changes = (await board.services.prices.changes(None, written)).changes
+        written = with_numbers(shown.document, shown.typed, shown.were) if shown.typed else shown.document
+        shown = replace(shown, document=written, typed={}, were={})
+        at, seen, force = _time(form), _seen(form), shown.force or None
+        shown = replace(shown, found=await desk.changes(None, written))
         if verb == "apply":
-            done = await board.services.prices.apply(
-                written, visitor.actor, form.line("note"), _time(form), form.text("force") or None
-            )
+            done = await desk.apply(written, visitor.actor, form.line("note"), at, force, seen=seen)
             when = "already" if done.replayed else f"from {done.effective_at:%Y-%m-%d %H:%M:%S} UTC"
-            said = f"Book {done.book} is in force {when}."
-            return frame.go(f"/prices?book={done.book}", said)
-        rehearsed = await _rehearsed(board, written, visitor) if verb == "rehearse" else None
-        said = "It can be applied." if changes else "It says the same as the book in force."
-        shown = Draft(written, changes=changes, rehearsed=rehearsed, note=note, said=said)
+            return frame.go(f"/prices?book={done.book}", f"Book {done.book} is in force {when}.")
+        if verb == "rehearse":
+            shown = replace(shown, rehearsed=await _rehearsed(desk, written, visitor))
+        # Whoever only looks may not know yet what to note.
+        await desk.apply(written, visitor.actor, shown.note or "a check", at, force, seen=seen, trial=True)
+        shown = replace(shown, said=_verdict(shown))
     except DocumentError as error:
-        shown = Draft(written, problems=tuple(str(problem) for problem in error.problems), note=note)
+        shown = replace(shown, problems=tuple(str(problem) for problem in error.problems))
     except Refused as error:
-        shown = Draft(written, problems=(str(error),), note=note)
-    return await _page(request, visitor, shown, Asked())
+        shown = replace(shown, problems=(str(error),), overtaken=isinstance(error, Overtaken))
+    return await _page(request, visitor, replace(shown, tried=verb != "apply"), Asked())
+
+
+def _sent(form: Form) -> Draft:
+    """The form as it was sent, to be shown again."""
+    were, typed = _were(form), {name.removeprefix("number:"): form.text(name) for name in form.names("number:")}
+    try:
+        at = _time(form)
+    except Refused:
+        at = None  # told when the draft is looked at
+    return Draft(
+        form.verbatim("document"),
+        note=form.text("note"),
+        effective_at=at.replace(tzinfo=None).isoformat() if at else form.text("effective_at"),
+        force=form.text("force"),
+        on=form.text("on"),
+        in_force=form.text("in_force"),
+        typed={place: text for place, text in typed.items() if were.get(place) != text},
+        were=were,
+    )
+
+
+def _were(form: Form) -> Mapping[str, str]:
+    """The numbers as the page had them: a field that still says so was not typed into."""
+    try:
+        return msgspec.json.decode(form.text("numbers_were") or "{}", type=dict[str, str])
+    except msgspec.MsgspecError:
+        return {}
+
+
+def _seen(form: Form) -> Seen | None:
+    if not form.text("on"):
+        return None
+    return Seen(form.whole("on", 1, _BOOK_MAX), form.whole("in_force", 1, _BOOK_MAX) if form.text("in_force") else None)
+
+
+def _verdict(shown: Draft) -> str:
+    if shown.found is None or not shown.found.changes:
+        return "It says the same as the book in force."
+    return "It can be applied." if shown.note else "It can be applied, with a note that says why."
 
 
 async def withdraw(request: Request, visitor: Visitor, form: Form) -> Response:
@@ -108,9 +172,13 @@ async def revert(request: Request, visitor: Visitor, form: Form) -> Response:
 async def _page(request: Request, visitor: Visitor, shown: Draft, asked: Asked, book: Any = None) -> Response:
     board = board_of(request)
     history = await board.services.prices.history(50)
+    fields = numbers_of(shown.document)
+    typed_over = {place: text for place, text in shown.were.items() if place in shown.typed}
+    were = {**{field.place: field.value for field in fields}, **typed_over}
     values = {
         "draft": shown,
-        "numbers": numbers_of(shown.document),
+        "numbers": fields_with(fields, shown.typed),
+        "were": msgspec.json.encode(were).decode(),
         "asked": asked,
         "book": book,
         "history": history,
@@ -120,7 +188,8 @@ async def _page(request: Request, visitor: Visitor, shown: Draft, asked: Asked, 
         "plans": (await board.services.accounts.plans()).plans,
         "now": await board.live.now(),
     }
-    return frame.page(request, visitor, "prices.html", values, status=400 if shown.problems else 200)
+    status = 409 if shown.overtaken else 400 if shown.problems else 200
+    return frame.page(request, visitor, "prices.html", values, status=status)
 
 
 def _coming(history: tuple[BookLine, ...]) -> frozenset[int]:
@@ -162,15 +231,20 @@ def _quoted(board: Board, book: PriceBook, asked: Asked) -> Priced:
     return price(book, kind.name, usages, given.model_dump(mode="json"), asked.plan or None)
 
 
-async def _rehearsed(board: Board, document: str, visitor: Visitor) -> Any:
-    return await board.services.prices.rehearse(document, timedelta(days=30), visitor.actor)
+async def _rehearsed(desk: PriceDesk, document: str, visitor: Visitor) -> Any:
+    return await desk.rehearse(document, timedelta(days=30), visitor.actor)
 
 
 def _time(form: Form) -> datetime | None:
+    """From when on, in UTC: a browser's field has no zone, and one that is told is heeded."""
     typed = form.text("effective_at")
     if not typed:
         return None
     try:
-        return datetime.fromisoformat(typed).replace(tzinfo=UTC)
+        time = datetime.fromisoformat(typed)
     except ValueError:
         raise Refused("effective_at", "must be a time like 2026-12-01T00:00, in UTC") from None
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    if (problem := problem_of_instant(time)) is not None:
+        raise Refused("effective_at", problem)
+    return time.astimezone(UTC)

@@ -100,7 +100,11 @@ class LimitsBody(Body):
 
 
 class SubscribedAnswer(BaseModel):
-    """The subscription after the step. `credits`: what the step brought."""
+    """The subscription after the step. `credits`: what the step brought.
+
+    `given_up_from`, `given_up_until`: months paid for ahead that an end at once gave up; also told by the step that
+    comes back after it.
+    """
 
     account: str
     plan: str
@@ -111,14 +115,26 @@ class SubscribedAnswer(BaseModel):
     next_plan: str | None
     active_until: datetime | None
     next_refill_at: datetime | None
+    given_up_from: datetime | None
+    given_up_until: datetime | None
 
 
 class CreditedAnswer(BaseModel):
+    """`paid_debt`: of these, what paid a debt. `frozen`: a top-up that can't be spent, having no active subscription.
+
+    `frozen_from`: since when, or from when if the subscription does not go on. `frozen_until`: when it expires if none
+    has gone on by then. Both null: nothing ends, or nobody has subscribed yet. As it stands when it is asked.
+    """
+
     account: str
     credits: int
     expires_at: datetime | None
     reference: str
     replayed: bool
+    paid_debt: int
+    frozen: bool
+    frozen_from: datetime | None
+    frozen_until: datetime | None
 
 
 class ChargebackBody(Body):
@@ -267,7 +283,10 @@ async def change(
 async def cancel(
     request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: CancelBody | None = None
 ) -> Response:
-    """No further month. Top-ups are frozen when it ends, and thaw if it is resumed in time."""
+    """No further month than those that are paid for; `at_once` gives up those paid ahead.
+
+    Top-ups are frozen when it ends, and thaw if it is resumed in time.
+    """
     caller.check(account)
     at_once = body is not None and body.at_once
     return _subscribed(await services_of(request).accounts.cancel(account, key, caller.actor, at_once=at_once))
@@ -277,7 +296,7 @@ async def cancel(
 async def resume(
     request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: ResumeBody | None = None
 ) -> Response:
-    """Go on after a cancel or a lapse."""
+    """Go on after a cancel or a lapse. An external one whose month is over waits for its payment."""
     caller.check(account)
     plan = body.plan if body else None
     return _subscribed(await services_of(request).accounts.resume(account, key, caller.actor, plan=plan))

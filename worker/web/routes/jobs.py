@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from worker.client import JobRequest
 from worker.credits.lots import CREDITS_MAX
@@ -16,6 +26,7 @@ from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
 from worker.credits.states import ENDED, JobState
 from worker.store.compensations import Compensated
 from worker.store.errors import LedgerUnavailable, Refused, UnknownAccount
+from worker.store.json_values import problem_of_json
 from worker.store.reads_job_lists import JobsPage
 from worker.store.reads_jobs import JobShown
 from worker.store.reads_receipts import Receipt
@@ -40,7 +51,7 @@ from worker.web.fields import (
 )
 from worker.web.problems import Problem, document, responses, said
 from worker.web.services import Services, services_of
-from worker.web.strict_json import StrictRoute
+from worker.web.strict_json import VALUES_MAX, StrictRoute
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -100,8 +111,18 @@ class BatchItem(SubmitBody):
         None,
         min_length=1,
         max_length=255,
-        description="Its own idempotency key. Default: the batch's, `/` and its place.",
+        description="Its own idempotency key, printable ASCII. Default: the batch's, `/` and its place.",
     )
+
+
+def _or_why_not(given: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """The item, or what is wrong with it, as a submit of its own would be told."""
+    if (problem := problem_of_json(given, VALUES_MAX)) is not None:
+        return Problem(422, f"the job {problem}")
+    try:
+        return validate(given)
+    except ValidationError as error:
+        return RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()])
 
 
 class BatchBody(Body):
@@ -109,7 +130,8 @@ class BatchBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [_EXAMPLE]}]})
 
-    jobs: list[BatchItem] = Field(min_length=1, max_length=BATCH_MAX)
+    # Also an exception, in the place of an item that is none.
+    jobs: list[Annotated[BatchItem, WrapValidator(_or_why_not)]] = Field(min_length=1, max_length=BATCH_MAX)
 
 
 class SubmitAnswer(BaseModel):
@@ -191,14 +213,17 @@ async def submit(request: Request, caller: Submitter, body: SubmitBody, key: Ide
 @router.post("/batch", status_code=207, response_model=BatchAnswer, responses=responses(400, 408, 413, 415, 422))
 async def submit_batch(request: Request, caller: Submitter, body: BatchBody, key: IdempotencyKey) -> Response:
     """Ask for up to 1,000 jobs at once. Sent again with the same key it is the same jobs."""
-    asked = [item.asked(item.key or _key_of(key, place)) for place, item in enumerate(body.jobs)]
-    mine = [one for one in asked if caller.covers(one.account_id)]
+    asked = [_item_asked(item, key, place) for place, item in enumerate(body.jobs)]
+    mine = [one for one in asked if isinstance(one, JobRequest) and caller.covers(one.account_id)]
     done = await services_of(request).client.submit_many(mine, caller.actor)
     stored = [one for one in done if isinstance(one, Submitted)]
     answers, positions = iter(done), iter(await services_of(request).depths.positions(stored))
     request_id = request.scope["state"]["request_id"]
     results = []
     for one in asked:
+        if isinstance(one, Exception):
+            results.append({"problem": document(said(one), request_id)})
+            continue
         told = next(answers) if caller.covers(one.account_id) else UnknownAccount(one.account_id)
         if isinstance(told, Submitted):
             results.append({"job": {**told.shown(str(one.key)), "position": next(positions)}})
@@ -325,6 +350,10 @@ async def shown(request: Request, caller: Caller, job_id: UUID) -> JobShown:
     """The job, if the caller may know of it. Raises `UnknownJob`, after the same look for whichever reason."""
     await check_job(services_of(request), caller, job_id)
     return await services_of(request).reads.job(job_id)
+
+
+def _item_asked(item: BatchItem | Exception, batch: str, place: int) -> JobRequest | Exception:
+    return item if isinstance(item, Exception) else item.asked(item.key or _key_of(batch, place))
 
 
 def _key_of(batch: str, place: int) -> str:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from worker.overcharges import Overcharged
-from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShown
+from worker.store.book_shelf import BookApplied, BookChanges, BookLine, BookShown, Seen
 from worker.store.price_report import PriceReport
 from worker.store.reads_accounts import PAGE_MAX
 from worker.store.rehearsals import Rehearsed
@@ -54,6 +54,13 @@ class BookBody(Body):
     note: Line = Field(description="Why, for the history.")
     effective_at: Instant | None = Field(None, description="From this time on. Default: now.")
     force: Line | None = Field(None, description="Why a large change goes without a rehearsal.")
+    on: int | None = Field(
+        None,
+        ge=1,
+        le=_BOOK_MAX,
+        description="The book that the draft began from, the newest that you know of: `overtaken` (409) if another one "
+        "was put in force or planned since. Default: that is not asked.",
+    )
 
 
 class DraftBody(Body):
@@ -128,8 +135,9 @@ async def apply(request: Request, caller: Setter, body: BookBody, key: Idempoten
     The very document that is in force already is not applied again: its number is the answer.
     """
     once = asked(request, caller, "prices", key, body)
+    seen = None if body.on is None else Seen(body.on)
     done = await services_of(request).prices.apply(
-        body.document, caller.actor, body.note, body.effective_at, body.force, once
+        body.document, caller.actor, body.note, body.effective_at, body.force, once, seen
     )
     return answer(done, 200 if done.replayed else 201)
 
@@ -190,7 +198,10 @@ async def overcharged(
     "/prices/{book}/overcharged", response_model=Overcharged, responses=responses(400, 404, 409, 413, 415, 422)
 )
 async def compensate_overcharged(request: Request, caller: Mender, book: BookPath, body: MendBody) -> Response:
-    """Give each of those jobs what it was charged too much: once a job, whichever book it is compared with."""
+    """Give each of those jobs what is missing of what it was charged too much: no credit twice, whoever asks again.
+
+    Under a cheaper book than before it is the rest. Jobs that have not ended are counted only: ask again then.
+    """
     give = (body.reason, caller.actor)
     return answer(await services_of(request).prices.overcharged(book, body.under, give=give))
 
