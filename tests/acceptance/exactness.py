@@ -7,7 +7,9 @@ from typing import Any
 import asyncpg
 
 from config.settings import load
+from tasks.registry import registry
 from tests.servers import Database
+from worker.pricing import quoted_usage_of
 from worker.store.audit import audit
 from worker.store.database import make_engine
 
@@ -16,7 +18,7 @@ async def assert_books_exact(database: Database) -> None:
     """Every promise about money that a database can be asked for. What processes left in the middle is no error."""
     engine = make_engine(load({}, database_url=database.url), name="test")
     try:
-        found_by_audit = (await audit(engine)).violations
+        found_by_audit = (await audit(engine, quoted_usage=quoted_usage_of(registry()))).violations
     finally:
         await engine.dispose()
     assert () == found_by_audit, found_by_audit

@@ -21,6 +21,7 @@ import redis
 import redis.asyncio
 from sqlalchemy import make_url
 
+from tasks.registry import registry
 from tests.acceptance.exactness import broken_rules
 from tests.acceptance.stage import Process, Stage, Zygote, opened_stage, put_plans_in_force, put_prices_in_force
 from tests.chaos import kinds
@@ -31,6 +32,7 @@ from worker.local.postgres import EmbeddedPostgres
 from worker.local.roles import dsn
 from worker.local.system import LocalServers
 from worker.local.valkey import EmbeddedValkey
+from worker.pricing import quoted_usage_of
 from worker.store.audit import audit
 
 EVENTS_KEPT = 40
@@ -249,7 +251,8 @@ class Theatre:
         async with self.pool.acquire() as connection:
             for rule, rows in (await broken_rules(connection)).items():
                 self.chronicle.violated(f"{rule}: {rows[0]}")
-        for violation in (await audit(self.stage.store.engine)).violations:
+        usage = quoted_usage_of(registry(kinds.ALL))
+        for violation in (await audit(self.stage.store.engine, quoted_usage=usage)).violations:
             self.chronicle.violated(f"audit: {violation}")
 
     def said(self, pattern: str) -> int:

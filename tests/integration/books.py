@@ -185,7 +185,7 @@ class ASubmission:
             kind=self.more.get("kind", "generation"),
             queue=self.more.get("queue", "generation"),
             request=self.more.get("request", {}),
-            inputs={},
+            inputs=self.more.get("inputs", {}),
             metadata={},
             quoted=self.quoted,
             book_id=view.book_id,

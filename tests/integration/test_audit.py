@@ -200,6 +200,7 @@ TAMPERINGS = [
      "BEFORE UPDATE ON journal FOR EACH ROW EXECUTE FUNCTION fermata_append_only()"),
     ("append_only_is_guarded", "ALTER TABLE debts DISABLE TRIGGER debts_no_truncate"),
     ("append_only_is_guarded", "ALTER TABLE journal_default DISABLE TRIGGER journal_no_truncate"),
+    ("guards_are_ours", "ALTER TABLE audit_log DISABLE TRIGGER audit_log_append_only"),
     ("journal_order", "UPDATE journal SET at = at - interval '1 minute' WHERE seq = (SELECT max(seq) FROM journal)"),
     (
         "reserved_after_expiry",
@@ -335,6 +336,43 @@ TAMPERINGS = [
     ("book_is_unchanged", "UPDATE price_books SET document = document || ' '"),
     ("book_is_unchanged", "UPDATE plan_books SET document = document || ' '"),
     ("book_is_readable", "UPDATE price_books SET document = 'free = for all' WHERE book_id = 2"),
+    (
+        "book_is_as_logged",
+        "UPDATE price_books SET document = replace(document, 'base = 30', 'base = 300') WHERE book_id = 2; "
+        "UPDATE price_books SET digest = encode(sha256(convert_to(document, 'UTF8')), 'hex')",
+    ),
+    (
+        "book_is_as_logged",
+        "UPDATE plan_books SET document = replace(document, '[', '[ '); "
+        "UPDATE plan_books SET digest = encode(sha256(convert_to(document, 'UTF8')), 'hex')",
+    ),
+    ("book_is_as_logged", "UPDATE price_books SET effective_at = '2001-01-01' WHERE book_id = 2"),
+    ("book_is_as_logged", "UPDATE plan_books SET effective_at = '2001-01-01'"),
+    (
+        "book_is_as_logged",
+        "ALTER TABLE price_books DISABLE TRIGGER USER; "
+        "UPDATE price_books SET withdrawn_at = fermata_now(), withdrawn_by = 'x' WHERE book_id = 2; "
+        "ALTER TABLE price_books ENABLE TRIGGER USER",
+    ),
+    ("book_is_as_logged", "DELETE FROM plan_books"),
+    (
+        "book_is_as_logged",
+        "ALTER TABLE price_books DISABLE TRIGGER USER; "
+        "INSERT INTO price_books (document, digest, effective_at, author, note, created_at) SELECT document, digest, "
+        "fermata_now(), '', '', fermata_now() + interval '2 minutes' FROM price_books WHERE book_id = 1; "
+        "ALTER TABLE price_books ENABLE TRIGGER USER",
+    ),
+    (
+        "book_is_as_logged",  # nothing that stands in the log stops the audit, and what is added to it hides nothing
+        "INSERT INTO audit_log (at, actor, what, subject, after) SELECT fermata_now(), 'x', 'price_books.insert', "
+        "'99', '[1]'",
+    ),
+    ("book_is_there", f"UPDATE jobs SET book_id = 999 WHERE job_id = {SUCCEEDED}"),
+    ("quote_is_price", "UPDATE jobs SET max_credits = quoted - 1 WHERE state = 'queued' AND quoted > 0"),
+    (
+        "charge_is_price",  # it was charged 30
+        f"UPDATE attempts SET usage = '[{{\"seconds_in\": \"0\", \"seconds_out\": \"1\"}}]' WHERE job_id = {SUCCEEDED}",
+    ),
     ("running_holds", f"DELETE FROM reservations WHERE job_id = {RUNNING}"),
     ("running_is_live", "DELETE FROM live"),
     (

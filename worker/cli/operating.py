@@ -144,7 +144,8 @@ def audit(
     async def work(books: Books) -> Audit:
         from worker.store.auditing import audited
 
-        return await audited(books.store.engine, who, since_checkpoints=since_checkpoints)
+        usage = books.reads.quoted_usage
+        return await audited(books.store.engine, who, since_checkpoints=since_checkpoints, quoted_usage=usage)
 
     found = opening.with_books(work)
     return present(found, json, _audit(found), code=0 if found.ok else NO)

@@ -184,7 +184,7 @@ async def _play(
             await stage.play()
         after = await reads.balance(account)
         await stage.keep_files(folder)
-        verdict = await audit(store.engine)
+        verdict = await audit(store.engine, quoted_usage=reads.quoted_usage)
     return Report(stage.jobs, before, after, verdict, folder, logs, time.monotonic() - started)
 
 

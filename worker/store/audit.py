@@ -24,9 +24,20 @@ from worker.credits.lots import CREDITS_MAX
 from worker.credits.outcomes import RULES as ENDINGS
 from worker.credits.outcomes import Ending, Fault, charge_for
 from worker.credits.plans import PlanBookError, parse_plan_book
-from worker.credits.prices import WIDEST_BOUNDS, PriceBookError, parse_price_book
-from worker.store import audit_credits, audit_jobs, audit_ledger, audit_lots, audit_places, audit_subscriptions
+from worker.credits.prices import WIDEST_BOUNDS, PriceBook, PriceBookError, parse_price_book
+from worker.store import (
+    audit_books,
+    audit_credits,
+    audit_guards,
+    audit_jobs,
+    audit_ledger,
+    audit_lots,
+    audit_places,
+    audit_prices,
+    audit_subscriptions,
+)
 from worker.store.database import patient
+from worker.store.reads_receipts import QuotedUsage, no_usage
 from worker.store.snapshots import snapshot
 
 #: Every rule and what it holds us to. Names are stable: alarms and runbooks use them.
@@ -41,6 +52,7 @@ RULES: Mapping[str, str] = {
     "entries_without_lot": "every entry moves credits of a lot of its own account",
     "held_is_draws": "what a lot holds is the sum of the draws of held reservations",
     "append_only_is_guarded": "the database refuses to change the journal and the debts",
+    "guards_are_ours": "functions, triggers, constraints and keys of the database are what the migrations made",
     "checkpoint_is_fold": "each month's checkpoints are the fold of its entries",
     "months_are_in_line": "months are closed and detached one after the other, none is left out",
     "journal_order": "an account's entries are numbered in the order in which they happened",
@@ -66,6 +78,10 @@ RULES: Mapping[str, str] = {
     "attempts_are_counted": "every attempt that ended is on record",
     "book_is_unchanged": "price and plan books are what was applied",
     "book_is_readable": "every price book can be read",
+    "book_is_as_logged": "each book is the one that the log of changes tells of, and none in force was withdrawn",
+    "book_is_there": "every job names a price book that is there",
+    "quote_is_price": "an unfinished job is quoted, and finished work was, what its book says, and within its limit",
+    "charge_is_price": "finished work is charged what its book says of what was used",
     # where unfinished jobs stand
     "running_holds": "a running job holds its credits",
     "running_is_live": "exactly the running jobs have a lease",
@@ -122,6 +138,7 @@ _CHECKS: Sequence[TextClause] = (
     audit_jobs.ENDS,
     audit_jobs.OUTPUTS,
     audit_jobs.ACCOUNTS,
+    audit_prices.BOOKS,
     audit_places.PLACES,
     audit_places.TIMES,
 )
@@ -155,15 +172,23 @@ async def audit(
     since_checkpoints: bool = False,
     lease_grace_seconds: float = 45,
     hold_grace_seconds: float = 45,
+    quoted_usage: QuotedUsage = no_usage,
 ) -> Audit:
     """Check every rule over everything. Works on a connection of its own, beside whatever runs.
 
-    `since_checkpoints`: reads no entry of a month that is closed. The graces are how long after its end a lease, and
-    after its job's `ends_by` a hold, may still be there. Raises `LedgerUnavailable`.
+    `since_checkpoints`: reads no entry of a month that is closed, and prices no job again that ended before. The graces
+    are how long after its end a lease, and after its job's `ends_by` a hold, may still be there. `quoted_usage`: what
+    the kinds say that a job can use; without it no quote is made again. Raises `LedgerUnavailable`.
     """
     named = patient(engine, "fermata audit", STATEMENT_SECONDS, **_BOUNDED)
     async with named as own, snapshot(own) as connection:
-        return await audit_on(connection, lease_grace_seconds, hold_grace_seconds, since_checkpoints=since_checkpoints)
+        return await audit_on(
+            connection,
+            lease_grace_seconds,
+            hold_grace_seconds,
+            since_checkpoints=since_checkpoints,
+            quoted_usage=quoted_usage,
+        )
 
 
 async def audit_on(
@@ -172,6 +197,7 @@ async def audit_on(
     hold_grace_seconds: float = 45,
     *,
     since_checkpoints: bool = False,
+    quoted_usage: QuotedUsage = no_usage,
 ) -> Audit:
     """The same inside a transaction of the caller's, which should be a snapshot."""
     months = (await connection.execute(_MONTHS)).all()
@@ -179,7 +205,7 @@ async def audit_on(
     since = trusted[-1].ends_at if trusted else None
     closed_until = months[-1].ends_at if months else _EVER
     counted = (await connection.execute(_COUNTS, {"closed_until": closed_until})).one()
-    found, outcomes = await _outcomes(connection)
+    found, outcomes, books = await _outcomes(connection)
     values = {
         **outcomes,
         **await _sold(connection),
@@ -205,13 +231,21 @@ async def audit_on(
         start, before = month.ends_at, month.starts_at
     rest = {"since": start, "until": _NEVER, "month": _NEVER}
     await check(audit_ledger.DRAWS, **rest, month_before=before, is_closed=False)
+    ended_since = since if since_checkpoints and since is not None else _EVER
+    wrong = await audit_prices.wrong_prices(connection, books, ended_since, quoted_usage, VIOLATIONS_MAX)
+    wrong += await audit_guards.changed_guards(connection)
+    wrong += await audit_books.unlogged_books(connection)
+    found += [Violation(rule, what) for rule, what in wrong]
     found.sort(key=lambda violation: (violation.rule, violation.what))
     return Audit(not found, tuple(found), counted.lots, counted.entries, since)
 
 
-async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[str, list[Any]]]:
-    """What each book charges for each ending, as columns; and the books that can't be read."""
+async def _outcomes(
+    connection: AsyncConnection,
+) -> tuple[list[Violation], dict[str, list[Any]], dict[int, PriceBook]]:
+    """The books that can't be read; what each of the others charges for each ending, as columns; and these books."""
     unreadable: list[Violation] = []
+    books: dict[int, PriceBook] = {}
     rows: list[tuple[int, str, str, str, int]] = []
     for book in await connection.execute(_BOOKS):
         try:
@@ -219,11 +253,12 @@ async def _outcomes(connection: AsyncConnection) -> tuple[list[Violation], dict[
         except PriceBookError as error:
             unreadable.append(Violation("book_is_readable", f"price book {book.book_id}: {error}"))
             continue
+        books[book.book_id] = parsed
         for ending, rule in ENDINGS.items():
             charge = charge_for(parsed, ending, started=True)
             rows.append((book.book_id, ending, rule.state, charge.basis, charge.percent))
     names = ("books", "endings", "states", "bases", "percents")
-    return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return unreadable, {name: [row[place] for row in rows] for place, name in enumerate(names)}, books
 
 
 async def _sold(connection: AsyncConnection) -> dict[str, list[Any]]:

@@ -364,6 +364,8 @@ GUARDS = text("""
         FROM pg_trigger AS t
         WHERE t.tgfoid = CAST('fermata_append_only' AS regproc)
           AND t.tgenabled IN ('O', 'A')
+          AND t.tgqual IS NULL
+          AND CAST(t.tgattr AS text) = ''  -- for whichever column
         GROUP BY t.tgrelid
     )
     SELECT 'append_only_is_guarded' AS rule, format('%s can be changed: its triggers are off', g.relation) AS what

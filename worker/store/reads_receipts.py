@@ -143,7 +143,7 @@ class ReceiptReads:
 
     def __init__(self, engine: AsyncEngine, quoted_usage: QuotedUsage = no_usage) -> None:
         self._engine = engine
-        self._quoted_usage = quoted_usage
+        self.quoted_usage = quoted_usage
         self._price_books = PriceBooks()
 
     async def receipt(self, job_id: UUID, account_id: str | None = None) -> Receipt:
@@ -210,7 +210,7 @@ class ReceiptReads:
         job = gathered.job
         usages = None
         if len(gathered.inputs) == len(job.inputs):  # an input that is gone can't be priced again
-            usages = self._quoted_usage(job.kind, job.request, gathered.inputs)
+            usages = self.quoted_usage(job.kind, job.request, gathered.inputs)
         lines = () if usages is None else _priced(gathered, usages)
         return _summing_to(job.quoted, lines, "as quoted")
 

@@ -42,6 +42,7 @@ async def run(request: Request, visitor: Visitor, form: Form) -> Response:
     if _one_at_a_time.locked():
         return frame.go("/audit", "An audit is under way: its verdict will stand here.", bad=True)
     async with _one_at_a_time:
-        found = await audited(board.services.engine, visitor.actor)
+        usage = board.services.reads.quoted_usage
+        found = await audited(board.services.engine, visitor.actor, quoted_usage=usage)
     said = "The books are exact." if found.ok else f"{len(found.violations):,} violations: see below."
     return frame.go("/audit", said, bad=not found.ok)
