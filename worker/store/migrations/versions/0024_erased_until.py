@@ -1,0 +1,22 @@
+"""An erasure takes what was there at its moment, and nothing that its account was sold or told since.
+
+Revision ID: 0024
+"""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0024"
+down_revision = "0023"
+
+
+def upgrade() -> None:
+    """Replace the functions that erase. No row is read or written."""
+    connection = op.get_bind()
+    for statement in Path(__file__).with_suffix(".sql").read_text().split(";\n\n"):
+        connection.exec_driver_sql(statement.rstrip().rstrip(";"))
+
+
+def downgrade() -> None:
+    """Nothing: they are called as before."""
