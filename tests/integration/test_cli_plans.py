@@ -131,3 +131,29 @@ def test_a_plan_that_is_no_longer_sold_stays_with_its_accounts(fermata: Fermata,
     assert 2 == fermata(*SONG, "--param", "model=studio").code
     answer = fermata("accounts", "subscribe", "bob", "starter")
     assert "fermata: plan: no plan 'starter'; there are creator, label" == answer.complaint
+
+
+def test_a_pack_that_was_paid_is_credited_though_it_is_no_longer_sold(fermata: Fermata, tmp_path: Path) -> None:
+    """As it was sold last, and the answer says so; what nobody sold yet is refused."""
+    fermata.account("ada")
+    bought = ("accounts", "topup", "ada", "--pack")
+    dearer = SHIPPED.replace("credits = 500", "credits = 400")
+    for document in (dearer, without_pack(dearer, "medium")):
+        fermata.ok("plans", "apply", written(tmp_path, document), "--note", "changed")
+    huge = written(tmp_path, SHIPPED.replace("[packs.large]", "[packs.huge]"))
+    fermata.ok("plans", "apply", huge, "--note", "later", "--effective-at", LATER)
+    done = fermata.ok(*bought, "medium", "--reference", "order-1")
+    assert (400, 2, False) == (done["credits"], done["book"], done["still_sold"])
+    assert "as sold last, by plan book 2" in " ".join(fermata(*bought, "medium").out.split())
+    again = fermata.ok(*bought, "medium", "--reference", "order-1")
+    assert (400, True) == (again["credits"], again["replayed"])
+    done = fermata.ok(*bought, "small")
+    assert (100, 3, True) == (done["credits"], done["book"], done["still_sold"])
+    assert "fermata: pack: no pack 'huge'; there are large, small" == fermata(*bought, "huge").complaint
+    assert fermata.ok("audit")["ok"]
+
+
+def without_pack(document: str, pack: str) -> str:
+    """The document, with that pack no longer sold."""
+    start = document.index(f"[packs.{pack}]")
+    return document[:start] + document[document.index("[packs.", start + 1) :]

@@ -336,6 +336,7 @@ def _credited(done: Credited) -> Iterator[RenderableType]:
             ("account", done.account_id),
             ("credits", done.credits),
             ("of these paid a debt", done.paid_debt or None),
+            ("as sold last, by plan book", done.book if done.still_sold is False else None),
             ("expire", done.expires_at or "never"),
             ("reference", done.reference),
             ("done before", True if done.replayed else None),

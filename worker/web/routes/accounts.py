@@ -119,6 +119,8 @@ class CreditedAnswer(BaseModel):
     expires_at: datetime | None
     reference: str
     replayed: bool
+    book: int | None = Field(None, description="Of a pack: the plan book that it was credited by.")
+    still_sold: bool | None = Field(None, description="False: that pack is sold no more; it is credited as sold last.")
 
 
 class ChargebackBody(Body):
