@@ -20,7 +20,7 @@ import uuid_utils.compat as uuids
 
 from config.settings import Settings, load
 from tests.acceptance.stage import Zygote
-from tests.integration.books import ACTOR, Store, opened
+from tests.integration.books import ACTOR, Store, opened, set_clock
 from tests.integration.cli_support import Fermata, forked, silence
 from tests.integration.test_batch_plans import ONE_OF_EACH
 from tests.servers import Database
@@ -121,6 +121,40 @@ async def test_a_month_that_is_not_over_for_a_day_is_not_closed(database: Databa
         assert 0 == await pruning.close_month()
         await database.advance(timedelta(hours=2))
         assert 1 == await pruning.close_month()
+
+
+@pytest.mark.parametrize("accounts", [1, 100])
+async def test_a_month_that_a_clock_ahead_closed_is_opened_again(database: Database, accounts: int) -> None:
+    """Closed whole or for one account: what comes into it afterwards is in its checkpoints once it is over."""
+    async with opened(database) as store:
+        await set_clock(store, "2032-01-20T10:00:00Z")
+        for account in ("ada", "bob"):
+            await store.account(account, 100)
+            await store.settle(account, await store.running(account, 10))
+        held = await store.running("ada", 10, job_seconds=60 * 86_400.0)
+        await set_clock(store, "2032-03-03T10:00:00Z")  # for a minute
+        while await store.value("SELECT fermata_close_month($1)", accounts):
+            if accounts == 1:
+                break  # whoever closes it dies
+        await set_clock(store, "2032-01-21T10:00:00Z")
+        await store.settle("ada", held)
+        await store.settle("bob", await store.running("bob", 10))
+        told = (await audit(store.engine)).violations
+        assert accounts == 1 or any("fermata prune opens it again" in one.what for one in told)
+        pruning = Pruning(store.engine, settings())
+        assert 1 == await pruning.close_month()
+        assert (0, 0) == (await pruning.close_month(), await pruning.closed_months())
+        assert () == (await audit(store.engine)).violations
+        opened_again = "SELECT count(*) FROM audit_log WHERE what = 'journal_months.reopen'"
+        assert (1 if accounts == 1 else 2) == await store.value(opened_again)
+        await set_clock(store, "2032-02-03T10:00:00Z")
+        while await pruning.close_month():
+            pass
+        assert 1 == await pruning.closed_months()
+        assert ((), ()) == tuple(one.violations for one in await both_audits(store))
+        async with database.connection(as_owner=True) as owner:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                await owner.execute("DELETE FROM checkpoints")
 
 
 @pytest.mark.parametrize(

@@ -266,13 +266,16 @@ MONTHS = text("""
     )
     SELECT 'months_are_in_line' AS rule,
            format('the month from %s to %s follows one that ended %s; closed %s, detached %s; it counts %s entries, '
-                  'its checkpoints %s', starts_at, ends_at, before, closed_at, detached_at, entries, counted) AS what
+                  'its checkpoints %s%s', starts_at, ends_at, before, closed_at, detached_at, entries, counted,
+                  CASE WHEN closed_at > fermata_now() AND detached_at IS NULL
+                      THEN '; a clock that ran ahead closed it: fermata prune opens it again' END) AS what
     FROM lined
     WHERE before <> starts_at
        OR ends_at <> starts_at AT TIME ZONE 'UTC' + INTERVAL '1 month'
        OR (detached_at IS NOT NULL AND kept_before)
        OR open_before
        OR entries <> counted
+       OR closed_at > fermata_now()
     LIMIT :limit
 """)
 

@@ -1,4 +1,4 @@
-"""An erasure takes what was there at its moment, and nothing that its account was sold or told since.
+"""An erasure takes what was there at its moment, and a month that was closed before its time opens again.
 
 Revision ID: 0024
 """
@@ -12,11 +12,11 @@ down_revision = "0023"
 
 
 def upgrade() -> None:
-    """Replace the functions that erase. No row is read or written."""
+    """Replace the functions that erase and close, and what guards checkpoints. No row is read or written."""
     connection = op.get_bind()
     for statement in Path(__file__).with_suffix(".sql").read_text().split(";\n\n"):
         connection.exec_driver_sql(statement.rstrip().rstrip(";"))
 
 
 def downgrade() -> None:
-    """Nothing: they are called as before."""
+    """Nothing: they are called as before, and do what was promised before."""
