@@ -26,7 +26,7 @@ from tests.integration.test_batch_plans import ONE_OF_EACH
 from tests.servers import Database
 from worker.artifacts.folder import FolderStore
 from worker.boot import opened_pruner
-from worker.credits.operations import Claimed
+from worker.credits.operations import Cancel, Claimed
 from worker.credits.outcomes import Ending
 from worker.failpoints import MOMENTS
 from worker.local.waiting import finished
@@ -254,6 +254,58 @@ async def test_old_months_are_detached_once_their_jobs_are_gone(database: Databa
         # And life goes on.
         await store.settle("ada", await store.running("ada", quoted=10), measured=6)
         assert () == (await audit(store.engine, since_checkpoints=True)).violations
+
+
+#: That would be told of all that is written.
+AN_ENDPOINT = (
+    "INSERT INTO webhooks (webhook_id, url, events, created_at, actor) "
+    "VALUES (gen_random_uuid(), 'https://endpoint.example/all', '{}', fermata_now(), 'test')"
+)
+
+
+async def test_entries_without_a_month_are_moved_to_theirs(database: Database) -> None:
+    """Until somebody does, no later month is detached. Nothing is told twice, and all is guarded as before."""
+    async with opened(database) as store, database.connection(as_owner=True) as owner:
+        await set_clock(store, "2032-01-10T10:00:00Z")
+        await owner.execute("SELECT fermata_make_partitions(3)")
+        await store.account("ada", 10)
+        await database.advance(200 * DAY)  # no scheduler for so long: until the end of July
+        await store.accounts.grant("ada", 1, "late", ACTOR)
+        await store.operations.do(Cancel("ada", await store.queued("ada"), "no more"))
+        for number in range(4):
+            await pass_months(database, 1)
+            await store.accounts.grant("ada", 1, f"g{number}", ACTOR)
+        pruning = Pruning(store.engine, settings())
+        while await pruning.close_month():
+            pass
+        blocked = [month async for month in _detached(pruning)]
+        await owner.execute(AN_ENDPOINT)
+        counted = "SELECT (SELECT count(*) FROM journal), count(*), (SELECT count(*) FROM deliveries) FROM events"
+        before = await owner.fetchrow(counted)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await store.value("SELECT fermata_empty_defaults()")
+        moved = await owner.fetchval("SELECT fermata_empty_defaults()")
+        assert moved >= 2
+        assert 0 == await owner.fetchval("SELECT fermata_empty_defaults()")
+        for default in ("journal_default", "events_default"):
+            assert 0 == await store.value(f"SELECT count(*) FROM {default}")  # the app may read it as before
+        assert before == await owner.fetchrow(counted)
+        assert ((), ()) == tuple(one.violations for one in await both_audits(store))
+        for month in await partitions(store):
+            for rewriting in ("UPDATE {} SET amount = 1", "DELETE FROM {}", "TRUNCATE {}"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                    await owner.execute(rewriting.format(month))
+        freed = [month async for month in _detached(pruning)]
+        assert (6, ["journal_2032_07", "journal_2032_08"]) == (len(blocked), freed)
+        await pass_months(database, 1)  # and life goes on
+        await store.accounts.grant("ada", 1, "last", ACTOR)
+        assert 0 == await store.value("SELECT count(*) FROM journal_default")
+
+
+async def _detached(pruning: Pruning) -> AsyncIterator[str]:
+    """The months that may go, as they do."""
+    while (month := await pruning.detach_month()) is not None:
+        yield month
 
 
 async def test_a_month_that_somebody_reads_is_detached_later(database: Database, tmp_path: Path) -> None:

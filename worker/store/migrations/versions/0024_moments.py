@@ -1,4 +1,6 @@
-"""An erasure takes what was there at its moment, and a month that was closed before its time opens again.
+"""An erasure takes what was there at its moment; a month that was closed before its time opens again.
+
+People can move what lies in a default partition to its month.
 
 Revision ID: 0024
 """
@@ -19,4 +21,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing: they are called as before, and do what was promised before."""
+    """Take away what is new; the others are called as before, and do what was promised before."""
+    op.execute("DROP FUNCTION fermata_empty_defaults()")

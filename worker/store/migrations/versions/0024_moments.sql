@@ -267,4 +267,51 @@ BEGIN
     WHERE starts_at = open.starts_at;
     RETURN cardinality(chosen);
 END
+$$;
+
+-- Moves what came while its month had no partition out of the default ones, into partitions of its months: an entry that
+-- lies there keeps its month, and every later one, from being detached. For people (docs/RUNBOOK.md): nobody reads or
+-- writes the table meanwhile, so it is nothing for a duty. What is of a month that was detached stays. Returns how many
+-- it moved; raises lock_not_available, and is to be tried again.
+CREATE FUNCTION fermata_empty_defaults() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '5s'
+AS $$
+DECLARE
+    parent text;
+    first_day timestamp;
+    child text;
+    found boolean;
+    here bigint;
+    moved bigint := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('fermata_make_partitions'));
+    FOREACH parent IN ARRAY ARRAY['journal', 'events'] LOOP
+        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent);
+        EXECUTE format('SELECT EXISTS (SELECT FROM %I)', parent || '_default') INTO found;
+        CONTINUE WHEN NOT found;
+        -- By itself it has none of the triggers that rows of its table have: nothing is told twice, and what was copied
+        -- may go.
+        EXECUTE format('ALTER TABLE %I DETACH PARTITION %I', parent, parent || '_default');
+        FOR first_day IN
+            EXECUTE format($q$SELECT DISTINCT date_trunc('month', at AT TIME ZONE 'UTC') FROM %I$q$, parent || '_default')
+        LOOP
+            child := parent || to_char(first_day, '_YYYY_MM');
+            CONTINUE WHEN to_regclass(child) IS NOT NULL;
+            EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', child, parent);
+            EXECUTE format('WITH gone AS (DELETE FROM %I WHERE at >= %L AND at < %L RETURNING *) '
+                'INSERT INTO %I SELECT * FROM gone', parent || '_default', first_day AT TIME ZONE 'UTC',
+                (first_day + INTERVAL '1 month') AT TIME ZONE 'UTC', child);
+            GET DIAGNOSTICS here = ROW_COUNT;
+            moved := moved + here;
+            EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, child,
+                first_day AT TIME ZONE 'UTC', (first_day + INTERVAL '1 month') AT TIME ZONE 'UTC');
+            IF parent = 'journal' THEN
+                EXECUTE format('CREATE TRIGGER journal_no_truncate BEFORE TRUNCATE ON %I '
+                    'FOR EACH STATEMENT EXECUTE FUNCTION fermata_append_only()', child);
+            END IF;
+        END LOOP;
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I DEFAULT', parent, parent || '_default');
+    END LOOP;
+    RETURN moved;
+END
 $$
