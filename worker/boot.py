@@ -141,7 +141,7 @@ async def opened_store(settings: Settings, name: str, *, runs_jobs: bool = False
     engine = make_engine(settings, name=name)
     price_books, plan_books = PriceBooks(), PlanBooks(settings.frozen_life)
     transitions = Transitions(runs_jobs)
-    books = Books(engine, price_books, plan_books, transitions.tell)
+    books = Books(engine, price_books, plan_books, transitions.tell, settings.lock_timeout_seconds)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
         batch_max=settings.batch_max,

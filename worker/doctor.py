@@ -259,7 +259,8 @@ def schema_checks(facts: SchemaFacts, settings: Settings) -> Iterator[Check]:
         "partitions",
         not facts.default_rows,
         "entries lie in a default partition" if facts.default_rows else "every month has its own",
-        "see that a scheduler runs: its prune duty makes them ahead",
+        "see that a scheduler runs: its prune duty makes them ahead; then move these, docs/RUNBOOK.md: Entries "
+        "without a month",
         otherwise=Status.WARN,
     )
     yield _scheduler_check(facts, settings)

@@ -2,7 +2,7 @@
 
 What stays says nothing of a person but the ids and references that the caller gave: the journal, what was charged, and
 of each request its numbers, its switches and the choices that a price depends on. `tests/personal.py` has it column by
-column, docs/RUNBOOK.md for people.
+column, docs/RUNBOOK.md for people. What was submitted, sold or put since the erasure began stays whole.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ async def opened(database: Database, **overrides: Any) -> AsyncIterator[Store]:
     settings = load({}, database_url=database.url, environment="test", **overrides)
     engine = make_engine(settings, name="test")
     price_books, plan_books = PriceBooks(), PlanBooks(settings.frozen_life)
-    books = Books(engine, price_books, plan_books)
+    books = Books(engine, price_books, plan_books, page_wait_seconds=settings.lock_timeout_seconds)
     operations: GroupCommit[Any] = GroupCommit(
         books.apply,
         batch_max=settings.batch_max,

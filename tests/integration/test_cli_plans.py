@@ -188,3 +188,29 @@ def test_a_planned_plan_book_can_be_withdrawn(fermata: Fermata, tmp_path: Path) 
         answer = fermata("plans", "withdraw", "1", "--note", "no")
         assert (2, True) == (answer.code, "apply the one before it again" in answer.complaint)
         assert "there is no such book" in fermata("plans", "withdraw", "9", "--note", "no").complaint
+
+
+def test_a_pack_that_was_paid_is_credited_though_it_is_no_longer_sold(fermata: Fermata, tmp_path: Path) -> None:
+    """As it was sold last, and the answer says so; what nobody sold yet is refused."""
+    fermata.account("ada")
+    bought = ("accounts", "topup", "ada", "--pack")
+    dearer = SHIPPED.replace("credits = 500", "credits = 400")
+    for document in (dearer, without_pack(dearer, "medium")):
+        fermata.ok("plans", "apply", written(tmp_path, document), "--note", "changed")
+    huge = written(tmp_path, SHIPPED.replace("[packs.large]", "[packs.huge]"))
+    fermata.ok("plans", "apply", huge, "--note", "later", "--effective-at", LATER)
+    done = fermata.ok(*bought, "medium", "--reference", "order-1")
+    assert (400, 2, False) == (done["credits"], done["book"], done["still_sold"])
+    assert "as sold last, by plan book 2" in " ".join(fermata(*bought, "medium").out.split())
+    again = fermata.ok(*bought, "medium", "--reference", "order-1")
+    assert (400, True) == (again["credits"], again["replayed"])
+    done = fermata.ok(*bought, "small")
+    assert (100, 3, True) == (done["credits"], done["book"], done["still_sold"])
+    assert "fermata: pack: no pack 'huge'; there are large, small" == fermata(*bought, "huge").complaint
+    assert fermata.ok("audit")["ok"]
+
+
+def without_pack(document: str, pack: str) -> str:
+    """The document, with that pack no longer sold."""
+    start = document.index(f"[packs.{pack}]")
+    return document[:start] + document[document.index("[packs.", start + 1) :]

@@ -20,7 +20,9 @@ from tests.integration.dashboard_support import Visit, board_in, visiting
 from tests.servers import Database
 from worker.credits.operations import Claim, Claimed, Settle
 from worker.credits.outcomes import Ending
+from worker.store.errors import OutcomeUnknown
 from worker.store.ops import Scope
+from worker.web.dashboard.doors import explained
 
 NASTY = '<script>alert("x")</script>&\'"'
 
@@ -542,6 +544,28 @@ async def test_one_job_is_compensated_by_whom_many_are(api: Api, role: str, offe
         said = [(await visit.send(f"/do/jobs/compensate/{job['id']}", **fields)).text for _ in range(2)]
     assert [offered] * 2 == ["2 credits given." in said[0], "2 credits given, as before." in said[1]]
     assert before + 2 * offered == (await api.services.reads.balance("ada")).spendable
+
+
+async def test_a_compensation_whose_answer_was_lost_is_not_given_twice(api: Api, visit: Visit) -> None:
+    """The page loaded anew has the same reference until credits were given; the error sends people there to look."""
+    job = str((await a_song(api))["id"])
+    before = (await api.services.reads.balance("ada")).spendable
+    forms = [await _reference(visit, job) for _ in range(2)]
+    assert forms[0] == forms[1]
+    for reference in forms:
+        await visit.send(f"/do/jobs/compensate/{job}", credits="2", reason="noise", reference=reference, back="/")
+    assert before + 2 == (await api.services.reads.balance("ada")).spendable
+    assert forms[0] != await _reference(visit, job)  # more may be given
+    status, title, what = explained(OutcomeUnknown("the answer of a COMMIT was lost"))
+    assert (503, "It may have been done, or not") == (status, title)
+    assert "look before you do it again" in what
+
+
+async def _reference(visit: Visit, job: str) -> str:
+    """That of the form which compensates it."""
+    found = re.search(r'name="reference" value="([^"]+)"', await visit.page(f"/jobs/{job}"))
+    assert found
+    return found[1]
 
 
 async def test_what_does_not_run_is_not_ended_by_force(api: Api, visit: Visit) -> None:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
+import uuid_utils.compat as uuids
 
 from tests.acceptance.stage import Zygote
 from tests.integration import test_voices
-from tests.integration.books import opened
+from tests.integration.books import ACTOR, Store, an_output, opened
 from tests.integration.cli_support import Answer, Fermata, files_in, forked, silence
+from tests.integration.test_group_commit import until
 from tests.servers import Database
+from worker import failpoints
+from worker.artifacts.folder import FolderStore
+from worker.credits.operations import Claimed
 from worker.credits.outcomes import Ending
+from worker.erasing import Erased
+from worker.erasing import erase as erase_whole
 from worker.failpoints import MOMENTS
 from worker.local.waiting import finished
+from worker.store.artifacts import Artifacts
+from worker.store.audit import audit
 from worker.store.erasing import Erasing
+from worker.store.errors import Refused
+from worker.store.submits import ArtifactFacts
 
 WORDS = "a waltz for Aunt Agatha"
 WHY = ("--reason", "ticket 4711", "--as", "kim")
@@ -229,3 +244,77 @@ async def test_only_ended_jobs_of_an_erased_account_are_touched(database: Databa
                 await app.execute("SELECT fermata_erase_account('ada', 'kim', 'why')")
             await store.claim("ada", later)
         assert WORDS == json.loads(await store.value("SELECT request FROM jobs WHERE job_id = $1", later))["prompt"]
+
+
+async def sold(store: Store, folder: FolderStore, source: Path, claimed: Claimed | None = None) -> tuple[UUID, Path]:
+    """A job of ada's that was paid, and the file of its song."""
+    claimed = claimed or await store.running("ada", request={"prompt": WORDS})
+    key, _ = await folder.put_output(source, claimed.job.job_id, claimed.token, "song")
+    await store.settle("ada", claimed, outputs=[replace(an_output(), storage_key=key)])
+    return claimed.job.job_id, folder.path(key)
+
+
+async def put(store: Store, folder: FolderStore, source: Path) -> tuple[UUID, Path]:
+    """A recording of ada's, and its file."""
+    key = await folder.keep(await folder.draft(source, recording := uuids.uuid7()), "ada")
+    facts = ArtifactFacts(recording, WORDS, "audio/wav", key, bytes(32), 441_000, 44_100, 1, 1000)
+    await Artifacts(store.engine).add("ada", facts, ACTOR)
+    return recording, folder.path(key)
+
+
+async def test_what_comes_since_it_began_stays(database: Database, tmp_path: Path) -> None:
+    """A pipeline that knows nothing of it submits, is sold and puts meanwhile: rows, files and words stay whole."""
+    async with opened(database) as store:
+        folder, source = FolderStore(tmp_path / "artifacts"), silence(tmp_path / "song.wav", 1)
+        await folder.prepare()
+        await store.account("ada", 100)
+        (old, old_song), (_, old_recording) = await sold(store, folder, source), await put(store, folder, source)
+        held = failpoints.hold("erase_account.committed")
+        erasing = asyncio.create_task(erase_whole(Erasing(store.engine), folder, {}, "ada", "ticket 4711", "kim"))
+        await held.reached.wait()
+        late, song = await sold(store, folder, source)
+        recording, file = await put(store, folder, source)
+        again = await store.running("ada", request={"prompt": WORDS})
+        await store.settle("ada", again, Ending.ENGINE_ERROR, message=WORDS)  # and goes again
+        await store.accounts.grant("ada", 5, "late", ACTOR, note=WORDS)
+        held.let_go()
+        assert Erased("ada", 2) == await erasing
+        assert [False, False, True, True] == [one.exists() for one in (old_song, old_recording, song, file)]
+        artifacts = await store.fetch("SELECT job_id, name, artifact_id FROM artifacts ORDER BY job_id NULLS LAST")
+        assert [(late, "song"), (None, WORDS)] == [(row["job_id"], row["name"]) for row in artifacts]
+        assert recording == artifacts[1]["artifact_id"]
+        jobs = await store.fetch(
+            "SELECT job_id, jsonb_array_length(outputs) AS outputs, request ? 'prompt' AS worded FROM jobs "
+            "ORDER BY job_id"
+        )
+        told = [(old, 0, False), (late, 1, True), (again.job.job_id, None, True)]
+        assert told == [(row["job_id"], row["outputs"], row["worded"]) for row in jobs]
+        kept = await store.fetch("SELECT job_id FROM attempts WHERE message = $1", WORDS)
+        assert [again.job.job_id] == [row["job_id"] for row in kept]
+        assert WORDS == await store.value("SELECT after ->> 'note' FROM audit_log WHERE after ->> 'reference' = 'late'")
+        assert () == (await audit(store.engine)).violations
+
+
+@pytest.mark.parametrize("first", ["submit", "erase"])
+async def test_an_erasure_and_a_submit_take_turns(database: Database, first: str) -> None:
+    """Whoever comes second waits for the first one: it is refused by a job that is there, and hinders none."""
+    async with opened(database) as store, opened(database) as other:
+        await store.account("ada", 100)
+        steps: dict[str, Callable[[], Any]] = {
+            "submit": lambda: store.queued("ada"),
+            "erase": lambda: Erasing(other.engine).begin("ada", "kim", "ticket 4711"),
+        }
+        held = failpoints.hold({"submit": "submit.written", "erase": "erase_account.written"}[first])
+        leads = asyncio.create_task(steps.pop(first)())
+        await held.reached.wait()
+        ((_, second),) = steps.items()
+        follows = asyncio.create_task(second())
+        waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1"
+        await until(lambda: store.value(waits, database.name), "the second one waits")
+        held.let_go()
+        await leads
+        if first == "submit":
+            with pytest.raises(Refused, match="1 unfinished job"):
+                await follows
+        else:
+            await follows

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from time import monotonic
 from typing import Any
@@ -23,7 +24,7 @@ import pytest
 import uuid_utils.compat as uuids
 from structlog.testing import capture_logs
 
-from tests.integration.books import Store, opened
+from tests.integration.books import ACTOR, Store, opened
 from tests.integration.frozen import IDLE_SECONDS
 from tests.integration.proxy import wired
 from tests.servers import Database
@@ -446,6 +447,35 @@ async def test_a_held_account_delays_itself_only(database: Database) -> None:
 async def _waits_for_lock(store: Store) -> bool:
     sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     return bool(await store.value(sql))
+
+
+async def test_purchases_for_a_held_account_leave_the_pool_to_others(database: Database) -> None:
+    """One of them waits in the database, the others before it, without a connection; all go through in the end."""
+    async with opened(database, pool_size=2, connect_seconds=2, lock_timeout_seconds=10) as store:
+        await store.account("held")
+        await store.account("yan", 10)
+        async with holding(database, "held"):
+            buys = [
+                asyncio.create_task(store.accounts.topup("held", f"p{number}", ACTOR, amount=1)) for number in range(12)
+            ]
+            await until(lambda: _waits_for_lock(store), "the first one waits")
+            await store.running("yan", 10)
+            assert not any(buy.done() for buy in buys)
+        await asyncio.gather(*buys)
+        assert 12 == (await store.buckets("held"))["available"]
+
+
+async def test_purchases_for_an_account_that_stays_held_are_told_so_in_time(database: Database) -> None:
+    """Whoever waits in line waits no longer than for the lock itself; afterwards the same purchases go through."""
+    async with opened(database, lock_timeout_seconds=0.2) as store:
+        await store.account("held")
+        buys = [partial(store.accounts.topup, "held", f"p{number}", ACTOR, amount=1) for number in range(6)]
+        async with holding(database, "held"), asyncio.timeout(10):
+            told = await asyncio.gather(*(buy() for buy in buys), return_exceptions=True)
+        assert 6 == sum(isinstance(one, LedgerUnavailable) for one in told)
+        for buy in buys:
+            await buy()
+        assert 6 == (await store.buckets("held"))["available"]
 
 
 async def test_an_account_that_stays_held_is_given_up_after_the_lock_timeout(database: Database) -> None:

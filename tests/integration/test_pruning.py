@@ -21,13 +21,13 @@ import uuid_utils.compat as uuids
 
 from config.settings import Settings, load
 from tests.acceptance.stage import Zygote
-from tests.integration.books import ACTOR, Store, opened
+from tests.integration.books import ACTOR, Store, opened, set_clock
 from tests.integration.cli_support import Fermata, forked, silence
 from tests.integration.test_batch_plans import ONE_OF_EACH
 from tests.servers import Database
 from worker.artifacts.folder import FolderStore
 from worker.boot import opened_pruner
-from worker.credits.operations import Claimed
+from worker.credits.operations import Cancel, Claimed
 from worker.credits.outcomes import Ending
 from worker.failpoints import MOMENTS
 from worker.local.waiting import finished
@@ -122,6 +122,40 @@ async def test_a_month_that_is_not_over_for_a_day_is_not_closed(database: Databa
         assert 0 == await pruning.close_month()
         await database.advance(timedelta(hours=2))
         assert 1 == await pruning.close_month()
+
+
+@pytest.mark.parametrize("accounts", [1, 100])
+async def test_a_month_that_a_clock_ahead_closed_is_opened_again(database: Database, accounts: int) -> None:
+    """Closed whole or for one account: what comes into it afterwards is in its checkpoints once it is over."""
+    async with opened(database) as store:
+        await set_clock(store, "2032-01-20T10:00:00Z")
+        for account in ("ada", "bob"):
+            await store.account(account, 100)
+            await store.settle(account, await store.running(account, 10))
+        held = await store.running("ada", 10, job_seconds=60 * 86_400.0)
+        await set_clock(store, "2032-03-03T10:00:00Z")  # for a minute
+        while await store.value("SELECT fermata_close_month($1)", accounts):
+            if accounts == 1:
+                break  # whoever closes it dies
+        await set_clock(store, "2032-01-21T10:00:00Z")
+        await store.settle("ada", held)
+        await store.settle("bob", await store.running("bob", 10))
+        told = (await audit(store.engine)).violations
+        assert accounts == 1 or any("fermata prune opens it again" in one.what for one in told)
+        pruning = Pruning(store.engine, settings())
+        assert 1 == await pruning.close_month()
+        assert (0, 0) == (await pruning.close_month(), await pruning.closed_months())
+        assert () == (await audit(store.engine)).violations
+        opened_again = "SELECT count(*) FROM audit_log WHERE what = 'journal_months.reopen'"
+        assert (1 if accounts == 1 else 2) == await store.value(opened_again)
+        await set_clock(store, "2032-02-03T10:00:00Z")
+        while await pruning.close_month():
+            pass
+        assert 1 == await pruning.closed_months()
+        assert ((), ()) == tuple(one.violations for one in await both_audits(store))
+        async with database.connection(as_owner=True) as owner:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                await owner.execute("DELETE FROM checkpoints")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +290,58 @@ async def test_a_chargeback_is_answered_as_the_first_time_long_after_its_month(
             assert 1 < len((await pruner.run()).months_detached)
         assert again == await accounts.chargeback(account, "t-1", ACTOR)
         assert () == (await audit(store.engine)).violations
+
+
+#: That would be told of all that is written.
+AN_ENDPOINT = (
+    "INSERT INTO webhooks (webhook_id, url, events, created_at, actor) "
+    "VALUES (gen_random_uuid(), 'https://endpoint.example/all', '{}', fermata_now(), 'test')"
+)
+
+
+async def test_entries_without_a_month_are_moved_to_theirs(database: Database) -> None:
+    """Until somebody does, no later month is detached. Nothing is told twice, and all is guarded as before."""
+    async with opened(database) as store, database.connection(as_owner=True) as owner:
+        await set_clock(store, "2032-01-10T10:00:00Z")
+        await owner.execute("SELECT fermata_make_partitions(3)")
+        await store.account("ada", 10)
+        await database.advance(200 * DAY)  # no scheduler for so long: until the end of July
+        await store.accounts.grant("ada", 1, "late", ACTOR)
+        await store.operations.do(Cancel("ada", await store.queued("ada"), "no more"))
+        for number in range(4):
+            await pass_months(database, 1)
+            await store.accounts.grant("ada", 1, f"g{number}", ACTOR)
+        pruning = Pruning(store.engine, settings())
+        while await pruning.close_month():
+            pass
+        blocked = [month async for month in _detached(pruning)]
+        await owner.execute(AN_ENDPOINT)
+        counted = "SELECT (SELECT count(*) FROM journal), count(*), (SELECT count(*) FROM deliveries) FROM events"
+        before = await owner.fetchrow(counted)
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await store.value("SELECT fermata_empty_defaults()")
+        moved = await owner.fetchval("SELECT fermata_empty_defaults()")
+        assert moved >= 2
+        assert 0 == await owner.fetchval("SELECT fermata_empty_defaults()")
+        for default in ("journal_default", "events_default"):
+            assert 0 == await store.value(f"SELECT count(*) FROM {default}")  # the app may read it as before
+        assert before == await owner.fetchrow(counted)
+        assert ((), ()) == tuple(one.violations for one in await both_audits(store))
+        for month in await partitions(store):
+            for rewriting in ("UPDATE {} SET amount = 1", "DELETE FROM {}", "TRUNCATE {}"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                    await owner.execute(rewriting.format(month))
+        freed = [month async for month in _detached(pruning)]
+        assert (6, ["journal_2032_07", "journal_2032_08"]) == (len(blocked), freed)
+        await pass_months(database, 1)  # and life goes on
+        await store.accounts.grant("ada", 1, "last", ACTOR)
+        assert 0 == await store.value("SELECT count(*) FROM journal_default")
+
+
+async def _detached(pruning: Pruning) -> AsyncIterator[str]:
+    """The months that may go, as they do."""
+    while (month := await pruning.detach_month()) is not None:
+        yield month
 
 
 async def test_a_month_that_somebody_reads_is_detached_later(database: Database, tmp_path: Path) -> None:

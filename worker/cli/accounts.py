@@ -362,6 +362,7 @@ def _credited(done: Credited, *how_long: tuple[str, object]) -> Iterator[Rendera
             ("account", done.account_id),
             ("credits", done.credits),
             ("of these paid a debt", done.paid_debt or None),
+            ("as sold last, by plan book", done.book if done.still_sold is False else None),
             *how_long,
             ("reference", done.reference),
             ("done before", True if done.replayed else None),

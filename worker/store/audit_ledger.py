@@ -280,9 +280,12 @@ MONTHS = text("""
     )
     SELECT 'months_are_in_line' AS rule,
            format('the month from %s to %s follows one that ended %s; closed %s, detached %s; it counts %s entries, '
-                  'its checkpoints %s; it hangs on the journal: %s',
+                  'its checkpoints %s; it hangs on the journal: %s; %s',
                   VARIADIC ARRAY(SELECT COALESCE(value, 'none') FROM json_each_text(row_to_json(ROW(
-                      starts_at, ends_at, before, closed_at, detached_at, entries, counted, is_attached
+                      starts_at, ends_at, before, closed_at, detached_at, entries, counted, is_attached,
+                      CASE WHEN closed_at > fermata_now() AND detached_at IS NULL
+                          THEN 'a clock that ran ahead closed it: fermata prune opens it again'
+                          ELSE 'no clock was ahead' END
                   ))))) AS what
     FROM lined
     WHERE before <> starts_at
@@ -290,6 +293,7 @@ MONTHS = text("""
        OR (detached_at IS NOT NULL AND (kept_before OR is_attached))
        OR open_before
        OR entries <> counted
+       OR closed_at > fermata_now()
     LIMIT :limit
 """)
 

@@ -8,9 +8,11 @@ The order is fixed and is what the promises rest on:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import text
@@ -23,7 +25,7 @@ from worker.failpoints import any_armed, reached
 from worker.store.apply import write
 from worker.store.database import transaction
 from worker.store.deciding import add_notices, answers_to, decide
-from worker.store.errors import UnknownAccount
+from worker.store.errors import LedgerUnavailable, UnknownAccount
 from worker.store.gather import Facts, PageOperation, gather_pages, known_accounts, lock_accounts, wake_waiting
 from worker.store.plan_books import PlanBooks
 from worker.store.prices import PriceBooks
@@ -34,6 +36,8 @@ log = structlog.get_logger(__name__)
 #: Seconds that a transaction of its own waits for a lock, at a time: a claim gives up after one such wait, whoever
 #: has nothing to lose but time after `TRANSIENT_TRIES`.
 LOCK_WAIT_SECONDS = 0.6
+#: Seconds that whoever moves lots by hand waits for those of this process who do it on the same account, unless told.
+PAGE_WAIT_SECONDS = 3.0
 
 
 class Books:
@@ -45,9 +49,13 @@ class Books:
         price_books: PriceBooks,
         plan_books: PlanBooks | None = None,
         told: Callable[[Page], None] = lambda page: None,
+        page_wait_seconds: float = PAGE_WAIT_SECONDS,
     ) -> None:
-        """`told`: hears of each page once it is committed."""
+        """`told`: hears of each page once it is committed. `page_wait_seconds`: see `page`."""
         self._engine = engine
+        self._page_wait_seconds = page_wait_seconds
+        #: Each is there for as long as somebody has it or waits for it.
+        self._pages: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._told = told
         self._price_books = price_books
         self.plan_books = plan_books or PlanBooks()
@@ -88,11 +96,12 @@ class Books:
     async def page(self, account_id: str) -> AsyncIterator[tuple[AsyncConnection, Page]]:
         """One account's page in a transaction of its own, for whoever moves lots by hand, with its subscription.
 
-        Cycles that are due have begun on it. Waits for the account's lock (bounded by lock_timeout). What is left on
-        the page is written, and waiting jobs that fit now are queued, when the block ends without an error. Raises
-        `UnknownAccount`.
+        Cycles that are due have begun on it. Waits for the account's lock (bounded by lock_timeout), and before that
+        for its other pages in this process (by `page_wait_seconds`). What is left on the page is written, and waiting
+        jobs that fit now are queued, when the block ends without an error. Raises `UnknownAccount`, and
+        `LedgerUnavailable` for an account that stays held.
         """
-        async with transaction(self._engine, "page", by_key=True) as connection:
+        async with self._alone_at(account_id), transaction(self._engine, "page", by_key=True) as connection:
             accounts = await lock_accounts(connection, [account_id], wait=True)
             if not accounts:
                 raise UnknownAccount(account_id)
@@ -101,6 +110,24 @@ class Books:
             yield connection, pages[account_id]
             await self._finish(connection, pages)
         self._tell(pages[account_id])
+
+    @asynccontextmanager
+    async def _alone_at(self, account_id: str) -> AsyncIterator[None]:
+        """One at a time, in the order they came, before a connection is taken.
+
+        Else purchases for one account that somebody holds, each with its connection, take the whole pool: eight of
+        them kept every submit of an API process waiting until it was turned away.
+        """
+        lock = self._pages.setdefault(account_id, asyncio.Lock())
+        try:
+            async with asyncio.timeout(self._page_wait_seconds):
+                await lock.acquire()
+        except TimeoutError as error:
+            raise LedgerUnavailable(f"account {account_id} is held by another transaction") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _tell(self, page: Page) -> None:
         try:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from worker.credits.plan_changes import large_plan_changes
-from worker.credits.plans import Plan, PlanBook, parse_plan_book
+from worker.credits.plans import Pack, Plan, PlanBook, parse_plan_book
 from worker.credits.subscriptions import FROZEN_LIFE
 from worker.store.book_shelf import Approval, Follower
 from worker.store.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class PackSold:
+    """A pack as that book has it. Not `in_force`: the book that counts now sells it no more."""
+
+    pack: Pack
+    book: int
+    in_force: bool
 
 
 class PlanBooks:
@@ -45,6 +55,21 @@ class PlanBooks:
         for name in sorted(set(names)):
             found[name] = book.plans[name] if name in book.plans else await self._as_sold_last(connection, name)
         return found
+
+    async def pack(self, connection: AsyncConnection, name: str) -> PackSold:
+        """The pack of this name: as the book in force has it, or as it was sold last. Who paid for it gets it.
+
+        Raises `Refused` for a name that no book ever had.
+        """
+        book_id = (await connection.execute(_CURRENT)).scalar_one()
+        book = await self.numbered(connection, book_id)
+        if name in book.packs:
+            return PackSold(book.packs[name], book_id, in_force=True)
+        for older_id in (await connection.execute(_IN_FORCE_ONCE)).scalars().all():
+            older = await self.numbered(connection, older_id)
+            if name in older.packs:
+                return PackSold(older.packs[name], older_id, in_force=False)
+        raise Refused("pack", f"no pack {name!r}; there are {', '.join(sorted(book.packs))}")
 
     async def _as_sold_last(self, connection: AsyncConnection, name: str) -> Plan:
         for book_id in (await connection.execute(_NEWEST_FIRST)).scalars().all():
@@ -89,4 +114,13 @@ _NEWEST_FIRST = text("""
     FROM plan_books
     WHERE effective_at <= fermata_now()
     ORDER BY withdrawn_at NULLS FIRST, effective_at DESC
+""")
+
+#: What was withdrawn never sold anything.
+_IN_FORCE_ONCE = text("""
+    SELECT book_id
+    FROM plan_books
+    WHERE effective_at <= fermata_now()
+      AND withdrawn_at IS NULL
+    ORDER BY effective_at DESC
 """)

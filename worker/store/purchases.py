@@ -11,7 +11,6 @@ from sqlalchemy import text
 from worker.credits.account_ledger import DebtLine, NewLot
 from worker.credits.lots import LotSource
 from worker.credits.page import Page
-from worker.credits.plans import Pack, PlanBook
 from worker.credits.subscriptions import frozen_until
 from worker.store.audit_log import acting
 from worker.store.books import Books
@@ -42,6 +41,9 @@ class Credited:
     frozen_from: datetime | None = None
     #: When it expires if no subscription has gone on by then; None: never.
     frozen_until: datetime | None = None
+    #: Of a pack, the first time: the plan book that it was credited by, and whether the one in force still sells it.
+    book: int | None = None
+    still_sold: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Purchases:
     ) -> Credited:
         """Credit a purchase: either a pack or a number of credits. Never refused on a lapsed account.
 
+        Nor is a pack that is no longer sold: it was paid, and is credited as it was sold last.
         What the account owes is paid first. Without an active subscription the rest is born frozen.
         Raises `Conflict` where the reference was used for another amount.
         """
@@ -85,16 +88,18 @@ class Purchases:
                 if pack != before.pack if pack is not None else amount != before.credits:
                     raise Conflict("reference", reference, f"was used before, for {before.credits:,} credits")
                 return _topped_up(page, before.credits, before.paid, before.at, reference, replayed=True)
-            price_shown = None
+            sold = None
             if pack is not None:
-                sold = _on_sale(await self._books.plan_books.current(connection), pack)
-                amount, price_shown = sold.credits, sold.price_shown
+                sold = await self._books.plan_books.pack(connection, pack)
+                amount = sold.pack.credits
             assert amount is not None
             owed = (await connection.execute(_OWED, {"account": account_id})).scalar_one()
             paid = _credit(page, amount, owed, reference, actor)
+            price_shown = sold.pack.price_shown if sold is not None else None
             bought = {"credits": amount, "pack": pack, "price_shown": price_shown, "now": page.now, "actor": actor}
             await connection.execute(_PURCHASE, keys | bought)
-            return _topped_up(page, amount, paid, page.now, reference, replayed=False)
+            done = _topped_up(page, amount, paid, page.now, reference, replayed=False)
+            return done if sold is None else replace(done, book=sold.book, still_sold=sold.in_force)
 
     @tried_again
     async def chargeback(self, account_id: str, reference: str, actor: str) -> ChargedBack:
@@ -187,12 +192,6 @@ def _charge_back(page: Page, bought: Any, reference: str, actor: str) -> int:
     if owed:
         page.ledger.debts.append(DebtLine(owed, "chargeback", bought.lot_id, reference, actor))
     return owed
-
-
-def _on_sale(sold: PlanBook, pack: str) -> Pack:
-    if pack not in sold.packs:
-        raise Refused("pack", f"no pack {pack!r}; there are {', '.join(sorted(sold.packs))}")
-    return sold.packs[pack]
 
 
 def _must_be_the_same_gift(

@@ -64,3 +64,5 @@ GRANT EXECUTE ON FUNCTION fermata_close_month(integer), fermata_detach_month(int
     fermata_erase_jobs(text, uuid, text[], integer), fermata_erase_artifacts(text, uuid[]),
     fermata_erase_log(text, bigint, integer)
 TO fermata_app;
+
+REVOKE EXECUTE ON FUNCTION fermata_empty_defaults() FROM PUBLIC;

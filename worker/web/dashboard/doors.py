@@ -142,7 +142,13 @@ def explained(error: Exception) -> tuple[int, str, str]:
             return 409, "Used before", str(error)
         case ArtifactError():
             return 410, "No audio", str(error)
-        case LedgerUnavailable() | OutcomeUnknown():
+        case OutcomeUnknown():
+            return (
+                503,
+                "It may have been done, or not",
+                "The answer of PostgreSQL was lost. Load the page it stood on anew, and look before you do it again.",
+            )
+        case LedgerUnavailable():
             return (
                 503,
                 "The books are out of reach",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import uuid_utils.compat as uuids
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,14 +23,15 @@ async def job(request: Request, visitor: Visitor) -> Response:
     """The whole story of one job."""
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
+    receipt = await board.services.reads.receipt(shown.id)
     values = {
         "job": shown,
-        "receipt": await board.services.reads.receipt(shown.id),
+        "receipt": receipt,
         "ended": shown.state in ENDED,
         "sounds": await _sounds(board, shown),
         "now": await board.live.now(),
-        # Twice the same form is one compensation.
-        "reference": f"dashboard:{uuids.uuid7()}",
+        # Twice the same form is one compensation; so is one whose answer was lost, and that of the page loaded anew.
+        "reference": f"dashboard:{shown.id}:{len(receipt.given)}",
     }
     return frame.page(request, visitor, "job.html", values)
 

@@ -135,6 +135,8 @@ class CreditedAnswer(BaseModel):
     frozen: bool
     frozen_from: datetime | None
     frozen_until: datetime | None
+    book: int | None = Field(None, description="Of a pack: the plan book that it was credited by.")
+    still_sold: bool | None = Field(None, description="False: that pack is sold no more; it is credited as sold last.")
 
 
 class ChargebackBody(Body):
