@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 #: The migration that they are of.
-REVISION = "0023"
+REVISION = "0024"
 
 GUARDED: Mapping[str, str] = {
     "constraint accounts_account_id on accounts": "cfe1d0b3e398aac1",
@@ -130,16 +130,17 @@ GUARDED: Mapping[str, str] = {
     "constraint webhooks_pkey on webhooks": "d15ec39e0df94519",
     "constraint workers_pkey on workers": "1ebe34a5211b57f2",
     "constraint workers_slots on workers": "2f297d3681284959",
-    "function fermata_append_only/0": "5892a2f464170d79",
+    "function fermata_append_only/0": "95c80b267b41dcf9",
     "function fermata_audit/0": "cb60cfcd02a9cd73",
     "function fermata_book_in_time/0": "f58478c2bb5ad4fa",
-    "function fermata_close_month/1": "51e133eed02a1377",
+    "function fermata_close_month/1": "84dfe63363265f69",
     "function fermata_detach_month/1": "7fdc183a51462297",
     "function fermata_drop_empty_months/1": "6e03c318c4dfa91c",
-    "function fermata_erase_account/3": "a2d912d56c1ed935",
-    "function fermata_erase_artifacts/2": "a12e02c96d609f4c",
-    "function fermata_erase_jobs/4": "e4b15fe5fd011775",
-    "function fermata_erase_log/3": "e4aa624f53af4543",
+    "function fermata_empty_defaults/0": "44c59392363f33eb",
+    "function fermata_erase_account/3": "beeaf91e31d2bacf",
+    "function fermata_erase_artifacts/2": "58984258c2e9bcae",
+    "function fermata_erase_jobs/4": "5ca82ea5239b10f0",
+    "function fermata_erase_log/3": "40c123b12654de51",
     "function fermata_forget/3": "1b82912c7a2c8f47",
     "function fermata_hand_out_events/0": "179b1b9fe43a0a42",
     "function fermata_kept_a_year/0": "6214275e8345c698",
