@@ -116,6 +116,7 @@ WORLDS = (
     World("deadlines pass", quotes=(2, 1), failures_max=2, deadlines=True, workers=1),
     World("the lot expires", quotes=(2, 1), failures_max=2, expires=True, cancels=False),
     World("a cancel of what runs costs all", quotes=(2,), cancels_cost=True),
+    World("a job that costs nothing", quotes=(0,), credits=1),
 )
 
 #: Behind all that are busy.
