@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.addresses import ROOT, addresses, is_read, read_files
 from tests.dependencies import (
     CONSTRAINTS,
     TORCH,
@@ -50,6 +51,116 @@ def test_no_version_is_pinned_beside_the_files(file: str) -> None:
     """What CI installs stands in one place, where the audit and these tests see it."""
     text = (CONSTRAINTS.parent / file).read_text()
     assert [] == re.findall(r"[A-Za-z0-9_.\]-]+==[0-9][\w.]*", text)
+
+
+def test_no_file_that_a_tool_reads_names_a_registry() -> None:
+    """Where packages come from is each machine's own business."""
+    found = {
+        str(path.relative_to(ROOT)): told
+        for path in read_files()
+        if (told := list(addresses(path.read_text(errors="replace"), of_pip=path.suffix in (".txt", ".in"))))
+    }
+    assert {} == found
+    names = {str(path.relative_to(ROOT)) for path in read_files()}
+    assert {".ci/run", "Makefile", "constraints.txt", "constraints-torch.txt", "hatch_build.py"} < names
+    assert {"pyproject.toml", "fermata_client/pyproject.toml"} < names
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("Makefile", "deploy/GNUmakefile", "rules.mk", "pyproject.toml", "a/pyproject.toml", "setup.cfg", "tox.ini"),
+        *("pip.conf", "deploy/pip.conf", "pip.ini", "uv.toml", "uv.lock", "Pipfile", "poetry.lock", "constraints.txt"),
+        *("constraints-torch.txt", "requirements.txt", "requirements-dev.txt", "dev-requirements.in", "a/b.sh"),
+        *("requirements/dev.txt", ".ci/run", ".github/workflows/ci.yml", ".gitlab-ci.yml", ".npmrc", "ui/.npmrc"),
+        *("package.json", "package-lock.json", "pnpm-lock.yaml", ".yarnrc.yml", "Dockerfile", "deploy/Dockerfile.ci"),
+        *(".pypirc", ".env", "hatch_build.py", "environment.yml"),
+    ],
+)
+def test_a_file_that_a_tool_reads_is_looked_at(path: str) -> None:
+    """By its name, wherever it stands."""
+    assert is_read(path)
+    assert not is_read("docs/OPERATIONS.md")
+    assert not is_read("tests/addresses.py")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install --index-url https://mirror.invalid/simple six",
+        "pip install --extra-index-url=https://mirror.invalid/simple six",
+        "pip install --index-url file:///srv/simple six",
+        "pip install --find-links /srv/wheels six",
+        "pip install --trusted-host mirror.invalid six",
+        "pip install -i http://10.0.0.7:8080/simple six",
+        "pip install git+ssh://git@mirror.invalid/six",
+        "pip install git+ssh://git@example.com@mirror.invalid/six",
+        "pip install http://localhost@mirror.invalid/six.whl",
+        "pip install http://localhost.mirror.invalid/six.whl",
+        "pip install HTTPS://MIRROR.INVALID/six.whl",
+        "pip install http://[2001:db8::7]/six.whl",
+        "export PIP_INDEX_URL := https://mirror.invalid/simple",
+        "export PIP_EXTRA_INDEX_URL=mirror.invalid/simple",
+        "UV_DEFAULT_INDEX=https://mirror.invalid/simple uv sync",
+        "export UV_INDEX = mirror.invalid",
+        "UV_INDEX_URL ?= mirror.invalid",
+        "PIP_FIND_LINKS=/srv/wheels pip install six",
+        "# see https://mirror.invalid/simple",
+        '[[tool.uv.index]]\nurl = "https://mirror.invalid/simple"',
+        '[[tool.poetry.source]]\nurl = "https://mirror.invalid/simple"',
+        "dependencies = ['six @ https://mirror.invalid/six.whl']",
+        "[global]\nindex-url = mirror.invalid/simple",
+        "[global]\nextra-index-url =\n    https://mirror.invalid/simple",
+        "[global]\ntrusted-host = mirror.invalid",
+        "[global]\nfind_links = /srv/wheels",
+        "[easy_install]\nindex_url = mirror.invalid/simple",
+        "registry=https://mirror.invalid/npm/",
+        "@ours:registry=mirror.invalid",
+        "//mirror.invalid/:_authToken=x",
+        "npmRegistryServer: mirror.invalid",
+        "npm ci --registry mirror.invalid",
+        '"resolved": "https://mirror.invalid/a.tgz"',
+        '"a": "git@mirror.invalid:a/b.git"',
+    ],
+)
+def test_an_address_is_seen_whatever_it_is_called(line: str) -> None:
+    """One line of any of them is enough, with a scheme or without, or a folder of the machine."""
+    assert [] != list(addresses(f"six==1.17.0\n{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("-i mirror.invalid/simple", True),
+        ("-f /srv/wheels", True),
+        ("--index-url /srv/simple", True),
+        ("-i http://127.0.0.1:8080/simple", False),
+        ("-r other.txt", False),
+    ],
+)
+def test_pips_short_options_are_seen_where_they_mean_it(line: str, seen: bool) -> None:
+    """In its own files."""
+    assert seen is bool(list(addresses(f"{line}\n", of_pip=True)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install --index-url http://localhost:8080/simple six",
+        "pip install -i http://127.0.0.1/simple six",
+        "pip install http://[::1]:8080/six.whl",
+        "index-url = https://pypi.example/simple",
+        "trusted-host = localhost",
+        'Homepage = "https://www.example.com/fermata"',
+        "pip install --index-url $(MIRROR) six",
+        "curl http://$HOST:8080/metrics",
+        "psql postgresql://fermata@localhost/fermata",
+        "ruff check --fix -i index.py",
+    ],
+)
+def test_this_machine_and_examples_are_nobodys_registry(line: str) -> None:
+    """Loopback, the names that are kept for documentation, and what a variable says."""
+    assert [] == list(addresses(f"{line}\n"))
 
 
 def test_pins_come_from_pips_own_report(tmp_path: Path) -> None:

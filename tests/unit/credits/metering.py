@@ -3,7 +3,8 @@
 A state is small values; each transaction of it is one of the operations of `worker.credits.operations`, put to a page
 made from those values, and what it wrote is folded back. Between them anything may happen: a worker may crash or lose
 the answer to its COMMIT, a lease may lapse while its worker lives (it was paused), hints come for any job at any time,
-the reaper acts on what it saw long ago, a customer cancels, deadlines and lots pass. A worker's token is all it knows.
+the reaper acts on what it saw long ago, a customer cancels, deadlines and lots pass. A worker knows its token and what
+its claim told it of the job: it settles by that, as the runner does, and the page then lacks what need not be read.
 
 `python -m tests.unit.credits.metering` explores every world below, and shows for each guard that is taken away the
 shortest way to what then goes wrong.
@@ -21,11 +22,11 @@ from uuid import UUID
 from tests.unit.credits.explorer import Found, Move, explore
 from worker.credits.account_ledger import AccountLedger, Reservation
 from worker.credits.allocation import Draw
-from worker.credits.lots import BrokenInvariant, Lot, LotSource
+from worker.credits.lots import BrokenInvariant, Lot, LotSource, LotsUnread
 from worker.credits.lots import Move as Entering
-from worker.credits.operations import Cancel, Claim, EndOverdue, Expire, Settle, wake_parked
+from worker.credits.operations import Cancel, Claim, Claimed, EndOverdue, Expire, Settle, wake_parked
 from worker.credits.outcomes import Basis, Charge, Ending
-from worker.credits.page import Artifact, Job, Lease, Page
+from worker.credits.page import Artifact, Job, Lease, Order, Page
 from worker.credits.states import ENDED, JobState, ReservationState
 
 ACCOUNT = "ada"
@@ -34,6 +35,7 @@ LONG = timedelta(days=1)
 LEASE_SECONDS = 30.0
 #: The row's token, and any that it does not have any more.
 CURRENT, OLD = UUID(int=1), UUID(int=2)
+_ORDER = Order("{}", "{}", None, None)
 OUTPUT = Artifact(UUID(int=9), "song", "audio/wav", "outputs/song", bytes(32), 10, 10, 1, 10)
 
 
@@ -65,11 +67,20 @@ class Books(NamedTuple):
     jobs: tuple[JobRow, ...]
 
 
+class Belief(NamedTuple):
+    """What a worker holds: the job that it ran last, whether its token is the row's, and what its claim told it."""
+
+    place: int
+    current: bool
+    #: Of the job as it was claimed: it alone changes while others have it. What it draws on is held once and kept.
+    failures: int
+
+
 class State(NamedTuple):
-    """`workers`: the job that each believes to run, and whether it has the token of the row. `seen`: by the reaper."""
+    """`workers`: what each believes to run. `seen`: by the reaper."""
 
     books: Books
-    workers: tuple[tuple[int, bool] | None, ...]
+    workers: tuple[Belief | None, ...]
     seen: tuple[bool | None, ...]
 
 
@@ -105,10 +116,11 @@ WORLDS = (
     World("deadlines pass", quotes=(2, 1), failures_max=2, deadlines=True, workers=1),
     World("the lot expires", quotes=(2, 1), failures_max=2, expires=True, cancels=False),
     World("a cancel of what runs costs all", quotes=(2,), cancels_cost=True),
+    World("a job that costs nothing", quotes=(0,), credits=1),
 )
 
 #: Behind all that are busy.
-_IDLE = (99, False)
+_IDLE = Belief(99, False, 0)
 
 #: How a worker may end an attempt: what it says, and how much of the quote it measured.
 ENDINGS = (
@@ -155,6 +167,9 @@ class Product:
 
     world: World
     lies: Mapping[str, Lie] = field(default_factory=dict)
+    #: What workers and the reaper settle with. A mutant takes a guard away in there.
+    settle: type[Settle] = Settle
+    told: dict[tuple[JobRow, int, int, UUID], Claimed | None] = field(default_factory=dict)
     known: dict[tuple[Books, Any], Written] = field(default_factory=dict)
 
     def do(self, books: Books, operation: Any) -> Written:
@@ -164,9 +179,27 @@ class Product:
             self.known[key] = self._done(books, operation)
         return self.known[key]
 
+    def claimed(self, books: Books, place: int, failures: int, token: UUID) -> Claimed | None:
+        """What the claim of this token told of the job, when it had failed so often."""
+        row = books.jobs[place]
+        key = (row, place, failures, token)
+        if key not in self.told:
+            job = replace(self._job(books, place), state=JobState.RUNNING, failures=failures, not_before=None)
+            hold = None if row.hold is None else _held(job.job_id, row.hold[1])
+            self.told[key] = Claimed(job, token, hold, _ORDER, 1.0)
+        return self.told[key]
+
     def _done(self, books: Books, operation: Any) -> Written:
+        try:
+            return self._decided(books, operation, all_lots=False)
+        except LotsUnread:  # as the books do: again, with them
+            return self._decided(books, operation, all_lots=True)
+
+    def _decided(self, books: Books, operation: Any, *, all_lots: bool) -> Written:
         place = None if operation.job_id is None else operation.job_id.int
         page = self._page(books, place)
+        if isinstance(operation, Settle):
+            self._leave_out(page, operation, all_lots)
         lie = self.lies.get(operation.step)
         conjured = lie(operation, page, place) if lie is not None and place is not None else None
         try:
@@ -180,6 +213,18 @@ class Product:
             lot = after.lots[0]
             after = after._replace(lots=(lot._replace(available=lot.available - conjured), *after.lots[1:]))
         return Written(after, getattr(answer, "value", type(answer).__name__))
+
+    def _leave_out(self, page: Page, settle: Settle, all_lots: bool) -> None:
+        """Take off the page what is not read for a settle that knows its job: see `store/gather.py`."""
+        lease, job = page.leases.get(settle.job_id), page.jobs[settle.job_id]
+        if not settle.knows(lease):
+            return
+        assert settle.claimed is not None
+        if settle.claimed.job != job or settle.claimed.hold != page.ledger.reservations.get(settle.job_id):
+            raise Untrue(f"job {settle.job_id.int} is not read, and is not what its claim told")
+        lots = page.ledger.lots.values() if all_lots or not settle.spends_all(lease) else None
+        page.jobs = {}
+        page.ledger = AccountLedger(ACCOUNT, NOW, lots)
 
     def _page(self, books: Books, place: int | None) -> Page:
         lots = [
@@ -201,7 +246,7 @@ class Product:
             jobs[job.job_id] = job
             if row.hold is not None:
                 state, draws = row.hold
-                holds.append(Reservation(job.job_id, sum(draw.amount for draw in draws), draws, state, row.charged))
+                holds.append(replace(_held(job.job_id, draws), state=state, charged=row.charged))
             if row.state is JobState.RUNNING:
                 until = NOW if row.lapsed else NOW + timedelta(seconds=LEASE_SECONDS)
                 leases[job.job_id] = Lease(job.job_id, CURRENT, until, NOW if row.cancel_asked else None)
@@ -233,16 +278,19 @@ class Product:
     def _folded(self, books: Books, page: Page) -> Books:
         """The books after what the page wants to be written. A job's tables must agree with its state."""
         ledger, writes = page.ledger, page.writes
-        lots = tuple(
-            LotState(
-                lot.available,
-                lot.held,
-                lot.spent,
-                lot.expired,
-                lot.expired_by(NOW) if number < len(books.lots) else False,
+        if ledger.lots_read:
+            lots = tuple(
+                LotState(
+                    lot.available,
+                    lot.held,
+                    lot.spent,
+                    lot.expired,
+                    lot.expired_by(NOW) if number < len(books.lots) else False,
+                )
+                for number, lot in enumerate(ledger.lots.values())
             )
-            for number, lot in enumerate(ledger.lots.values())
-        )
+        else:
+            lots = _spent_unread(books.lots, ledger.spent_unread)
         jobs = list(books.jobs)
         for live in writes.live:
             place = live.job.job_id.int
@@ -270,11 +318,29 @@ class Product:
         return Books(lots, tuple(jobs))
 
 
+def _held(job_id: UUID, draws: tuple[Draw, ...]) -> Reservation:
+    return Reservation(job_id, sum(draw.amount for draw in draws), draws)
+
+
+def _spent_unread(lots: tuple[LotState, ...], spent: Mapping[int, int]) -> tuple[LotState, ...]:
+    """As the statement for it writes: it asks whether so much is held."""
+    if any(lots[number].held < amount for number, amount in spent.items()):
+        raise LotsUnread
+    return tuple(
+        lot._replace(held=lot.held - spent.get(number, 0), spent=lot.spent + spent.get(number, 0))
+        for number, lot in enumerate(lots)
+    )
+
+
 #: Where a job of a state stands.
 _TABLE = {JobState.QUEUED: "due", JobState.RUNNING: "live", JobState.WAITING: "parked"}
 
 
-class TwoPlaces(Exception):
+class Untrue(Exception):
+    """Something is not as it must be."""
+
+
+class TwoPlaces(Untrue):
     """A job would stand in two of the narrow tables, or in none, or in one that is not its state's."""
 
 
@@ -333,15 +399,18 @@ class Model:
                 for place in range(len(jobs)):
                     yield self._claim(state, number, place)
                 continue
-            place, current = belief
+            place, current, failures = belief
             name = f"worker {number}" + ("" if current else ", fenced,")
             yield f"{name} crashes", self._known(state, number, None), None, False
             token = CURRENT if current else OLD
+            claimed = self.product.claimed(state.books, place, failures, token)
             told = self.world.cancels_cost and current and jobs[place].cancel_asked
             for said, ending, less in (*ENDINGS, _STOPPED) if told else ENDINGS:
                 measured = max(self.world.quotes[place] - less, 0) if ending is Ending.SUCCEEDED else 0
                 outputs = (OUTPUT,) if ending is Ending.SUCCEEDED else ()
-                settle = Settle(ACCOUNT, UUID(int=place), token, ending, measured, outputs)
+                settle = self.product.settle(
+                    *(ACCOUNT, UUID(int=place), token, ending, measured, outputs), claimed=claimed
+                )
                 what = f"{name} says that job {place} {said}"
                 yield self._put(state, what, settle, number, None, stale=not current)
                 if current:
@@ -362,7 +431,7 @@ class Model:
                 wrong = wrong or (
                     None if before.lapsed else f"job {place} was taken from a worker whose lease is alive"
                 )
-            after = self._known(after, number, (place, True))
+            after = self._known(after, number, Belief(place, True, before.failures))
         return what, after, wrong, helps
 
     def _reaper(self, state: State) -> Iterator[Move[State]]:
@@ -373,7 +442,7 @@ class Model:
                     looked = state._replace(seen=_changed(state.seen, place, True))
                     yield f"the reaper sees job {place}", looked, None, True
                 continue
-            reap = Settle(
+            reap = self.product.settle(
                 *(ACCOUNT, UUID(int=place), CURRENT if seen else OLD, Ending.LOST_WORKER),
                 reap_grace_seconds=LEASE_SECONDS,
             )
@@ -415,7 +484,7 @@ class Model:
         what: str,
         operation: Any,
         number: int | None = None,
-        belief: tuple[int, bool] | None = None,
+        belief: Belief | None = None,
         *,
         stale: bool = False,
         helps: bool = True,
@@ -423,14 +492,14 @@ class Model:
         """One transaction, and what worker `number` believes afterwards. A `stale` one must change nothing."""
         try:
             books, answer = self.product.do(state.books, operation)
-        except TwoPlaces as error:
+        except Untrue as error:
             return what, state, str(error), helps
         wrong = self._wrong_with(books) or _charged_for_our_failure(state.books, books, operation)
         if wrong is None and stale and books != state.books:
             wrong = "a token that is not the row's changed the books"
         after = state if books == state.books else self._told(state, books)
         if number is not None:
-            now = None if belief is None else (belief[0], after.books.jobs[belief[0]].state is JobState.RUNNING)
+            now = belief and belief._replace(current=after.books.jobs[belief.place].state is JobState.RUNNING)
             after = self._known(after, number, now)
         return f"{what}: {answer}", after, wrong, helps
 
@@ -444,11 +513,11 @@ class Model:
         return self._old_tokens(state._replace(books=books), left)
 
     def _old_tokens(self, state: State, left: set[int]) -> State:
-        workers = tuple((b[0], False) if b is not None and b[0] in left else b for b in state.workers)
+        workers = tuple(b._replace(current=False) if b is not None and b.place in left else b for b in state.workers)
         seen = tuple(False if s is not None and place in left else s for place, s in enumerate(state.seen))
         return state._replace(workers=workers, seen=seen)
 
-    def _known(self, state: State, number: int, belief: tuple[int, bool] | None) -> State:
+    def _known(self, state: State, number: int, belief: Belief | None) -> State:
         # Workers are alike: which of them is which makes no difference.
         workers = sorted(_changed(state.workers, number, belief), key=lambda b: _IDLE if b is None else b)
         return state._replace(workers=tuple(workers))
@@ -506,9 +575,9 @@ def _wrong(world: World, books: Books) -> str | None:
     return None
 
 
-def explored(world: World, **lies: Lie) -> Found[State]:
-    """All of a world; `lies` by the step that is told them."""
-    model = Model(Product(world, lies))
+def explored(world: World, lies: Mapping[str, Lie] | None = None, settles_by: type[Settle] = Settle) -> Found[State]:
+    """All of a world; `lies` by the step that is told them, `settles_by` in place of the product's own settle."""
+    model = Model(Product(world, lies or {}, settles_by))
     return explore(world.start, model.moves, lambda state: all(job.state in ENDED for job in state.books.jobs))
 
 
@@ -517,6 +586,8 @@ def explored(world: World, **lies: Lie) -> Found[State]:
 
 def _as_if_running(operation: Any, page: Page, place: int) -> None:
     """Neither state nor token is looked at."""
+    if operation.job_id not in page.jobs:
+        return  # its own token stands in the row
     job = page.jobs[operation.job_id]
     page.jobs = {operation.job_id: replace(job, state=JobState.RUNNING)}
     page.leases = {operation.job_id: Lease(job.job_id, operation.token, NOW + LONG, None)}
@@ -570,8 +641,15 @@ def _never(operation: Any, page: Page, place: int) -> None:
     page.leases = {}
 
 
-#: The guard that is taken away, whom it leaves unguarded, and the world that is enough to find it.
-MUTANTS: Mapping[str, tuple[World, Mapping[str, Lie]]] = {
+class _KnowsWhoever(Settle):
+    """A claim is believed whoever has the job now."""
+
+    def knows(self, lease: Lease | None) -> bool:
+        return self.claimed is not None and self.claimed.hold is not None and lease is not None
+
+
+#: The guard that is taken away, the world that is enough to find it, and whom it leaves unguarded or what settles so.
+MUTANTS: Mapping[str, tuple[World, Mapping[str, Lie] | type[Settle]]] = {
     "no fence": (WORLDS[0], {"settle": _as_if_running}),
     "state = 'running' is the only guard": (WORLDS[0], {"settle": _token_of_whoever_asks}),
     "no guard on the reservation": (WORLDS[0], {"settle": _hold_never_ended}),
@@ -580,7 +658,14 @@ MUTANTS: Mapping[str, tuple[World, Mapping[str, Lie]]] = {
     "reaped by id": (WORLDS[0], {"reap": _by_id}),
     "a claim takes what runs": (WORLDS[0], {"claim": _running_is_queued}),
     "nobody reaps": (WORLDS[0], {"reap": _never}),
+    "no token in what is known": (WORLDS[0], _KnowsWhoever),
 }
+
+
+def mutated(name: str) -> Found[State]:
+    """What is found without that guard."""
+    world, missing = MUTANTS[name]
+    return explored(world, settles_by=missing) if isinstance(missing, type) else explored(world, missing)
 
 
 def main() -> None:
@@ -592,8 +677,8 @@ def main() -> None:
             f"{found.wrong or 'nothing is wrong, and it can always end'}\n"
         )
         sys.stdout.writelines(f"    {step}\n" for step in found.steps)
-    for name, (world, lies) in MUTANTS.items():
-        found = explored(world, **lies)
+    for name in MUTANTS:
+        found = mutated(name)
         sys.stdout.write(f"\nwithout its guard ({name}), after {len(found.steps)} steps: {found.wrong}\n")
         sys.stdout.writelines(f"    {step}\n" for step in found.steps)
 

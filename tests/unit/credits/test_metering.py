@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.credits.metering import MUTANTS, WORLDS, World, explored
+from tests.unit.credits.metering import MUTANTS, WORLDS, World, explored, mutated
 
 
 @pytest.mark.proof
@@ -29,7 +29,6 @@ def test_in_every_state_the_promises_hold_and_the_end_can_be_reached(world: Worl
 @pytest.mark.parametrize("guard", MUTANTS)
 def test_without_a_guard_there_is_a_way_to_something_wrong(guard: str) -> None:
     """The model sees what each guard is there for: `python -m tests.unit.credits.metering` prints the way."""
-    world, lies = MUTANTS[guard]
-    found = explored(world, **lies)
+    found = mutated(guard)
     assert found.wrong is not None
     assert 2 <= len(found.steps) <= 6
