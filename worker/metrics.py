@@ -276,6 +276,8 @@ class BooksWatch(Collector):
             yield _gauge("audit_violations", "What the last audit found: must be 0", figures.audit_violations)
         if figures.dispatch_seconds is not None:
             yield _gauge("dispatch_age_seconds", "Since a scheduler gave a sign", figures.dispatch_seconds)
+        if figures.hints_seconds is not None:
+            yield _gauge("hints_age_seconds", "Since a scheduler's dispatch reached Redis", figures.hints_seconds)
         alive = GaugeMetricFamily("fermata_books_processes", "Processes seen within 30 s", labels=["process"])
         for process, count in figures.processes.items():
             alive.add_metric([process], count)

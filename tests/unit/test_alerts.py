@@ -79,7 +79,8 @@ def test_an_alert_says_what_to_do(rule: dict[str, dict[str, str]]) -> None:
 def test_a_dead_scheduler_and_a_wrong_ledger_page_somebody() -> None:
     """What can't wait till tomorrow."""
     pages = {str(rule["alert"]) for rule in rules() if rule["labels"] == {"severity": "page"}}
-    assert {"FermataLedgerImbalance", "FermataNoScheduler", "FermataBooksAway", "FermataQueueUnserved"} <= pages
+    never_tomorrow = {"FermataLedgerImbalance", "FermataNoScheduler", "FermataBooksAway", "FermataQueueUnserved"}
+    assert {*never_tomorrow, "FermataRedisAway"} <= pages
 
 
 def test_every_panel_of_the_dashboard_is_one_of_its_own() -> None:
@@ -139,6 +140,17 @@ CASES = [
         4,
         "PostgreSQL does not answer: jobs wait, nothing is lost",
         silent=3.5,
+    ),
+    Case(
+        "FermataRedisAway",
+        {
+            'fermata_books_hints_age_seconds{instance="a"}': "4x2 10+30x10",
+            'fermata_books_hints_age_seconds{instance="b"}': "4x2 10+30x10",
+            "fermata_books_dispatch_age_seconds": "4x14",
+        },
+        3,
+        "No hint has reached Redis for 1m 40s: no further job will start",
+        silent=2.5,
     ),
     Case(
         "FermataNoApi",
@@ -276,6 +288,37 @@ def test_an_alert_comes_when_it_should_and_not_before(case: Case, tmp_path: Path
         ],
     }
     _prometheus_agrees(tmp_path, story)
+
+
+#: What is told while one part is away, and the only alert of all that then comes.
+OUTAGES = {
+    "FermataBooksAway": {
+        "fermata_books_up": "1x3 0x30",
+        "fermata_books_dispatch_age_seconds": "2x3 _x30",
+        "fermata_books_hints_age_seconds": "2x3 _x30",
+    },
+    "FermataNoScheduler": {
+        "fermata_books_up": "1x33",
+        "fermata_books_dispatch_age_seconds": "2x3 10+30x30",
+        "fermata_books_hints_age_seconds": "2x3 10+30x30",
+    },
+    "FermataRedisAway": {
+        "fermata_books_up": "1x33",
+        "fermata_books_dispatch_age_seconds": "2x33",
+        "fermata_books_hints_age_seconds": "2x3 10+30x30",
+    },
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_one_outage_pages_once(outage: str, tmp_path: Path) -> None:
+    """Two pages for one cause send the second person after a part that works."""
+    others = [name for name in OUTAGES if name != outage]
+    quiet = [
+        {"eval_time": f"{30 * step}s", "alertname": name, "exp_alerts": []} for name in others for step in range(33)
+    ]
+    series = [{"series": name, "values": values} for name, values in OUTAGES[outage].items()]
+    _prometheus_agrees(tmp_path, {"interval": "30s", "input_series": series, "alert_rule_test": quiet})
 
 
 def test_workers_are_asked_for_by_what_waits(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.sql.elements import ColumnElement, TextClause
 
 from worker.store.database import reading
 from worker.store.reads_accounts import check_limit
+from worker.store.reads_figures import HINTS_SECONDS
 from worker.store.reads_jobs import ALIVE_SECONDS
 from worker.store.reads_queues import QUEUES, WORKERS, QueueShown, WorkerShown
 from worker.store.snapshots import snapshot
@@ -42,7 +43,10 @@ class JobGlance:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What moves every second. `dispatch_seconds`: since a scheduler last gave a sign; None: never."""
+    """What moves every second. `dispatch_seconds`: since a scheduler last gave a sign; None: never.
+
+    `hints_seconds`: as `BooksFigures` has it.
+    """
 
     now: datetime
     queues: tuple[QueueShown, ...]
@@ -50,6 +54,7 @@ class Now:
     dispatch_seconds: float | None
     paused_kinds: tuple[str, ...]
     watched: tuple[JobGlance, ...]
+    hints_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,7 @@ class OverviewReads:
             dispatch_seconds=around.dispatch_seconds,
             paused_kinds=around.paused_kinds,
             watched=_decoded(row.watched, tuple[JobGlance, ...]),
+            hints_seconds=around.hints_seconds,
         )
         moved = None
         if slow:
@@ -178,11 +184,12 @@ _RUNNING = text("""
     LIMIT :limit
 """)
 
-_AROUND = text("""
+_AROUND = text(f"""
     SELECT fermata_now() AS now,
            (SELECT CAST(EXTRACT(EPOCH FROM fermata_now() - max(ran_at)) AS double precision)
             FROM duty_runs
             WHERE duty = 'scheduler') AS dispatch_seconds,
+           {HINTS_SECONDS} AS hints_seconds,
            ARRAY(SELECT name FROM controls WHERE scope = 'kind' AND paused ORDER BY name) AS paused_kinds
 """)
 
@@ -253,6 +260,7 @@ _ENDED = text("""
 class _Around:
     now: datetime
     dispatch_seconds: float | None
+    hints_seconds: float | None
     paused_kinds: tuple[str, ...]
 
 
