@@ -304,14 +304,19 @@ def _of_queues(figures: BooksFigures) -> Iterator[GaugeMetricFamily]:
     yield from (depth, oldest, slots, paused)
 
 
-def serve(metrics: Metrics, host: str, port: int) -> int | None:
-    """Serve the figures in a thread, on the first free port from `port` on; returns which, None if none is free."""
+def serve(metrics: Metrics, host: str, port: int) -> Callable[[], None]:
+    """Serve the figures in a thread, on the first free port from `port` on; returns how to stop that."""
     for candidate in range(port, port + PORTS):
         try:
-            start_http_server(candidate, addr=host, registry=metrics.registry)
+            server, _ = start_http_server(candidate, addr=host, registry=metrics.registry)
         except OSError:
             continue
         log.info("metrics", process=metrics.process, host=host, port=candidate)
-        return candidate
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+
+        return stop
     log.error("no free port for metrics", first=port, last=port + PORTS - 1)
-    return None
+    return lambda: None

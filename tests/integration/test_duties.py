@@ -67,9 +67,7 @@ def short_times() -> Settings:
     )
 
 
-async def test_a_redis_that_is_away_shows_although_the_scheduler_gives_signs(
-    database: Database, redis_url: str
-) -> None:
+async def test_a_redis_that_is_away_shows_beside_a_living_scheduler(database: Database, redis_url: str) -> None:
     """Given Redis stops answering, then the scheduler's sign stays young, and since when no hint went out is told.
 
     On the overview it is told in words.

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.unit.test_metrics import every_metric
+from worker.metrics import PORTS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -360,6 +361,20 @@ def test_prometheus_reads_every_query(tmp_path: Path) -> None:
     found = _promtool("check", "rules", str(DEPLOY / "alerts.yml"), str(path))
     assert f"{len(rules())} rules found" in found
     assert f"{len(recorded)} rules found" in found
+
+
+def test_the_example_scrapes_every_process(tmp_path: Path) -> None:
+    """Prometheus takes DEPLOY's configuration as it stands, and an API is among its targets: it alone counts submits."""
+    documents = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "DEPLOY.md").read_text(), re.S)
+    (example,) = (one for one in documents if "scrape_configs" in one)
+    shutil.copy(DEPLOY / "alerts.yml", tmp_path)
+    path = tmp_path / "prometheus.yml"
+    path.write_text(example)
+    _promtool("check", "config", str(path))
+    (scrape,) = yaml.safe_load(example)["scrape_configs"]
+    targets = [target for group in scrape["static_configs"] for target in group["targets"]]
+    assert {"api", "worker", "scheduler"} == {target.partition("-")[0] for target in targets}
+    assert all(9500 <= int(target.rpartition(":")[2]) < 9500 + PORTS for target in targets)
 
 
 def _time(minutes: float) -> str:
