@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import nan
+from socketserver import BaseServer
 from time import monotonic, time
 from typing import Any
 
@@ -312,11 +314,11 @@ def serve(metrics: Metrics, host: str, port: int) -> Callable[[], None]:
         except OSError:
             continue
         log.info("metrics", process=metrics.process, host=host, port=candidate)
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-
-        return stop
+        return partial(_stop, server)
     log.error("no free port for metrics", first=port, last=port + PORTS - 1)
     return lambda: None
+
+
+def _stop(server: BaseServer) -> None:
+    server.shutdown()
+    server.server_close()

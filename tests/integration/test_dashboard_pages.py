@@ -91,6 +91,9 @@ async def test_a_job_is_cancelled_and_tried_again(api: Api, visit: Visit) -> Non
     assert "This is the new job" in again.text
     assert "tried again before" in (await visit.send(f"/do/jobs/retry/{job['id']}", reason="x")).text
     assert 2 == len((await api.services.reads.jobs("ada")).jobs)
+    assert [(await actor_of(api), job["id"])] == await told(api, "jobs.retry")
+    (entry,) = (await api.services.log.entries(subject=job["id"], actor=await actor_of(api), limit=1)).entries
+    assert "after all" == (entry.after or {})["reason"]
 
 
 async def test_a_form_that_is_turned_down_says_why_on_its_page(api: Api, visit: Visit) -> None:

@@ -364,7 +364,7 @@ def test_prometheus_reads_every_query(tmp_path: Path) -> None:
 
 
 def test_the_example_scrapes_every_process(tmp_path: Path) -> None:
-    """Prometheus takes DEPLOY's configuration as it stands, and an API is among its targets: it alone counts submits."""
+    """Prometheus takes DEPLOY's configuration as it stands, and an API is a target: it alone counts submits."""
     documents = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "DEPLOY.md").read_text(), re.S)
     (example,) = (one for one in documents if "scrape_configs" in one)
     shutil.copy(DEPLOY / "alerts.yml", tmp_path)

@@ -59,8 +59,8 @@ async def cancel(request: Request, visitor: Visitor, form: Form) -> Response:
 async def retry(request: Request, visitor: Visitor, form: Form) -> Response:
     """A new job with the same request."""
     board = board_of(request)
-    shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
-    made = await board.services.client.retry(shown.id, visitor.actor)
+    job_id = job_id_of(request.path_params["job"])
+    made = await board.services.steering.retry(job_id, form.line("reason"), visitor.actor)
     said = "It was tried again before: this is that job." if made.replayed else "This is the new job."
     return frame.go(f"/jobs/{made.job_id}", said)
 
