@@ -165,8 +165,15 @@ async def test_an_account_with_slashes_has_its_page_and_its_actions(api: Api, vi
     """Ids are the caller's own: a path in them leads nowhere else."""
     await api.account("acme/eu/7", 10)
     assert "acme/eu/7" in await visit.page("/accounts?find=acme/")
+    waits = await api.submit("acme/eu/7")
     await visit.send(f"/do/accounts/pause/{quote('acme/eu/7')}", reason="fraud?")
     assert "paused" in await visit.page("/accounts/acme/eu/7")
+    for page in ("/", "/accounts/acme/eu/7", f"/jobs/{waits['id']}"):
+        told = await visit.page(page)
+        assert "fraud?" in told, page
+        assert await actor_of(api) in told, page
+    async with visiting(api, "product") as other:  # no account is shown to whoever may not look at accounts
+        assert "acme/eu/7" not in await other.page("/")
     assert (await board_in(api).lists.account("acme/eu/7")).paused
     await visit.send(f"/do/accounts/resume/{quote('acme/eu/7')}")
     assert not (await board_in(api).lists.account("acme/eu/7")).paused

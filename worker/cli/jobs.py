@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from worker.client import JobRequest
     from worker.steering import ManyDone, Steering, Wanted
     from worker.store.compensations import Compensated
+    from worker.store.ops import Pause
     from worker.store.reads_jobs import JobShown
     from worker.store.submits import Submitted
 
@@ -115,9 +116,22 @@ def submit(
 @app.command
 def show(job: str, /, *, json: Json = False) -> int:
     """One job as it stands: its state, what it waits for, what it made and what it cost."""
+    import msgspec
+
     job_id = values.identifier("job", job)
-    shown = opening.with_books(lambda books: books.reads.job(job_id))
-    return present(shown, json, jobs_shown.job(shown))
+
+    async def work(books: Books) -> tuple[JobShown, tuple[Pause, ...]]:
+        from worker.store.ops import Controls
+        from worker.store.reads_jobs import WaitingFor
+
+        shown = await books.reads.job(job_id)
+        if shown.waiting_for is not WaitingFor.PAUSED:
+            return shown, ()
+        return shown, await Controls(books.store.engine).pauses_of(shown.queue, shown.kind, shown.account)
+
+    shown, pauses = opening.with_books(work)
+    document = {**msgspec.to_builtins(shown), "pauses": pauses} if pauses else shown
+    return present(document, json, jobs_shown.job(shown, pauses))
 
 
 @app.command(name="list")

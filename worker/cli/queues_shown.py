@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from worker.cli import values
-from worker.cli.output import length, table
+from worker.cli.output import length, pause_words, table, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from worker.cli.opening import Books
+    from worker.store.ops import Pause
     from worker.web.dashboard.figures import Figures, QueueFigures
     from worker.web.dashboard.live import Live, Look
 
@@ -46,7 +47,7 @@ async def watch(books: Books) -> None:
         return  # Ctrl-C: the last state stays on the screen
 
 
-def document(look: Look) -> dict[str, Any]:
+def document(look: Look, pauses: Sequence[Pause]) -> dict[str, Any]:
     """The overview as a document: the queues and workers as ever, and what they come to."""
     from worker.web.dashboard.figures import figures_of
 
@@ -56,6 +57,7 @@ def document(look: Look) -> dict[str, Any]:
         "workers": look.now.workers,
         "verdict": figures.verdict,
         "warnings": figures.warnings,
+        "pauses": pauses,
         "credits": {"held": figures.held, "available": figures.available},
         "pace": [
             {"queue": line.queue.queue, "per_minute": line.per_minute, "drains_seconds": line.drains_seconds}
@@ -65,13 +67,14 @@ def document(look: Look) -> dict[str, Any]:
     }
 
 
-def shown(look: Look) -> Iterator[RenderableType]:
+def shown(look: Look, pauses: Sequence[Pause] = ()) -> Iterator[RenderableType]:
     """The verdict, what is worth a word, the queues, the workers."""
     from worker.web.dashboard.figures import figures_of
 
     figures = figures_of(look)
     yield figures.verdict
     yield from (f"! {warning}" for warning in figures.warnings)
+    yield from (f"  paused: {visible(pause_words(pause))}" for pause in pauses)
     yield ""
     yield _queues(figures)
     yield f"\n{figures.held:,} credits are held, {figures.available:,} could be"

@@ -38,6 +38,7 @@ async def account(request: Request, visitor: Visitor) -> Response:
     journal = await board.services.reads.journal(name, seq, _ENTRIES)
     values = {
         "account": shown,
+        "pauses": [one for one in await board.services.controls.pauses_of("", "", name) if one.scope is Scope.ACCOUNT],
         "balance": await board.services.reads.balance(name),
         "lots": await board.lists.lots(name),
         "limits": await board.services.limits.limits(name),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from worker.credits.states import ENDED
 from worker.store.errors import UnknownArtifact
 from worker.store.reads_artifacts import ArtifactShown
-from worker.store.reads_jobs import JobShown
+from worker.store.reads_jobs import JobShown, WaitingFor
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import Board, board_of
 from worker.web.dashboard.doors import job_id_of
@@ -23,8 +23,12 @@ async def job(request: Request, visitor: Visitor) -> Response:
     """The whole story of one job."""
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
+    controls = board.services.controls
     values = {
         "job": shown,
+        "pauses": await controls.pauses_of(shown.queue, shown.kind, shown.account)
+        if shown.waiting_for is WaitingFor.PAUSED
+        else (),
         "receipt": await board.services.reads.receipt(shown.id),
         "ended": shown.state in ENDED,
         "sounds": await _sounds(board, shown),
