@@ -93,7 +93,24 @@ async def test_watching_needs_a_terminal(store: Store, environment: dict[str, st
     assert "\x1b" not in piped.out
 
 
-@pytest.mark.parametrize("verb", [("queues", "--watch"), ("jobs", "tail")], ids=" ".join)
+async def test_the_overview_outlives_a_restart_of_postgresql(store: Store, environment: dict[str, str]) -> None:
+    """It says that the figures are from before, and goes on by itself once the server is back."""
+    async with wired(store.database) as wire:
+        with a_terminal({**environment, "FERMATA_DATABASE_URL": wire.database.url}, "queues", "--watch") as terminal:
+            await terminal.until(lambda: queue_on(terminal), "it shows the queue")
+            await wire.close()
+            await terminal.until(lambda: "PostgreSQL does not answer" in terminal.screens[-2], "it says so")
+            assert queue_on(terminal) == ["generation", "1", "0", "0", "0", "0"]
+            await wire.open_again()
+            await store.running("ada")
+            await terminal.until(lambda: queue_on(terminal) == ["generation", "1", "0", "0", "0", "1"], "it goes on")
+            assert "PostgreSQL does not answer" not in terminal.screens[-2]
+            terminal.press(CTRL_C)
+            assert 0 == await terminal.ended()
+            assert "Traceback" not in terminal.drawn
+
+
+@pytest.mark.parametrize("verb", [("jobs", "tail")], ids=" ".join)
 async def test_a_server_that_goes_away_is_told_in_one_message(
     store: Store, environment: dict[str, str], verb: tuple[str, ...]
 ) -> None:
@@ -101,10 +118,7 @@ async def test_a_server_that_goes_away_is_told_in_one_message(
     async with wired(store.database) as wire:
         through = {**environment, "FERMATA_DATABASE_URL": wire.database.url}
         with a_terminal(through, *verb) as terminal:
-            if verb[0] == "queues":
-                await terminal.until(lambda: queue_on(terminal), "it shows the queue")
-            else:
-                await told_of(terminal, store)
+            await told_of(terminal, store)
             await wire.close()
             assert 3 == await terminal.ended()
             said = [line for line in terminal.left.splitlines() if line.startswith("fermata: ")]

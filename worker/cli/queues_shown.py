@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from worker.cli import values
@@ -31,18 +32,27 @@ def live_over(books: Books) -> Live:
 
 
 async def watch(books: Books) -> None:
-    """Show the overview on the whole terminal, anew each second, until Ctrl-C."""
+    """Show the overview on the whole terminal, anew each second, until Ctrl-C, also while PostgreSQL restarts."""
     from rich import live as rich_live
     from rich.console import Console, Group
+
+    from worker.store.errors import LedgerUnavailable, LedgerUnfit
 
     if not sys.stdout.isatty():
         raise values.Misused("watch", "needs a terminal")
     looks = live_over(books)
     try:
         with rich_live.Live(console=Console(), screen=True, auto_refresh=False) as screen:
+            look = await looks.latest()
             while True:
-                screen.update(Group(*shown(await looks.latest())), refresh=True)
+                screen.update(Group(*shown(look)), refresh=True)
                 await asyncio.sleep(_WATCH_SECONDS)
+                try:
+                    look = await looks.latest()
+                except LedgerUnfit:
+                    raise  # looking again mends no right and no schema
+                except LedgerUnavailable:
+                    look = replace(look, away=True)  # a restart is no reason to stop looking: the screen says so
     except asyncio.CancelledError:
         return  # Ctrl-C: the last state stays on the screen
 
