@@ -18,6 +18,7 @@ from tests.integration.proxy import wired
 from tests.servers import Database
 from tests.terminal import Terminal
 from worker.cli import queues_shown
+from worker.store.ops import Controls, Scope
 from worker.store.workers import WorkerCard, Workers
 
 CTRL_C = b"\x03"
@@ -81,6 +82,27 @@ async def test_a_narrow_terminal_shows_whose_line_it_is(store: Store, environmen
         assert 0 == await terminal.ended()
     assert all(len(line) <= 40 for line in shown)
     assert any(line.startswith("generation") for line in shown)
+
+
+async def test_eighty_columns_have_a_line_for_each_queue(store: Store, environment: dict[str, str]) -> None:
+    """Headings are whole words on one line, no line is wider, and a piped table still has every column."""
+    controls = Controls(store.engine, ("stem_split", "vocal_conversion"))
+    await controls.pause(Scope.QUEUE, "vocal_conversion", "a reason that is longer than any column could be", "kim")
+    await Workers(store.engine).here(WorkerCard("worker-on-a-machine:4711", "host", 1, "1", ("generation",), 4))
+    with a_terminal(environment, "queues", columns=80) as terminal:
+        assert 0 == await terminal.ended()
+        shown = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", terminal.drawn).splitlines()]
+    assert all(len(line) <= 80 for line in shown)
+    head = next(place for place, line in enumerate(shown) if line.startswith("queue "))
+    heading = "queue ready later running slots oldest per min drained in state"
+    assert heading == " ".join(shown[head].split())
+    lines = [line.split() for line in shown[head + 1 : head + 3]]
+    assert ["generation", "vocal_conversion"] == [line[0] for line in lines]
+    assert ["runs", "paused"] == [line[-1] for line in lines]
+    assert "" == shown[head + 3]
+    piped = await asyncio.to_thread(run_command, environment, "queues")
+    assert "per min" in piped.out
+    assert "wait p50/p95" in piped.out
 
 
 async def test_watching_needs_a_terminal(store: Store, environment: dict[str, str]) -> None:
