@@ -161,6 +161,20 @@ async def test_an_account_has_limits_of_its_own_until_they_are_taken_away(api: A
     assert (None, None) == (limits.own_running_max, limits.own_warn_below)
 
 
+async def test_the_account_page_begins_with_the_latest_entries(api: Api, visit: Visit) -> None:
+    """More than a page of them: the last one is there, and a way to the first."""
+    await api.account("long", 1)
+    for n in range(60):
+        await api.services.accounts.grant("long", 1000 + n, f"g{n}", "kim")
+    page = await visit.page("/accounts/long")
+    assert "journal-title" in page
+    journal = page.partition('id="journal-title"')[2]
+    assert "1,059" in journal
+    assert "1,000" not in journal.partition("</table>")[0]
+    assert "from the beginning" in journal
+    assert "1,000" in (await visit.page("/accounts/long?after=0")).partition('id="journal-title"')[2]
+
+
 async def test_an_account_with_slashes_has_its_page_and_its_actions(api: Api, visit: Visit) -> None:
     """Ids are the caller's own: a path in them leads nowhere else."""
     await api.account("acme/eu/7", 10)
