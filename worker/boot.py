@@ -262,6 +262,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
         client.counts = _submits_counted(client.kinds, metrics)
         metrics.watch_space(lambda: _free_bytes(client.artifacts.work))
         watch = metrics.watch_books(figures)
+        stop_metrics = metrics_on_their_port(settings, metrics)
         following = FollowingReads(store.engine)
         watcher = Watcher(following, settings.api_followers_per_key, settings.api_followers_per_token)
         services = Services(
@@ -302,6 +303,7 @@ async def opened_api(settings: Settings) -> AsyncIterator[Services]:
             ):
                 yield services
         finally:
+            await asyncio.to_thread(stop_metrics)
             await keyring.write_used()
             await limits.close()
 
@@ -532,13 +534,22 @@ def served_metrics(settings: Settings, process: str, store: Store) -> Metrics | 
     """The metrics of this process, on their own port; None where none was given."""
     if settings.metrics_port is None:
         return None
-    from worker.metrics import Metrics, serve
+    from worker.metrics import Metrics
 
     metrics = Metrics(process)
     metrics.watch_batches(store.operations)
     store.transitions.counts = metrics.committed
-    serve(metrics, settings.metrics_host, settings.metrics_port)
+    metrics_on_their_port(settings, metrics)
     return metrics
+
+
+def metrics_on_their_port(settings: Settings, metrics: Metrics) -> Callable[[], None]:
+    """Serve them where no key is asked for, if such a port was given; returns how to stop that."""
+    if settings.metrics_port is None:
+        return lambda: None
+    from worker.metrics import serve
+
+    return serve(metrics, settings.metrics_host, settings.metrics_port)
 
 
 def sign_of_life(settings: Settings, process: str, figures: FigureReads) -> SignOfLife:

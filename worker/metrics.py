@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import nan
+from socketserver import BaseServer
 from time import monotonic, time
 from typing import Any
 
@@ -276,6 +278,8 @@ class BooksWatch(Collector):
             yield _gauge("audit_violations", "What the last audit found: must be 0", figures.audit_violations)
         if figures.dispatch_seconds is not None:
             yield _gauge("dispatch_age_seconds", "Since a scheduler gave a sign", figures.dispatch_seconds)
+        if figures.hints_seconds is not None:
+            yield _gauge("hints_age_seconds", "Since a scheduler's dispatch reached Redis", figures.hints_seconds)
         alive = GaugeMetricFamily("fermata_books_processes", "Processes seen within 30 s", labels=["process"])
         for process, count in figures.processes.items():
             alive.add_metric([process], count)
@@ -302,14 +306,19 @@ def _of_queues(figures: BooksFigures) -> Iterator[GaugeMetricFamily]:
     yield from (depth, oldest, slots, paused)
 
 
-def serve(metrics: Metrics, host: str, port: int) -> int | None:
-    """Serve the figures in a thread, on the first free port from `port` on; returns which, None if none is free."""
+def serve(metrics: Metrics, host: str, port: int) -> Callable[[], None]:
+    """Serve the figures in a thread, on the first free port from `port` on; returns how to stop that."""
     for candidate in range(port, port + PORTS):
         try:
-            start_http_server(candidate, addr=host, registry=metrics.registry)
+            server, _ = start_http_server(candidate, addr=host, registry=metrics.registry)
         except OSError:
             continue
         log.info("metrics", process=metrics.process, host=host, port=candidate)
-        return candidate
+        return partial(_stop, server)
     log.error("no free port for metrics", first=port, last=port + PORTS - 1)
-    return None
+    return lambda: None
+
+
+def _stop(server: BaseServer) -> None:
+    server.shutdown()
+    server.server_close()

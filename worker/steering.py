@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from uuid import UUID
 from tasks.kind import RefusedRequest
 from worker.client import Client
 from worker.credits.operations import AlreadyEnded, CancelAsked, Ended, ForceEnd
+from worker.credits.outcomes import Ending
 from worker.credits.states import ENDED, JobState
 from worker.store.audit_log import AuditLog
 from worker.store.compensations import Compensations
@@ -161,7 +162,17 @@ class Steering:
                 case _:
                     return _done(job, "had ended before")
 
-        return await self._many("cancel", UNFINISHED, wanted, actor, cancel, "would be cancelled", dry_run=dry_run)
+        would = "would be cancelled"
+        return await self._many("cancel", UNFINISHED, wanted, actor, cancel, would, dry_run=dry_run, reason=reason)
+
+    async def retry(self, job_id: UUID, reason: str, actor: str) -> Submitted:
+        """Ask again for an ended job, once; the log keeps why. Raises `UnknownJob` and `Refused`."""
+        _check_words(reason, actor)
+        done: Submitted = await self.client.retry(job_id, actor)
+        if not done.replayed:
+            told = {"account_id": done.account_id, "new_job": str(done.job_id), "reason": reason}
+            await self.log.tell(actor, "jobs.retry", str(job_id), None, told)
+        return done
 
     async def retry_many(self, wanted: Wanted, actor: str, *, dry_run: bool) -> ManyDone:
         """Ask again for all jobs that match and did not succeed, each once; with `dry_run` only say which."""
@@ -199,9 +210,8 @@ class Steering:
             except (Refused, RefusedByDatabase, UnknownAccount) as error:
                 why_not |= dict.fromkeys(amounts, f"{_TURNED_DOWN}: {error}")
         if not dry_run:
-            # Why stands in the note of each lot, where an erasure of its account finds it.
             told = {"matched": len(found), "credits": sum(given.values()), "filter": _told(wanted)}
-            told |= {"reference": reference}
+            told |= {"reference": reference, "reason": reason}
             await self.log.tell(actor, "jobs.compensate_many", wanted.account or "all accounts", None, told)
         word = "would be compensated" if dry_run else "compensated"
         return ManyDone(
@@ -258,6 +268,7 @@ class Steering:
         would: str,
         *,
         dry_run: bool,
+        reason: str | None = None,
     ) -> ManyDone:
         portion = await self._portion(wanted, states, to_the_end=dry_run and wanted.to_the_end)
         jobs = portion.jobs
@@ -266,6 +277,7 @@ class Steering:
         else:
             done = list(await asyncio.gather(*(_or_why(do, job) for job in jobs)))
             told = {"matched": len(jobs), "filter": _told(wanted)}
+            told |= {} if reason is None else {"reason": reason}
             await self.log.tell(actor, f"jobs.{act}_many", wanted.account or "all accounts", None, told)
         turned_down = sum(one.outcome.startswith(_TURNED_DOWN) for one in done)
         return ManyDone(
@@ -298,6 +310,8 @@ class Steering:
             beyond, quoted = beyond + 1, quoted + job.quoted
             if not to_the_end:
                 break
+        if not found and wanted.after is None:
+            _check_names(wanted, self.client.kinds)
         if not to_the_end:
             return _Portion(found, place if beyond else None, None, None)
         quoted += sum(job.quoted for job in found)
@@ -397,6 +411,24 @@ def _matches(job: JobLine, wanted: Wanted) -> bool:
     return (wanted.queue is None or job.queue == wanted.queue) and (
         wanted.reason is None or job.reason == wanted.reason
     )
+
+
+def _check_names(wanted: Wanted, kinds: Collection[str]) -> None:
+    """Raises `Refused` for what nothing is called: whoever mistypes must not believe that no job matches.
+
+    Asked only where none does: jobs of a kind that is not run any more are found under its name.
+    """
+    for name, given in (("kind", wanted.kind), ("queue", wanted.queue)):  # each kind has a queue of its name
+        if given is not None and given not in kinds:
+            raise Refused(name, f"no {name} {given!r}; there are {', '.join(sorted(kinds))}")
+    if wanted.reason is not None:
+        check_ending("ended_for", wanted.reason)
+
+
+def check_ending(name: str, reason: str) -> None:
+    """Raises `Refused`, by the name of the field, for a reason for which no job ever ends."""
+    if reason not in set(Ending):
+        raise Refused(name, f"no job ends for {reason!r}; there are {', '.join(sorted(Ending))}")
 
 
 def _told(wanted: Wanted) -> Mapping[str, Any]:

@@ -93,6 +93,10 @@ class Wire:
             self._server.close()
         await self.cut()
 
+    async def open_again(self) -> None:
+        """After `close`: take connections where it listened before."""
+        self._server = await asyncio.start_server(self.talk, "127.0.0.1", self.entrance)
+
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while chunk := await reader.read(65_536):

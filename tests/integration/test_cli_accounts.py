@@ -10,6 +10,24 @@ from tests.integration.cli_support import Fermata
 from worker.local.waiting import finished
 
 
+def test_the_latest_entries_and_events_are_had_at_once(fermata: Fermata) -> None:
+    """`--last N`: however many there are before them, in the order in which they happened."""
+    fermata.account("ada", 5)
+    for amount in ("6", "7", "8"):
+        fermata.ok("accounts", "grant", "ada", amount)
+    last = fermata.ok("accounts", "journal", "ada", "--last", "2")
+    assert ([7, 8], None) == ([entry["amount"] for entry in last["entries"]], last["next"])
+    for verb in ("pause", "resume", "pause"):
+        fermata.ok(verb, "--account", "ada")
+    told = fermata.ok("accounts", "events", "ada", "--last", "2")
+    assert (["resumed", "paused"], False) == ([event["what"] for event in told["events"]], told["more"])
+    assert 0 == len(fermata.ok("accounts", "events", "ada", "--after", str(told["last"]))["events"])
+    for verb in ("journal", "events"):
+        refused = fermata("accounts", verb, "ada", "--last", "2", "--after", "1")
+        assert (2, "fermata: last: goes with neither --after nor --limit") == (refused.code, refused.complaint)
+        assert "no account 'nobody'" in fermata("accounts", verb, "nobody", "--last", "2").complaint
+
+
 def test_a_balance_has_the_public_keys_and_figures(fermata: Fermata) -> None:
     """The document of `accounts balance`: subscription, top-up and grants apart, and what can be spent now."""
     fermata.account("ada")

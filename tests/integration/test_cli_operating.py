@@ -30,7 +30,7 @@ def test_queues_show_depth_workers_and_pauses(fermata: Fermata) -> None:
     fermata.ok("jobs", "submit", *SONG)
     fermata.ok("limit", "stem_split", "3")
     shown = fermata.ok("queues")
-    assert {"queues", "workers", "verdict", "warnings", "credits", "pace"} == shown.keys()
+    assert {"queues", "workers", "verdict", "warnings", "pauses", "credits", "pace"} == shown.keys()
     by_name = {queue["queue"]: queue for queue in shown["queues"]}
     keys = ("queue", "ready", "later", "blocked", "parked", "running", "oldest_seconds", "workers", "slots", "paused")
     assert by_name["generation"].keys() >= {*keys, "pause_reason", "running_max"}
@@ -50,6 +50,33 @@ def test_a_paused_queue_says_so_and_why(fermata: Fermata) -> None:
     assert fermata.ok("resume", "generation")["changed"] is True
     assert fermata.ok("jobs", "show", job)["waiting_for"] == "no_worker"
     assert fermata.ok("resume", "generation")["changed"] is False
+
+
+def test_who_paused_what_and_why_is_told(fermata: Fermata) -> None:
+    """By `queues` of all pauses in force, by `jobs show` of those that hold this job; not once it is resumed."""
+    for account in ("ada", "bob"):
+        fermata.account(account, 100)
+    job = fermata.ok("jobs", "submit", *SONG)["id"]
+    fermata.ok("pause", "--kind", "generation", "--reason", "provider is down", "--as", "kim")
+    fermata.ok("pause", "--account", "ada", "--reason", "asked for", "--as", "olga")
+    fermata.ok("pause", "--account", "bob", "--reason", "fraud?", "--as", "olga")
+    shown, queues = fermata("jobs", "show", job).out, fermata("queues").out
+    for line in ("kind generation: provider is down (kim, ", "account ada: asked for (olga, "):
+        assert line in shown
+        assert line in queues
+    assert "account bob: fraud? (olga, " in queues
+    assert "bob" not in shown
+    told = [(one["scope"], one["name"], one["reason"], one["actor"]) for one in fermata.ok("queues")["pauses"]]
+    assert [
+        ("kind", "generation", "provider is down", "kim"),
+        ("account", "bob", "fraud?", "olga"),  # the latest pause first
+        ("account", "ada", "asked for", "olga"),
+    ] == told
+    assert ["kind", "account"] == [one["scope"] for one in fermata.ok("jobs", "show", job)["pauses"]]
+    fermata.ok("resume", "--account", "ada")
+    fermata.ok("resume", "--kind", "generation")
+    assert "paused" not in fermata("jobs", "show", job).out
+    assert ["bob"] == [one["name"] for one in fermata.ok("queues")["pauses"]]
 
 
 @pytest.mark.parametrize("scope", [("--kind", "generation"), ("--account", "ada")])

@@ -194,7 +194,7 @@ def test_a_pack_that_was_paid_is_credited_though_it_is_no_longer_sold(fermata: F
     """As it was sold last, and the answer says so; what nobody sold yet is refused."""
     fermata.account("ada")
     bought = ("accounts", "topup", "ada", "--pack")
-    dearer = SHIPPED.replace("credits = 500", "credits = 400")
+    dearer = SHIPPED.replace("credits = 500\n", "credits = 400\n")
     for document in (dearer, without_pack(dearer, "medium")):
         fermata.ok("plans", "apply", written(tmp_path, document), "--note", "changed")
     huge = written(tmp_path, SHIPPED.replace("[packs.large]", "[packs.huge]"))

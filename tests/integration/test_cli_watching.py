@@ -18,6 +18,7 @@ from tests.integration.proxy import wired
 from tests.servers import Database
 from tests.terminal import Terminal
 from worker.cli import queues_shown
+from worker.store.ops import Controls, Scope
 from worker.store.workers import WorkerCard, Workers
 
 CTRL_C = b"\x03"
@@ -83,6 +84,27 @@ async def test_a_narrow_terminal_shows_whose_line_it_is(store: Store, environmen
     assert any(line.startswith("generation") for line in shown)
 
 
+async def test_eighty_columns_have_a_line_for_each_queue(store: Store, environment: dict[str, str]) -> None:
+    """Headings are whole words on one line, no line is wider, and a piped table still has every column."""
+    controls = Controls(store.engine, ("stem_split", "vocal_conversion"))
+    await controls.pause(Scope.QUEUE, "vocal_conversion", "a reason that is longer than any column could be", "kim")
+    await Workers(store.engine).here(WorkerCard("worker-on-a-machine:4711", "host", 1, "1", ("generation",), 4))
+    with a_terminal(environment, "queues", columns=80) as terminal:
+        assert 0 == await terminal.ended()
+        shown = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", terminal.drawn).splitlines()]
+    assert all(len(line) <= 80 for line in shown)
+    head = next(place for place, line in enumerate(shown) if line.startswith("queue "))
+    heading = "queue ready later running slots oldest per min drained in state"
+    assert heading == " ".join(shown[head].split())
+    lines = [line.split() for line in shown[head + 1 : head + 3]]
+    assert ["generation", "vocal_conversion"] == [line[0] for line in lines]
+    assert ["runs", "paused"] == [line[-1] for line in lines]
+    assert "" == shown[head + 3]
+    piped = await asyncio.to_thread(run_command, environment, "queues")
+    assert "per min" in piped.out
+    assert "wait p50/p95" in piped.out
+
+
 async def test_watching_needs_a_terminal(store: Store, environment: dict[str, str]) -> None:
     """In a pipe one clear sentence and 2; without --watch the same figures, once and uncut."""
     refused = await asyncio.to_thread(run_command, environment, "queues", "--watch")
@@ -93,7 +115,24 @@ async def test_watching_needs_a_terminal(store: Store, environment: dict[str, st
     assert "\x1b" not in piped.out
 
 
-@pytest.mark.parametrize("verb", [("queues", "--watch"), ("jobs", "tail")], ids=" ".join)
+async def test_the_overview_outlives_a_restart_of_postgresql(store: Store, environment: dict[str, str]) -> None:
+    """It says that the figures are from before, and goes on by itself once the server is back."""
+    async with wired(store.database) as wire:
+        with a_terminal({**environment, "FERMATA_DATABASE_URL": wire.database.url}, "queues", "--watch") as terminal:
+            await terminal.until(lambda: queue_on(terminal), "it shows the queue")
+            await wire.close()
+            await terminal.until(lambda: "PostgreSQL does not answer" in terminal.screens[-2], "it says so")
+            assert queue_on(terminal) == ["generation", "1", "0", "0", "0", "0"]
+            await wire.open_again()
+            await store.running("ada")
+            await terminal.until(lambda: queue_on(terminal) == ["generation", "1", "0", "0", "0", "1"], "it goes on")
+            assert "PostgreSQL does not answer" not in terminal.screens[-2]
+            terminal.press(CTRL_C)
+            assert 0 == await terminal.ended()
+            assert "Traceback" not in terminal.drawn
+
+
+@pytest.mark.parametrize("verb", [("jobs", "tail")], ids=" ".join)
 async def test_a_server_that_goes_away_is_told_in_one_message(
     store: Store, environment: dict[str, str], verb: tuple[str, ...]
 ) -> None:
@@ -101,10 +140,7 @@ async def test_a_server_that_goes_away_is_told_in_one_message(
     async with wired(store.database) as wire:
         through = {**environment, "FERMATA_DATABASE_URL": wire.database.url}
         with a_terminal(through, *verb) as terminal:
-            if verb[0] == "queues":
-                await terminal.until(lambda: queue_on(terminal), "it shows the queue")
-            else:
-                await told_of(terminal, store)
+            await told_of(terminal, store)
             await wire.close()
             assert 3 == await terminal.ended()
             said = [line for line in terminal.left.splitlines() if line.startswith("fermata: ")]

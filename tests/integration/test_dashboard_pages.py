@@ -102,6 +102,9 @@ async def test_a_job_is_cancelled_and_tried_again(api: Api, visit: Visit) -> Non
     assert "This is the new job" in again.text
     assert "tried again before" in (await visit.send(f"/do/jobs/retry/{job['id']}", reason="x")).text
     assert 2 == len((await api.services.reads.jobs("ada")).jobs)
+    assert [(await actor_of(api), job["id"])] == await told(api, "jobs.retry")
+    (entry,) = (await api.services.log.entries(subject=job["id"], actor=await actor_of(api), limit=1)).entries
+    assert "after all" == (entry.after or {})["reason"]
 
 
 async def test_a_form_that_is_turned_down_says_why_on_its_page(api: Api, visit: Visit) -> None:
@@ -169,12 +172,33 @@ async def test_an_account_has_limits_of_its_own_until_they_are_taken_away(api: A
     assert (None, None) == (limits.own_running_max, limits.own_warn_below)
 
 
+async def test_the_account_page_begins_with_the_latest_entries(api: Api, visit: Visit) -> None:
+    """More than a page of them: the last one is there, and a way to the first."""
+    await api.account("long", 1)
+    for n in range(60):
+        await api.services.accounts.grant("long", 1000 + n, f"g{n}", "kim")
+    page = await visit.page("/accounts/long")
+    assert "journal-title" in page
+    journal = page.partition('id="journal-title"')[2]
+    assert "1,059" in journal
+    assert "1,000" not in journal.partition("</table>")[0]
+    assert "from the beginning" in journal
+    assert "1,000" in (await visit.page("/accounts/long?after=0")).partition('id="journal-title"')[2]
+
+
 async def test_an_account_with_slashes_has_its_page_and_its_actions(api: Api, visit: Visit) -> None:
     """Ids are the caller's own: a path in them leads nowhere else."""
     await api.account("acme/eu/7", 10)
     assert "acme/eu/7" in await visit.page("/accounts?find=acme/")
+    waits = await api.submit("acme/eu/7")
     await visit.send(f"/do/accounts/pause/{quote('acme/eu/7')}", reason="fraud?")
     assert "paused" in await visit.page("/accounts/acme/eu/7")
+    for page in ("/", "/accounts/acme/eu/7", f"/jobs/{waits['id']}"):
+        told = await visit.page(page)
+        assert "fraud?" in told, page
+        assert await actor_of(api) in told, page
+    async with visiting(api, "product") as other:  # no account is shown to whoever may not look at accounts
+        assert "acme/eu/7" not in await other.page("/")
     assert (await board_in(api).lists.account("acme/eu/7")).paused
     await visit.send(f"/do/accounts/resume/{quote('acme/eu/7')}")
     assert not (await board_in(api).lists.account("acme/eu/7")).paused

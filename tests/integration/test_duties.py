@@ -14,11 +14,19 @@ from config.settings import Settings, load
 from tests.acceptance.stage import until
 from tests.integration.books import Store, opened
 from tests.servers import Database
+from worker.duties.alive import Alive
+from worker.duties.dispatch import Dispatch
 from worker.duties.expire import Expire
 from worker.duties.reap import Reap
 from worker.duties.wake import Wake
+from worker.queue.hints import HintSender
 from worker.scheduler import Duty, Scheduler
+from worker.sign_of_life import SignOfLife
+from worker.store.reads_figures import FigureReads
+from worker.store.reads_overview import OverviewReads
 from worker.store.upkeep import Upkeep
+from worker.web.dashboard.figures import figures_of
+from worker.web.dashboard.live import Live
 
 #: Of the scheduler and of the workers.
 LEASE_SECONDS = 1.0
@@ -57,6 +65,61 @@ def short_times() -> Settings:
         expire_tick_seconds=0.05,
         hint_repeat_seconds=0.1,
     )
+
+
+async def test_a_redis_that_is_away_shows_beside_a_living_scheduler(database: Database, redis_url: str) -> None:
+    """Given Redis stops answering, then the scheduler's sign stays young, and since when no hint went out is told.
+
+    On the overview it is told in words.
+    """
+    settings = short_times()
+    async with opened(database) as store:
+        figures = FigureReads(store.engine)
+
+        async def told(dispatch: Dispatch) -> tuple[float, float]:
+            await dispatch.run()
+            await Alive(Upkeep(store.engine), dispatch, a_sign(figures), settings).run()
+            seen = await figures.figures()
+            assert seen.dispatch_seconds is not None
+            assert seen.hints_seconds is not None
+            return seen.dispatch_seconds, seen.hints_seconds
+
+        async def words() -> str:
+            return " ".join(figures_of(await Live(OverviewReads(store.engine)).latest()).warnings)
+
+        reached = HintSender(redis_url, "duties")
+        try:
+            sign, hints = await told(Dispatch(store.dispatching, reached, settings))
+        finally:
+            await reached.close()
+        assert max(sign, hints) < 30
+        assert "Redis" not in await words()
+        await database.advance(timedelta(minutes=2))
+        away = HintSender("redis://127.0.0.1:1/0", "duties")
+        try:
+            sign, hints = await told(Dispatch(store.dispatching, away, settings))
+        finally:
+            await away.close()
+        assert sign < 30
+        assert 120 <= hints < 150
+        assert "No hint has reached Redis for 2 min" in await words()
+
+
+async def test_a_scheduler_that_never_reached_redis_is_told_of(database: Database) -> None:
+    """On books that are new: since the oldest living scheduler was started."""
+    async with opened(database) as store:
+        figures = FigureReads(store.engine)
+        assert (await figures.figures()).hints_seconds is None
+        await a_sign(figures).give()
+        await database.advance(timedelta(minutes=2))
+        await a_sign(figures).give()
+        seen = (await figures.figures()).hints_seconds
+        assert seen is not None
+        assert 120 <= seen < 150
+
+
+def a_sign(figures: FigureReads) -> SignOfLife:
+    return SignOfLife(figures, "s1", "scheduler", "1", 10.0)
 
 
 async def an_overdue_job(store: Store, account_id: str) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import httpx2
+import pytest
+
 from tests.integration.api_support import SONG, an_api
 from tests.integration.books import opened
 from tests.servers import Database, Servers
+from worker.local.ports import free_port
 from worker.readiness import readiness_of
 from worker.store.doctoring import known_head, read_revision
 from worker.web.server import server_of
@@ -46,6 +50,24 @@ async def test_http_says_why_it_is_not_ready_and_tells_metrics(database: Databas
         answer = await api.http.get("/readyz")
         assert 503 == answer.status_code
         assert "run `fermata migrate`" in answer.json()["why"]
+
+
+async def test_an_api_tells_its_figures_on_the_port_for_metrics_too(database: Database, tmp_path: Path) -> None:
+    """Without a key, as workers and schedulers do: one scrape over the range of ports finds all processes."""
+    port = free_port()
+    async with an_api(database, tmp_path, metrics_port=port) as api:
+        await api.account("ada", 100)
+        await api.submit()
+        async with httpx2.AsyncClient() as scraper:
+            told = (await scraper.get(f"http://127.0.0.1:{port}/metrics")).text.splitlines()
+        expected = {
+            'fermata_up{process="api"} 1.0',
+            'fermata_submits_total{answer="stored",kind="generation"} 1.0',
+        }
+        assert expected <= set(told)
+    with pytest.raises(httpx2.ConnectError):
+        async with httpx2.AsyncClient() as scraper:
+            await scraper.get(f"http://127.0.0.1:{port}/metrics")
 
 
 async def test_metrics_tell_what_was_asked_for_and_what_ended_here(database: Database, tmp_path: Path) -> None:

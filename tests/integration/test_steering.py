@@ -22,12 +22,14 @@ from worker.client import Client
 from worker.credits.operations import Cancel, Claim, Claimed, Fenced, Settle
 from worker.credits.outcomes import Ending
 from worker.credits.states import JobState
+from worker.local.waiting import finished
 from worker.steering import ManyDone, Steering, Wanted, in_portions
 from worker.store.accounts import Accounts
 from worker.store.audit import audit
 from worker.store.audit_log import AuditLog
 from worker.store.books import Books
 from worker.store.compensations import Compensations
+from worker.store.erasing import Erasing
 from worker.store.errors import Refused, UnknownJob
 from worker.store.prices import PriceBooks
 from worker.store.workers import WorkerCard, Workers
@@ -344,6 +346,85 @@ def test_people_steer_too(fermata: Fermata) -> None:
     assert "after: must be" in fermata(*part, "--after", "nowhere").err
     assert "no state 'lost'" in fermata("jobs", "retry-many", "--state", "lost").err
     assert "no worker 'w-9' is alive" in fermata("drain", "w-9").err
+
+
+async def test_the_log_has_why_many_were_stopped_until_they_are_erased(database: Database, tmp_path: Path) -> None:
+    """As it was typed, of cancels and compensations; an erasure of the account takes it out."""
+    async with steered(database, tmp_path) as (steering, client):
+        await sold(client)
+        await submitted(client)
+        await steering.cancel_many(Wanted(account="ada"), "sent twice", "olga", dry_run=False)
+        await steering.compensate_many(Wanted(account="ada"), 50, "monday", "noise", "olga", dry_run=False)
+
+        async def why() -> list[tuple[str, object]]:
+            entries = (await steering.log.entries(subject="ada")).entries
+            return [(one.what, (one.after or {}).get("reason")) for one in entries if one.what.startswith("jobs.")]
+
+        assert [("jobs.compensate_many", "noise"), ("jobs.cancel_many", "sent twice")] == await why()
+        erasing = Erasing(client.views._engine)
+        await erasing.begin("ada", "kim", "ticket 4711")
+        assert await erasing.log("ada", 0) is not None
+        assert [("jobs.compensate_many", None), ("jobs.cancel_many", None)] == await why()
+
+
+async def test_one_job_is_tried_again_with_a_reason(database: Database, tmp_path: Path) -> None:
+    """It stands in the log beside the new job, once however often it is asked."""
+    async with steered(database, tmp_path) as (steering, client):
+        (job,) = await submitted(client)
+        await client.cancel("ada", job, "unwanted")
+        first, again = [await steering.retry(job, "it was wanted", "olga") for _ in range(2)]
+        assert (first.job_id, False, True) == (again.job_id, first.replayed, again.replayed)
+        (entry,) = (await steering.log.entries(subject=str(job))).entries
+        told = {"account_id": "ada", "new_job": str(first.job_id), "reason": "it was wanted"}
+        assert ("jobs.retry", "olga", told) == (entry.what, entry.actor, entry.after)
+        with pytest.raises(Refused, match="reason"):
+            await steering.retry(job, " ", "olga")
+
+
+def test_the_answer_is_no_where_every_job_was_turned_down(fermata: Fermata) -> None:
+    """1, in one portion or in all; 0 where one was done, and where nothing matched."""
+    fermata.account("ada", 100)
+    song = ("generation", "--account", "ada", "--param", "prompt=x", "--param", "seconds=20")
+    for _ in range(2):
+        job = fermata.ok("jobs", "submit", *song)["id"]
+        fermata.ok("jobs", "cancel", job)
+    many = ("jobs", "retry-many", "--state", "cancelled")
+    assert 0 == fermata(*many, "--account", "ada", "--kind", "stem_split").code
+    finished(_without_a_kind(fermata.database, job))
+    assert 0 == fermata(*many, "--dry-run").code
+    assert 0 == fermata(*many).code  # one of two
+    finished(_without_a_kind(fermata.database))
+    for more in ((), ("--all",)):
+        answer = fermata(*many, *more)
+        assert (1, True) == (answer.code, "0 changed, 2 turned down" in answer.out)
+
+
+async def _without_a_kind(database: Database, job: str | None = None) -> None:
+    """Its request can't be asked again: what it was of is not run any more."""
+    async with database.connection(as_owner=True) as owner:
+        await owner.execute("UPDATE jobs SET request = '{}' WHERE $1::uuid IS NULL OR job_id = $1::uuid", job)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("cancel-many", "--reason", "x", "--kind", "song"), "kind: no kind 'song'; there are generation, "),
+        (
+            ("cancel-many", "--reason", "x", "--queue", "song", "--all"),
+            "queue: no queue 'song'; there are generation, ",
+        ),
+        (("retry-many", "--reason", "engine_failur"), "reason: no job ends for 'engine_failur'; there are "),
+        (
+            ("compensate-many", "--percent", "5", "--reference", "r", "--reason", "x", "--ended-for", "succeded"),
+            "ended_for: no job ends for 'succeded'; there are ",
+        ),
+    ],
+)
+def test_a_misspelt_filter_is_no_empty_answer(fermata: Fermata, arguments: tuple[str, ...], line: str) -> None:
+    """It is named with what there is, before anybody believes that nothing matched."""
+    answer = fermata("jobs", *arguments)
+    assert 2 == answer.code
+    assert answer.complaint.startswith(f"fermata: {line}")
 
 
 async def test_more_than_a_page_of_jobs_are_stopped_by_one_command(database: Database, fermata: Fermata) -> None:

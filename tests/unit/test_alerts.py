@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.unit.test_metrics import every_metric
+from worker.metrics import PORTS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -79,7 +80,8 @@ def test_an_alert_says_what_to_do(rule: dict[str, dict[str, str]]) -> None:
 def test_a_dead_scheduler_and_a_wrong_ledger_page_somebody() -> None:
     """What can't wait till tomorrow."""
     pages = {str(rule["alert"]) for rule in rules() if rule["labels"] == {"severity": "page"}}
-    assert {"FermataLedgerImbalance", "FermataNoScheduler", "FermataBooksAway", "FermataQueueUnserved"} <= pages
+    never_tomorrow = {"FermataLedgerImbalance", "FermataNoScheduler", "FermataBooksAway", "FermataQueueUnserved"}
+    assert {*never_tomorrow, "FermataRedisAway"} <= pages
 
 
 def test_every_panel_of_the_dashboard_is_one_of_its_own() -> None:
@@ -139,6 +141,17 @@ CASES = [
         4,
         "PostgreSQL does not answer: jobs wait, nothing is lost",
         silent=3.5,
+    ),
+    Case(
+        "FermataRedisAway",
+        {
+            'fermata_books_hints_age_seconds{instance="a"}': "4x2 10+30x10",
+            'fermata_books_hints_age_seconds{instance="b"}': "4x2 10+30x10",
+            "fermata_books_dispatch_age_seconds": "4x14",
+        },
+        3,
+        "No hint has reached Redis for 1m 40s: no further job will start",
+        silent=2.5,
     ),
     Case(
         "FermataNoApi",
@@ -303,6 +316,37 @@ def test_an_alert_comes_when_it_should_and_not_before(case: Case, tmp_path: Path
     _prometheus_agrees(tmp_path, story)
 
 
+#: What is told while one part is away, and the only alert of all that then comes.
+OUTAGES = {
+    "FermataBooksAway": {
+        "fermata_books_up": "1x3 0x30",
+        "fermata_books_dispatch_age_seconds": "2x3 _x30",
+        "fermata_books_hints_age_seconds": "2x3 _x30",
+    },
+    "FermataNoScheduler": {
+        "fermata_books_up": "1x33",
+        "fermata_books_dispatch_age_seconds": "2x3 10+30x30",
+        "fermata_books_hints_age_seconds": "2x3 10+30x30",
+    },
+    "FermataRedisAway": {
+        "fermata_books_up": "1x33",
+        "fermata_books_dispatch_age_seconds": "2x33",
+        "fermata_books_hints_age_seconds": "2x3 10+30x30",
+    },
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_one_outage_pages_once(outage: str, tmp_path: Path) -> None:
+    """Two pages for one cause send the second person after a part that works."""
+    others = [name for name in OUTAGES if name != outage]
+    quiet = [
+        {"eval_time": f"{30 * step}s", "alertname": name, "exp_alerts": []} for name in others for step in range(33)
+    ]
+    series = [{"series": name, "values": values} for name, values in OUTAGES[outage].items()]
+    _prometheus_agrees(tmp_path, {"interval": "30s", "input_series": series, "alert_rule_test": quiet})
+
+
 def test_workers_are_asked_for_by_what_waits(tmp_path: Path) -> None:
     """The example's first query is the age of the oldest; its second the seconds of work that are queued.
 
@@ -342,6 +386,20 @@ def test_prometheus_reads_every_query(tmp_path: Path) -> None:
     found = _promtool("check", "rules", str(DEPLOY / "alerts.yml"), str(path))
     assert f"{len(rules())} rules found" in found
     assert f"{len(recorded)} rules found" in found
+
+
+def test_the_example_scrapes_every_process(tmp_path: Path) -> None:
+    """Prometheus takes DEPLOY's configuration as it stands, and an API is a target: it alone counts submits."""
+    documents = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "DEPLOY.md").read_text(), re.S)
+    (example,) = (one for one in documents if "scrape_configs" in one)
+    shutil.copy(DEPLOY / "alerts.yml", tmp_path)
+    path = tmp_path / "prometheus.yml"
+    path.write_text(example)
+    _promtool("check", "config", str(path))
+    (scrape,) = yaml.safe_load(example)["scrape_configs"]
+    targets = [target for group in scrape["static_configs"] for target in group["targets"]]
+    assert {"api", "worker", "scheduler"} == {target.partition("-")[0] for target in targets}
+    assert all(9500 <= int(target.rpartition(":")[2]) < 9500 + PORTS for target in targets)
 
 
 def _time(minutes: float) -> str:

@@ -40,7 +40,7 @@ def told(metrics: Metrics) -> dict[str, float]:
 
 def a_watch() -> BooksWatch:
     watch = BooksWatch(_Reads())
-    watch._figures = BooksFigures((QUEUE,), 40, 0, 2, 3.0, {"worker": 1, "scheduler": 1, "api": 1}, 1, 60.0, 0)
+    watch._figures = BooksFigures((QUEUE,), 40, 0, 2, 3.0, {"worker": 1, "scheduler": 1, "api": 1}, 1, 60.0, 0, 4.0)
     watch._imbalance, watch._answered = 0, True
     return watch
 
@@ -125,7 +125,7 @@ def test_the_books_figures_are_told_only_while_they_answer() -> None:
     metrics, watch = Metrics("api"), a_watch()
     metrics.registry.register(watch)
     samples = told(metrics)
-    assert [3, 2, 12.5, 40, 0, 3.0] == [
+    assert [3, 2, 12.5, 40, 0, 3.0, 4.0] == [
         samples[name]
         for name in (
             "fermata_books_jobs{queue=songs,where=ready}",
@@ -134,6 +134,7 @@ def test_the_books_figures_are_told_only_while_they_answer() -> None:
             "fermata_books_credits_held",
             "fermata_books_ledger_imbalance",
             "fermata_books_dispatch_age_seconds",
+            "fermata_books_hints_age_seconds",
         )
     ]
     watch._answered = False

@@ -35,6 +35,11 @@ Reference = Annotated[
 ]
 
 
+Last = Annotated[
+    str | None, Parameter(name="--last", help="Only so many of the latest, 1 to 1000, in the order they happened.")
+]
+
+
 @app.command
 def create(account: str, /, *, json: Json = False, actor: Actor = None) -> int:
     """Make an account. Harmless if it is there already.
@@ -242,14 +247,22 @@ def journal(
     account: str,
     /,
     *,
-    after: Annotated[str, Parameter(help="Go on after this number.")] = "0",
-    limit: Annotated[str, Parameter(help="1 to 1000 entries.")] = "100",
+    after: Annotated[str | None, Parameter(help="Go on after this number.")] = None,
+    limit: Annotated[str | None, Parameter(help="1 to 1000 entries. Default: 100.")] = None,
+    last: Last = None,
     json: Json = False,
 ) -> int:
-    """Every movement of an account's credits, oldest first."""
+    """Every movement of an account's credits, oldest first; with --last only the latest."""
     account = values.account_id(account)
-    seq, most = values.whole("after", after, 0), values.whole("limit", limit, 1, 1000)
-    page = opening.with_books(lambda books: books.reads.journal(account, seq, most))
+    seq, most = values.whole("after", after or "0", 0), values.whole("limit", limit or "100", 1, 1000)
+    latest = _latest(last, after, limit)
+
+    async def work(books: Books) -> JournalPage:
+        if latest is not None:
+            return await books.reads.journal_end(account, latest)
+        return await books.reads.journal(account, seq, most)
+
+    page = opening.with_books(work)
     return present(page, json, _journal(page))
 
 
@@ -258,14 +271,22 @@ def events(
     account: str,
     /,
     *,
-    after: Annotated[str, Parameter(help="Go on after this number.")] = "0",
-    limit: Annotated[str, Parameter(help="1 to 1000 events.")] = "100",
+    after: Annotated[str | None, Parameter(help="Go on after this number.")] = None,
+    limit: Annotated[str | None, Parameter(help="1 to 1000 events. Default: 100.")] = None,
+    last: Last = None,
     json: Json = False,
 ) -> int:
     """What an account was told, oldest first: ended jobs, few credits left, credits that expire, new cycles."""
     account = values.account_id(account)
-    seq, most = values.whole("after", after, 0), values.whole("limit", limit, 1, 1000)
-    page = opening.with_books(lambda books: books.reads.events(account, seq, most))
+    seq, most = values.whole("after", after or "0", 0), values.whole("limit", limit or "100", 1, 1000)
+    latest = _latest(last, after, limit)
+
+    async def work(books: Books) -> EventsPage:
+        if latest is not None:
+            return await books.reads.events_end(account, latest)
+        return await books.reads.events(account, seq, most)
+
+    page = opening.with_books(work)
     return present(page, json, _events(page))
 
 
@@ -381,6 +402,13 @@ def _charged_back(done: ChargedBack) -> Iterator[RenderableType]:
             ("done before", True if done.replayed else None),
         ]
     )
+
+
+def _latest(last: str | None, after: str | None, limit: str | None) -> int | None:
+    """How many of the latest are wanted; None: all, from the first one on."""
+    if last is not None and (after is not None or limit is not None):
+        raise values.Misused("last", "goes with neither --after nor --limit")
+    return None if last is None else values.whole("last", last, 1, 1000)
 
 
 def _journal(page: JournalPage) -> Iterator[RenderableType]:

@@ -10,6 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from worker.cli import jobs_shown, opening, values
+from worker.cli.failures import NO
 from worker.cli.options import Actor, Inputs, Json, Params
 from worker.cli.output import facts, present, say
 from worker.store.texts import ACTOR_LENGTH_MAX, NOTE_LENGTH_MAX
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from worker.client import JobRequest
     from worker.steering import ManyDone, Steering, Wanted
     from worker.store.compensations import Compensated
+    from worker.store.ops import Pause
     from worker.store.reads_jobs import JobShown
     from worker.store.submits import Submitted
 
@@ -114,9 +116,22 @@ def submit(
 @app.command
 def show(job: str, /, *, json: Json = False) -> int:
     """One job as it stands: its state, what it waits for, what it made and what it cost."""
+    import msgspec
+
     job_id = values.identifier("job", job)
-    shown = opening.with_books(lambda books: books.reads.job(job_id))
-    return present(shown, json, jobs_shown.job(shown))
+
+    async def work(books: Books) -> tuple[JobShown, tuple[Pause, ...]]:
+        from worker.store.ops import Controls
+        from worker.store.reads_jobs import WaitingFor
+
+        shown = await books.reads.job(job_id)
+        if shown.waiting_for is not WaitingFor.PAUSED:
+            return shown, ()
+        return shown, await Controls(books.store.engine).pauses_of(shown.queue, shown.kind, shown.account)
+
+    shown, pauses = opening.with_books(work)
+    document = {**msgspec.to_builtins(shown), "pauses": pauses} if pauses else shown
+    return present(document, json, jobs_shown.job(shown, pauses))
 
 
 @app.command(name="list")
@@ -320,7 +335,7 @@ def retry_many(
 ) -> int:
     """Ask again for all jobs that match, each once. `--dry-run` shows first which those are, and what they cost."""
     who = values.actor_of(actor)
-    wanted = _wanted(account, kind, queue, state, reason, limit, since, until, metadata, after)
+    wanted = _wanted(account, kind, queue, state, reason, limit, since, until, metadata, after, "reason")
 
     def act(steering: Steering, wanted: Wanted) -> Awaitable[ManyDone]:
         return steering.retry_many(wanted, who, dry_run=dry_run)
@@ -367,7 +382,7 @@ def _present_many(
     everything: bool,
     json: bool,
 ) -> int:
-    """Do it to a portion, or to everything in portions, and show what was done."""
+    """Do it to a portion, or to everything in portions, and show what was done. 1 if all were turned down."""
 
     async def work(desk: Desk) -> ManyDone:
         from worker.steering import in_portions
@@ -376,7 +391,8 @@ def _present_many(
         return await (in_portions(partial(act, steering), wanted()) if everything else act(steering, wanted()))
 
     done = opening.with_desk(work)
-    return present(done, json, jobs_shown.many(done))
+    all_turned_down = done.turned_down and not done.changed and not done.credits
+    return present(done, json, jobs_shown.many(done), code=NO if all_turned_down else 0)
 
 
 def _wanted(
@@ -390,6 +406,7 @@ def _wanted(
     until: str | None,
     metadata: tuple[str, ...],
     after: str | None,
+    ended_for: str = "ended_for",  # what the verb calls the reason
 ) -> Callable[[], Wanted]:
     """Checked now, made when the database is needed anyway."""
     whose = None if account is None else values.account_id(account)
@@ -402,11 +419,13 @@ def _wanted(
 
     def made() -> Wanted:
         from worker.credits.states import JobState
-        from worker.steering import Wanted
+        from worker.steering import Wanted, check_ending
         from worker.store.errors import Refused
 
         if state is not None and state not in list(JobState):
             raise Refused("state", f"no state {state!r}; there are {', '.join(sorted(JobState))}")
+        if reason is not None:
+            check_ending(ended_for, reason)
         chosen = None if state is None else JobState(state)
         return Wanted(whose, sort, where, chosen, reason, most, begin, end, pairs, after)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from worker.cli.output import facts, length, table
+from worker.cli.output import facts, length, pause_words, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from worker.credits.prices import Line
     from worker.credits.refusals import Refusal
     from worker.steering import ManyDone
+    from worker.store.ops import Pause
     from worker.store.reads_job_lists import JobsPage
     from worker.store.reads_jobs import JobShown
     from worker.store.reads_receipts import Receipt
 
 
-def job(job: JobShown) -> Iterator[RenderableType]:
+def job(job: JobShown, pauses: Sequence[Pause] = ()) -> Iterator[RenderableType]:
     """One job, as it stands."""
     from worker.credits.states import ENDED
 
@@ -30,6 +31,7 @@ def job(job: JobShown) -> Iterator[RenderableType]:
             ("kind", job.kind),
             ("state", f"{job.state} (partly)" if job.partial else job.state),
             ("waits for", job.waiting_for),
+            *(("paused", pause_words(pause)) for pause in pauses),
             ("reason", job.reason),
             ("message", job.message),
             *_shortfall(job.shortfall),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.cli.opening import Books, Desk
     from worker.doctor import Diagnosis
     from worker.store.audit import Audit
-    from worker.store.ops import Controls, Scope, Switched
+    from worker.store.ops import Controls, Pause, Scope, Switched
     from worker.web.dashboard.live import Look
 
 Kind = Annotated[str | None, Parameter(name="--kind", help="All jobs of this kind.")]
@@ -41,13 +41,14 @@ def queues(
     if watch and json:
         raise values.Misused("watch", "goes with no --json, which is one document")
 
-    async def work(books: Books) -> Look:
+    async def work(books: Books) -> tuple[Look, tuple[Pause, ...]]:
         if watch:
             await queues_shown.watch(books)
-        return await queues_shown.live_over(books).latest()
+        return await queues_shown.live_over(books).latest(), await _controls(books).pauses()
 
-    look = opening.with_books(work)
-    return present(queues_shown.document(look) if json else None, json, queues_shown.shown(look))
+    look, pauses = opening.with_books(work)
+    document = queues_shown.document(look, pauses) if json else None
+    return present(document, json, queues_shown.shown(look, pauses))
 
 
 def pause(

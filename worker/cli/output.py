@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from worker.store.ops import Pause
+
 #: Wider than any table of ours: what is piped is never cut or wrapped.
 _PIPED_WIDTH = 10_000
 
@@ -84,6 +86,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
     for row in rows:
         made.add_row(*(Text(cell(value)) for value in row))
     return made
+
+
+def pause_words(pause: Pause) -> str:
+    """What is paused, why, by whom and since when."""
+    who = ", ".join(cell(one) for one in (pause.actor, pause.at) if one is not None)
+    return f"{pause.scope} {pause.name}: {pause.reason or 'no reason given'}{f' ({who})' if who else ''}"
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Table:

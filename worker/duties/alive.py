@@ -12,12 +12,17 @@ from worker.store.upkeep import Upkeep
 
 @dataclass(slots=True)
 class Alive:
-    """The alive duty. `doctor` looks for its sign."""
+    """The alive duty. `doctor` looks for its sign.
+
+    That dispatch reaches Redis is a sign of its own: without it no job starts, however alive the scheduler is.
+    """
 
     upkeep: Upkeep
     dispatch: Dispatch
     sign: SignOfLife
     settings: Settings
+
+    _reached: int = 0
 
     name = "alive"
 
@@ -26,4 +31,7 @@ class Alive:
         await self.sign.give()
         figures = {"scheduler": self.sign.process_id, "hints": self.dispatch.hints, "hinted": self.dispatch.hinted}
         await self.upkeep.note("scheduler", figures)
+        if self.dispatch.reached != self._reached:
+            self._reached = self.dispatch.reached
+            await self.upkeep.note("dispatch", figures)
         return self.settings.renew_seconds

@@ -40,6 +40,8 @@ class Dispatch:
     settings: Settings
     hints: int = 0
     hinted: int = 0
+    #: Looks that went through, Redis included.
+    reached: int = 0
     #: Told how many jobs each hint has, once somebody wants to know.
     counts: Callable[[int], object] | None = None
     _deployment: str | None = None
@@ -75,6 +77,7 @@ class Dispatch:
             self._away_until = monotonic() + _FOREIGN_WAIT_SECONDS
             return _FOREIGN_WAIT_SECONDS
         self._looked_at = monotonic()
+        self.reached += 1
         return min(waits, default=self.tick_seconds)
 
     async def _check_epoch(self) -> None:

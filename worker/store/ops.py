@@ -61,6 +61,17 @@ class ControlShown:
     actor: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause in force. Why and by whom are None once an account's event was pruned."""
+
+    scope: Scope
+    name: str
+    reason: str | None
+    at: datetime | None
+    actor: str | None
+
+
 class Controls:
     """Pauses and limits. `kinds` are the names of the kinds we run: each has a queue of its name."""
 
@@ -107,6 +118,20 @@ class Controls:
         async with snapshot(self._engine) as connection:
             rows = await connection.execute(_CONTROLS)
             return tuple(ControlShown(Scope(row[0]), *row[1:]) for row in rows)
+
+    async def pauses(self, limit: int = 100) -> tuple[Pause, ...]:
+        """What is paused, queues and kinds first, of accounts those that were paused last: at most so many."""
+        async with snapshot(self._engine) as connection:
+            rows = [*await connection.execute(_PAUSED, {"queue": None, "kind": None})]
+            rows += await connection.execute(_PAUSED_ACCOUNTS, {"limit": limit})
+        return tuple(Pause(Scope(row[0]), *row[1:]) for row in rows)
+
+    async def pauses_of(self, queue: str, kind: str, account_id: str | None = None) -> tuple[Pause, ...]:
+        """The pauses that hold such a job."""
+        async with snapshot(self._engine) as connection:
+            rows = [*await connection.execute(_PAUSED, {"queue": queue, "kind": kind})]
+            rows += await connection.execute(_PAUSED_ACCOUNT, {"account": account_id})
+        return tuple(Pause(Scope(row[0]), *row[1:]) for row in rows)
 
     async def _switch(
         self, connection: AsyncConnection, scope: Scope, name: str, reason: str, actor: str, *, paused: bool
@@ -183,6 +208,50 @@ _LIMIT = text("""
     VALUES ('queue', :name, :running_max, fermata_now(), :actor)
     ON CONFLICT (scope, name) DO UPDATE
     SET running_max = :running_max, at = fermata_now(), actor = :actor
+""")
+
+_PAUSED = text("""
+    SELECT scope, name, reason, at, actor
+    FROM controls
+    WHERE paused
+      AND (
+          CAST(:queue AS text) IS NULL
+          OR (scope = 'queue' AND name = :queue)
+          OR (scope = 'kind' AND name = :kind)
+      )
+    ORDER BY scope DESC, name
+""")
+
+#: The account's row has no room for a reason: its last event of a pause has it.
+_PAUSED_ACCOUNT = text("""
+    SELECT 'account', a.account_id, e.reason, e.at, e.body ->> 'actor'
+    FROM accounts AS a
+    LEFT JOIN LATERAL (
+        SELECT reason, at, body
+        FROM events
+        WHERE events.account_id = a.account_id
+          AND what = 'paused'
+        ORDER BY seq DESC
+        LIMIT 1
+    ) AS e ON true
+    WHERE a.account_id = :account
+      AND a.paused
+""")
+
+_PAUSED_ACCOUNTS = text("""
+    SELECT 'account', a.account_id, e.reason, e.at, e.body ->> 'actor'
+    FROM accounts AS a
+    LEFT JOIN LATERAL (
+        SELECT reason, at, body
+        FROM events
+        WHERE events.account_id = a.account_id
+          AND what = 'paused'
+        ORDER BY seq DESC
+        LIMIT 1
+    ) AS e ON true
+    WHERE a.paused
+    ORDER BY e.at DESC NULLS LAST, a.account_id
+    LIMIT :limit
 """)
 
 _CONTROLS = text("""

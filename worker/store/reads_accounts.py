@@ -129,6 +129,15 @@ class AccountReads:
         entries = tuple(JournalEntry(*row) for row in rows[:limit])
         return JournalPage(entries, entries[-1].seq if len(rows) > limit else None)
 
+    async def journal_end(self, account_id: str, limit: int = 100) -> JournalPage:
+        """The account's latest `limit` entries, oldest first. Raises `UnknownAccount`."""
+        check_limit(limit)
+        async with snapshot(self._engine) as connection:
+            rows = (await connection.execute(_JOURNAL_END, {"account": account_id, "limit": limit})).all()
+            if not rows:
+                await check_account(connection, account_id)
+        return JournalPage(tuple(JournalEntry(*row) for row in reversed(rows)), None)
+
 
 def check_limit(limit: int) -> None:
     """Raises `Refused` for a page of nothing or of too much."""
@@ -258,6 +267,15 @@ _JOURNAL = text("""
     WHERE e.account_id = :account
       AND e.seq > :after
     ORDER BY e.seq
+    LIMIT :limit
+""")
+
+_JOURNAL_END = text("""
+    SELECT e.seq, e.at, e.lot_id, l.source, e.move, e.amount, e.job_id, e.reason, e.actor
+    FROM journal AS e
+    JOIN lots AS l USING (account_id, lot_id)
+    WHERE e.account_id = :account
+    ORDER BY e.seq DESC
     LIMIT :limit
 """)
 

@@ -64,6 +64,24 @@ class EventReads:
         events = tuple(Event(*row) for row in rows[:limit])
         return EventsPage(events, events[-1].seq if events else after_seq, len(rows) > limit)
 
+    async def events_end(self, account_id: str, limit: int = 100) -> EventsPage:
+        """The account's latest `limit` events, oldest first. Raises `UnknownAccount`."""
+        check_limit(limit)
+        async with snapshot(self._engine) as connection:
+            rows = (await connection.execute(_EVENTS_END, {"account": account_id, "limit": limit})).all()
+            if not rows:
+                await check_account(connection, account_id)
+        events = tuple(Event(*row) for row in reversed(rows))
+        return EventsPage(events, events[-1].seq if events else 0, more=False)
+
+
+_EVENTS_END = text("""
+    SELECT seq, at, what, job_id, state, kind, queue, reason, charged, body
+    FROM events
+    WHERE account_id = :account
+    ORDER BY seq DESC
+    LIMIT :limit
+""")
 
 _EVENTS = text("""
     SELECT seq, at, what, job_id, state, kind, queue, reason, charged, body

@@ -18,6 +18,9 @@ from worker.store.snapshots import snapshot
 class BooksFigures:
     """One look. `dispatch_seconds`: since a scheduler gave a sign; None: never. `processes`: those alive, by sort.
 
+    `hints_seconds`: since a scheduler's dispatch reached Redis, or else since the oldest living one was started; None:
+    there was none.
+
     `dead_deliveries`: events that an endpoint never took. `audit_seconds`: since the last audit by anybody, which found
     `audit_violations`; None: never.
     """
@@ -31,6 +34,7 @@ class BooksFigures:
     dead_deliveries: int = 0
     audit_seconds: float | None = None
     audit_violations: int | None = None
+    hints_seconds: float | None = None
 
 
 class FigureReads:
@@ -43,7 +47,7 @@ class FigureReads:
         """One snapshot of a few indexed statements."""
         async with snapshot(self._engine) as connection:
             queues = tuple(QueueShown(*row) for row in await connection.execute(QUEUES, {"alive": ALIVE_SECONDS}))
-            sums = (await connection.execute(_SUMS)).one()
+            sums = (await connection.execute(_SUMS, {"alive": ALIVE_SECONDS})).one()
             alive = await connection.execute(_ALIVE, {"alive": ALIVE_SECONDS})
             processes = {row.process: int(row.alive) for row in alive}
         every = {name: processes.get(name, 0) for name in ("worker", "scheduler", "api")}
@@ -57,6 +61,7 @@ class FigureReads:
             sums.dead_deliveries,
             sums.audit_seconds,
             sums.audit_violations,
+            sums.hints_seconds,
         )
 
     async def imbalance(self) -> int:
@@ -71,7 +76,20 @@ class FigureReads:
             await connection.execute(_HERE, values)
 
 
-_SUMS = text("""
+#: A scheduler that was only just started has not failed to reach anything.
+HINTS_SECONDS = """
+    CAST(EXTRACT(EPOCH FROM fermata_now() - GREATEST(
+        (SELECT ran_at FROM duty_runs WHERE duty = 'dispatch'),
+        (
+            SELECT min(started_at)
+            FROM processes
+            WHERE process = 'scheduler'
+              AND seen_at > fermata_now() - make_interval(secs => :alive)
+        )
+    )) AS double precision)
+"""
+
+_SUMS = text(f"""
     SELECT CAST(COALESCE(sum(held), 0) AS bigint) AS held,
            CAST(COALESCE(sum(available) FILTER (WHERE expires_at <= fermata_now()), 0) AS bigint) AS unwritten,
            (SELECT count(*) FROM deliveries WHERE state = 'pending') AS deliveries,
@@ -86,10 +104,11 @@ _SUMS = text("""
                SELECT CAST(EXTRACT(EPOCH FROM fermata_now() - max(ran_at)) AS double precision)
                FROM duty_runs
                WHERE duty = 'scheduler'
-           ) AS dispatch_seconds
+           ) AS dispatch_seconds,
+           {HINTS_SECONDS} AS hints_seconds
     FROM lots
     WHERE NOT closed
-""")
+""")  # noqa: S608  all of it stands in this file
 
 _ALIVE = text("""
     SELECT 'worker' AS process, count(*) AS alive

@@ -19,6 +19,7 @@ from sqlalchemy.sql.elements import ColumnElement, TextClause
 
 from worker.store.database import reading
 from worker.store.reads_accounts import check_limit
+from worker.store.reads_figures import HINTS_SECONDS
 from worker.store.reads_jobs import ALIVE_SECONDS
 from worker.store.reads_queues import QUEUES, WORKERS, QueueShown, WorkerShown
 from worker.store.snapshots import snapshot
@@ -64,7 +65,8 @@ class RunningShown:
 class Now:
     """What moves every second. `dispatch_seconds`: since a scheduler last gave a sign; None: never.
 
-    `in_hand`: what runs, as `OverviewReads.running` has it; None if it was not asked for.
+    `in_hand`: what runs, as `OverviewReads.running` has it; None if it was not asked for. `hints_seconds`: as
+    `BooksFigures` has it.
     """
 
     now: datetime
@@ -74,6 +76,7 @@ class Now:
     paused_kinds: tuple[str, ...]
     watched: tuple[JobGlance, ...]
     in_hand: tuple[RunningShown, ...] | None = None
+    hints_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ class OverviewReads:
             paused_kinds=around.paused_kinds,
             watched=_decoded(row.watched, tuple[JobGlance, ...]),
             in_hand=_decoded(row.in_hand, tuple[RunningShown, ...]) if in_hand else None,
+            hints_seconds=around.hints_seconds,
         )
         moved = None
         if slow:
@@ -188,13 +192,14 @@ _RUNNING = text("""
     LIMIT :most
 """)
 
-_AROUND = text("""
+_AROUND = text(f"""
     SELECT fermata_now() AS now,
            (SELECT CAST(EXTRACT(EPOCH FROM fermata_now() - max(ran_at)) AS double precision)
             FROM duty_runs
             WHERE duty = 'scheduler') AS dispatch_seconds,
+           {HINTS_SECONDS} AS hints_seconds,
            ARRAY(SELECT name FROM controls WHERE scope = 'kind' AND paused ORDER BY name) AS paused_kinds
-""")
+""")  # noqa: S608  what is put in stands in a file of ours
 
 _WATCHED = text("""
     SELECT j.job_id AS id, j.state, j.attempt AS attempts, COALESCE(l.progress, 0) AS progress, l.stage
@@ -263,6 +268,7 @@ _ENDED = text("""
 class _Around:
     now: datetime
     dispatch_seconds: float | None
+    hints_seconds: float | None
     paused_kinds: tuple[str, ...]
 
 

@@ -35,13 +35,16 @@ async def account(request: Request, visitor: Visitor) -> Response:
     shown = await board.lists.account(name)
     after = request.query_params.get("after", "")
     seq = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else 0
-    journal = await board.services.reads.journal(name, seq, _ENTRIES)
+    reads = board.services.reads
+    journal = await (reads.journal(name, seq, _ENTRIES) if after else reads.journal_end(name, _ENTRIES))
     values = {
         "account": shown,
+        "pauses": [one for one in await board.services.controls.pauses_of("", "", name) if one.scope is Scope.ACCOUNT],
         "balance": await board.services.reads.balance(name),
         "lots": await board.lists.lots(name),
         "limits": await board.services.limits.limits(name),
         "journal": journal,
+        "journal_ends": not after and len(journal.entries) == _ENTRIES,
         "jobs": (await board.services.reads.jobs(name, limit=_JOBS)).jobs,
         "plans": await board.services.accounts.plans(),
         "now": await board.live.now(),

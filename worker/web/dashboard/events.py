@@ -29,9 +29,15 @@ async def events(request: Request, visitor: Visitor) -> Response:
         if not account
         for job in (await board.services.reads.jobs(state=state, limit=_LATEST)).jobs
     ]
+    page = None
+    if account:
+        page = await (
+            board.events.events(account, seq, _EVENTS) if after else board.events.events_end(account, _EVENTS)
+        )
     values = {
         "account": account,
-        "page": await board.events.events(account, seq, _EVENTS) if account else None,
+        "page": page,
+        "page_ends": page is not None and not after and len(page.events) == _EVENTS,
         "latest": sorted(latest, key=lambda job: (job.ended_at, job.id), reverse=True)[: 2 * _LATEST],
         "webhooks": await board.webhooks.webhooks.all() if visitor.may(May.STEER) else (),
         "now": await board.live.now(),

@@ -126,6 +126,8 @@ def _serious(look: Look) -> Iterator[str]:
         yield "No scheduler has ever run on this database: no job will start."
     elif dispatched > DISPATCH_LATE_SECONDS:
         yield f"No scheduler has given a sign for {span(dispatched)}: no further job will start."
+    elif (hints := look.now.hints_seconds) is not None and hints > DISPATCH_LATE_SECONDS:
+        yield f"No hint has reached Redis for {span(hints)}: no further job will start. `fermata doctor` says why."
     for queue in look.now.queues:
         if queue.ready and not queue.workers:
             yield f"{named(queue.queue)} has {_jobs(queue.ready)} ready and no living worker."

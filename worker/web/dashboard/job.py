@@ -11,7 +11,7 @@ from worker.credits.operations import AlreadyEnded, CancelAsked, TryAgain
 from worker.credits.states import ENDED
 from worker.store.errors import LedgerUnavailable, UnknownArtifact
 from worker.store.reads_artifacts import ArtifactShown
-from worker.store.reads_jobs import JobShown
+from worker.store.reads_jobs import JobShown, WaitingFor
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import Board, board_of
 from worker.web.dashboard.doors import job_id_of
@@ -24,8 +24,11 @@ async def job(request: Request, visitor: Visitor) -> Response:
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
     receipt = await board.services.reads.receipt(shown.id)
+    controls = board.services.controls
+    is_paused = shown.waiting_for is WaitingFor.PAUSED
     values = {
         "job": shown,
+        "pauses": await controls.pauses_of(shown.queue, shown.kind, shown.account) if is_paused else (),
         "receipt": receipt,
         "ended": shown.state in ENDED,
         "sounds": await _sounds(board, shown),
@@ -68,8 +71,8 @@ async def cancel(request: Request, visitor: Visitor, form: Form) -> Response:
 async def retry(request: Request, visitor: Visitor, form: Form) -> Response:
     """A new job with the same request."""
     board = board_of(request)
-    shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
-    made = await board.services.client.retry(shown.id, visitor.actor)
+    job_id = job_id_of(request.path_params["job"])
+    made = await board.services.steering.retry(job_id, form.line("reason"), visitor.actor)
     said = "It was tried again before: this is that job." if made.replayed else "This is the new job."
     return frame.go(f"/jobs/{made.job_id}", said)
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from worker.store.errors import Refused
 from worker.store.ops import RUNNING_MAX_MAX, Scope
+from worker.web.access import May
 from worker.web.dashboard import frame
 from worker.web.dashboard.board import board_of
 from worker.web.dashboard.figures import QueueFigures, figures_of
@@ -27,7 +28,12 @@ PLOTS = {"hour": (HOUR, MINUTE), "day": (DAY, timedelta(minutes=15))}
 async def overview(request: Request, visitor: Visitor) -> Response:
     """The page everybody starts from."""
     look = await board_of(request).live.latest()
-    return frame.page(request, visitor, "overview.html", {"figures": figures_of(look), "look": look})
+    pauses = [
+        one
+        for one in await board_of(request).services.controls.pauses()
+        if one.scope is not Scope.ACCOUNT or visitor.may(May.LOOK_AT_ACCOUNTS)
+    ]
+    return frame.page(request, visitor, "overview.html", {"figures": figures_of(look), "look": look, "pauses": pauses})
 
 
 def overview_part(look: Look) -> str:
@@ -81,6 +87,7 @@ async def queue(request: Request, visitor: Visitor) -> Response:
         "hour_is_whole": look.history.covers(look.now.now, HOUR),
         "is_kind": name in board.services.client.kinds,
         "kind_paused": name in look.now.paused_kinds,
+        "pauses": await board.services.controls.pauses_of(name, name),
         "workers": [worker for worker in look.now.workers if name in worker.queues],
         "jobs": {
             state: (await board.services.reads.jobs(state=state, kind=name, limit=8)).jobs
