@@ -141,7 +141,7 @@ async def test_a_thousand_jobs_in_one_batch_and_not_one_more(api: Api) -> None:
 
 
 async def test_a_job_is_cancelled_once(api: Api) -> None:
-    """With a reason for the customer, and in the log; the second time it had ended before."""
+    """With a reason for the customer, as it was typed, and in the log; the second time it had ended before."""
     job = await api.submit()
     path = f"/v1/jobs/{job['id']}/cancel"
     done = await api.ok("POST", path, {"reason": "changed my mind"}, role="ops")
@@ -149,7 +149,7 @@ async def test_a_job_is_cancelled_once(api: Api) -> None:
     again = await api.ask("POST", path, role="ops")
     assert (409, "already_ended", "cancelled") == (again.status_code, again.json()["code"], again.json()["state"])
     shown = await api.ok("GET", f"/v1/jobs/{job['id']}")
-    assert shown["message"].startswith("changed my mind (key:fmt_")
+    assert "changed my mind" == shown["message"]
     (entry,) = (await api.services.log.entries(subject=job["id"])).entries
     assert ("jobs.cancel", "queued", "cancelled") == (
         entry.what,

@@ -280,7 +280,12 @@ class Settle:
             case Retry():
                 return self._queue_again(page, job, ending, outcome)
             case End():
-                return self._end(page, job, outcome)
+                return self._end(page, job, outcome, self._message_of(outcome.reason, lease))
+
+    def _message_of(self, reason: Ending, lease: Lease) -> str | None:
+        """For the customer: of a job that was cancelled what its canceller said, whatever its engine met meanwhile."""
+        cancelled = reason is Ending.CANCELLED_RUNNING and lease.cancel_reason is not None
+        return lease.cancel_reason if cancelled else self.message
 
     def _reapable(self, job: Job, lease: Lease, now: datetime) -> bool:
         assert self.reap_grace_seconds is not None
@@ -291,10 +296,10 @@ class Settle:
         not_before = page.now + timedelta(seconds=wait)
         _change(page, job, JobState.QUEUED, failures=retry.failures)
         page.writes.due.append(DueRow(job, not_before))
-        self._close_attempt(page, job, ending)
+        self._close_attempt(page, job, ending, self.message)
         return Requeued(ending, not_before)
 
-    def _end(self, page: Page, job: Job, end: End) -> Ended:
+    def _end(self, page: Page, job: Job, end: End, message: str | None) -> Ended:
         reservation = page.ledger.reservations.get(job.job_id)
         if reservation is None or reservation.state is not ReservationState.HELD:
             raise BrokenInvariant(f"running job {job.job_id} holds nothing")
@@ -308,7 +313,7 @@ class Settle:
             failures=end.failures,
             ended=True,
             reason=end.reason,
-            message=self.message,
+            message=message,
             charged=ended.charged,
             partial=end.partial,
             outputs=[_shown(output) for output in outputs] if sold else None,
@@ -317,12 +322,12 @@ class Settle:
             page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
         if self.reap_grace_seconds is not None:  # who ran it was lost, and can't tell its provider
             page.writes.given_up.append(job.job_id)
-        self._close_attempt(page, job, end.reason)
+        self._close_attempt(page, job, end.reason, self.message or message)
         return Ended(end.state, end.reason, ended.charged)
 
-    def _close_attempt(self, page: Page, job: Job, ending: Ending) -> None:
+    def _close_attempt(self, page: Page, job: Job, ending: Ending, message: str | None) -> None:
         usage = [dict(part) for part in self.usage] or None
-        page.writes.attempts.append(AttemptRow(job.job_id, self.token, ending, self.message, usage))
+        page.writes.attempts.append(AttemptRow(job.job_id, self.token, ending, message, usage))
         page.running -= 1
 
 

@@ -269,7 +269,7 @@ async def cancel(request: Request, caller: Canceller, job: JobId, body: CancelBo
     services = services_of(request)
     before = await shown(request, caller, job)
     reason = (body or CancelBody()).reason
-    done = await services.client.cancel(before.account, job, f"{reason} ({caller.actor})", caller.actor)
+    done = await services.client.cancel(before.account, job, reason, caller.actor)
     if isinstance(done, TryAgain):
         raise LedgerUnavailable("the job's row is held")
     if isinstance(done, AlreadyEnded):
