@@ -205,7 +205,7 @@ async def test_a_quote_stores_nothing(api: Api) -> None:
 
 
 async def test_jobs_are_found_a_page_at_a_time(api: Api) -> None:
-    """By account, state, kind, time and metadata; each once, over all pages."""
+    """By account, state, kind, time, metadata and key; each once, over all pages."""
     await api.account("bob", 100)
     mine = [(await api.submit(metadata={"album": str(number % 2)}))["id"] for number in range(5)]
     other = (await api.submit("bob"))["id"]
@@ -222,6 +222,10 @@ async def test_jobs_are_found_a_page_at_a_time(api: Api) -> None:
     assert [mine[3], mine[1]] == await found("account=ada&state=queued&metadata=album%3D1")
     assert [] == await found("kind=stem_split")
     assert [] == await found("account=ada&metadata=album%3D%25")
+    shown = await api.ok("GET", f"/v1/jobs/{mine[3]}")
+    assert [mine[3]] == await found(f"account=ada&key={shown['key']}")
+    assert [] == await found(f"account=bob&key={shown['key']}") == await found("account=ada&key=never")
+    assert [] == await found(f"account=ada&state=cancelled&key={shown['key']}")
     created = (await api.ok("GET", f"/v1/jobs/{mine[2]}"))["created_at"].replace("+", "%2B")
     assert mine[2] not in await found(f"created_before={created}")
     assert [other, mine[4], mine[3], mine[2]] == await found(f"created_from={created}")
@@ -249,6 +253,9 @@ async def test_jobs_are_found_a_page_at_a_time(api: Api) -> None:
         ("created_from=yesterday", "created_from"),
         ("metadata=a%3Db", "metadata"),
         ("account=ada&metadata=a", "metadata"),
+        ("key=take-3", "key"),
+        ("account=ada&key=", "key"),
+        ("account=ada&key=a%00b", "key"),
     ],
 )
 async def test_a_filter_that_cannot_be_is_refused(api: Api, query: str, field: str) -> None:

@@ -61,9 +61,9 @@ async def hooked(store: Store, endpoint: Endpoint, *, account: str | None = None
     return (await Webhooks(store.engine).create(endpoint.url, lambda _: SECRET, account, events, "test"))[0]
 
 
-async def an_end(store: Store, account: str = "ada") -> UUID:
+async def an_end(store: Store, account: str = "ada", **more: Any) -> UUID:
     """A job that ended."""
-    claimed = await store.running(account, quoted=1)
+    claimed = await store.running(account, quoted=1, **more)
     await store.settle(account, claimed)
     return claimed.job.job_id
 
@@ -91,17 +91,24 @@ async def ended(store: Store) -> bool:
 
 
 async def test_the_end_of_a_job_is_told_signed(database: Database) -> None:
-    """What arrives says what the books say, and an independent implementation of the standard accepts it."""
+    """What arrives says what the books say, and what its owner calls the job by; an independent implementation of the
+    standard accepts it.
+    """
     async with opened(database) as store, an_endpoint() as endpoint:
         await store.account("ada", 100)
         await hooked(store, endpoint)
         async with delivering(store):
-            job_id = await an_end(store)
+            job_id = await an_end(store, metadata={"song": "42"})
             await until(lambda: endpoint.told, "told")
             await until(lambda: ended(store), "noted")
         document = standardwebhooks.Webhook(SECRET).verify(endpoint.told[0].body, endpoint.told[0].headers)
         assert ("ended", "ada") == (document["type"], document["account"])
         assert {"job": str(job_id), "state": "succeeded", "charged": 1}.items() <= document["data"].items()
+        key = await store.value("SELECT idempotency_key FROM jobs")
+        of_job = {"key": key, "metadata": {"song": "42"}, "partial": False, "message": None}
+        assert of_job.items() <= document["data"].items()
+        assert [{"artifact", "name", "seconds"}] == [set(output) for output in document["data"]["outputs"]]
+        assert "what" not in document["data"]
         assert [("delivered", 1, 200)] == [
             tuple(row) for row in await store.fetch("SELECT state, attempts, last_status FROM deliveries")
         ]
@@ -415,6 +422,7 @@ async def test_what_an_account_is_told_without_asking_is_told_too(database: Data
     document = endpoint.told[0].document
     assert ("cycle_renewed", "ada", None) == (document["type"], document["account"], document["data"]["job"])
     assert {"plan", "credits", "ends_at"} <= document["data"].keys()
+    assert not {"key", "outputs"} & document["data"].keys()
 
 
 async def test_no_endpoint_costs_an_event_nothing(database: Database) -> None:
@@ -440,7 +448,7 @@ def test_the_verbs(fermata: Fermata, monkeypatch: pytest.MonkeyPatch) -> None:
         (["show", made["webhook"]], "no endpoint"),
         (["create", "http://example.com"], "must start with https://"),
         (["create", "https://10.0.0.1"], "private"),
-        (["create", "https://example.com", "--event", "Ended!"], "must be the name of an event"),
+        (["create", "https://example.com", "--event", "finished"], "no event 'finished'; there are ended, balance_low, "),
         (["create", "https://example.com", "--account", "nobody"], "no account"),
         (["redeliver", "x"], "must be an id"),
     ):

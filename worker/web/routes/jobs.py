@@ -222,6 +222,11 @@ async def jobs(
     metadata: Annotated[
         list[str] | None, Query(max_length=8, description="`name=value` of the metadata; with an account only.")
     ] = None,
+    key: Annotated[
+        str | None,
+        AfterValidator(printable),
+        Query(min_length=1, max_length=255, description="The one with this idempotency key; with an account only."),
+    ] = None,
     limit: Limit = 50,
     after: After = None,
 ) -> Response:
@@ -240,6 +245,7 @@ async def jobs(
         created_from=created_from,
         created_before=created_before,
         metadata=_pairs(metadata or []),
+        key=key,
     )
     return answer(page)
 
