@@ -374,6 +374,21 @@ async def test_what_the_account_cannot_pay_is_turned_down_at_once(api: Api) -> N
     assert not (await api.submit("bob", idempotency="dear"))["replayed"]
 
 
+async def test_who_bought_credits_without_a_subscription_is_told_what_to_do(api: Api) -> None:
+    """402 names the frozen ones and how they thaw; where nothing was bought, that buying alone would not do."""
+    await api.account("bob")
+    bare = (await api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"})).json()
+    assert (0, None) == (bare["frozen"], bare["smallest_pack"])
+    assert bare["detail"].endswith("bought credits would not do without an active subscription")
+    await api.ok("POST", "/v1/accounts/bob/topups", {"credits": 100})
+    done = await api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"}, idempotency="song")
+    told = done.json()
+    assert (402, 0, 100, None) == (done.status_code, told["available"], told["frozen"], told["smallest_pack"])
+    assert "100 bought ones that are frozen until it has an active subscription: subscribe it" in told["detail"]
+    await api.ok("POST", "/v1/accounts/bob/subscription", {"plan": "starter"})
+    assert "queued" == (await api.submit("bob", idempotency="song"))["state"]
+
+
 async def test_of_fifty_submits_at_once_as_many_are_taken_as_fit(api: Api) -> None:
     """A19: the queue's quotes count; what waits for credits on purpose is always taken."""
     price = await price_of(api)
