@@ -171,6 +171,15 @@ def test_a_file_that_others_can_read_is_not_used(environment: dict[str, str], tm
     assert "must be ours, and readable by us alone" in done.complaint
 
 
+def test_a_file_that_a_killed_up_left_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    """Not a variable that nobody has set."""
+    left = up_file({**environment, "FERMATA_DATABASE_URL": NOWHERE}, tmp_path, 0o600)
+    done = run_command(left, "accounts", "balance", "ada")
+    assert (3, "") == (done.code, done.out)
+    assert f"its address is from {tmp_path / 'data' / 'env'}" in done.complaint
+    assert "FERMATA_DATABASE_URL" not in done.complaint
+
+
 @pytest.mark.parametrize("level", ["info", "debug"])
 @pytest.mark.parametrize("verb", [("accounts", "balance", "ada"), ("audit",), ("migrate",), ("queues", "--json")])
 def test_a_server_that_can_not_be_reached_is_exit_code_3(
