@@ -384,7 +384,7 @@ async def test_who_bought_credits_without_a_subscription_is_told_what_to_do(api:
     done = await api.ask("POST", "/v1/jobs", {**SUBMIT, "account": "bob"}, idempotency="song")
     told = done.json()
     assert (402, 0, 100, None) == (done.status_code, told["available"], told["frozen"], told["smallest_pack"])
-    assert "100 bought ones that are frozen until it has an active subscription: subscribe it" in told["detail"]
+    assert "100 bought ones, frozen until it has an active subscription: subscribe or resume it" in told["detail"]
     await api.ok("POST", "/v1/accounts/bob/subscription", {"plan": "starter"})
     assert "queued" == (await api.submit("bob", idempotency="song"))["state"]
 

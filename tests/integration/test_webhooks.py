@@ -448,7 +448,10 @@ def test_the_verbs(fermata: Fermata, monkeypatch: pytest.MonkeyPatch) -> None:
         (["show", made["webhook"]], "no endpoint"),
         (["create", "http://example.com"], "must start with https://"),
         (["create", "https://10.0.0.1"], "private"),
-        (["create", "https://example.com", "--event", "finished"], "no event 'finished'; there are ended, balance_low, "),
+        (
+            ["create", "https://example.com", "--event", "finished"],
+            "no event 'finished'; there are ended, ",
+        ),
         (["create", "https://example.com", "--account", "nobody"], "no account"),
         (["redeliver", "x"], "must be an id"),
     ):

@@ -82,8 +82,8 @@ def migrated(servers: LocalServers) -> LocalServers:
         if servers.postgres is not None:
             raise
         raise ProcessError(
-            f"the server that FERMATA_DATABASE_URL of this shell names does not answer ({error}); to start one here, as "
-            f"if none were given: unset {' '.join(_GIVEN)}"
+            f"the server that FERMATA_DATABASE_URL of this shell names does not answer ({error}); to start "
+            f"one here instead: unset {' '.join(_GIVEN)}"
         ) from error
     return servers
 

@@ -108,7 +108,7 @@ def _frozen_words(frozen: int | None) -> str:
         return ""
     if not frozen:
         return "; bought credits would not do without an active subscription"
-    return f", and {frozen:,} bought ones that are frozen until it has an active subscription: subscribe it, or resume it"
+    return f", and {frozen:,} bought ones, frozen until it has an active subscription: subscribe or resume it"
 
 
 class UnknownWebhook(StoreError):

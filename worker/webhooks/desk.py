@@ -15,6 +15,7 @@ from worker.webhooks.message import secret_of, trial_message
 from worker.webhooks.sender import Answer, Sender
 from worker.webhooks.targets import ForbiddenTarget, check_url
 
+
 @dataclass(frozen=True, slots=True)
 class WebhookMade:
     """A new endpoint. The secret is not kept where anybody could read it again.

@@ -27,7 +27,11 @@ WebhookId = Annotated[Id, Path(description="The endpoint's id.")]
 EventName = Annotated[str, Field(pattern=r"^[a-z][a-z_.]{0,63}$", json_schema_extra={"enum": list(EVENTS)})]
 
 
-_EVENTS_SAID = "What each tells in `data`: " + "; ".join(f"`{name}`: {said}" for name, said in EVENTS.items()) + "."
+_EVENTS_SAID = (
+    "Only these. Default: all. What each tells in `data`: "
+    + "; ".join(f"`{name}`: {said}" for name, said in EVENTS.items())
+    + "."
+)
 
 
 class WebhookBody(Body):
@@ -43,7 +47,7 @@ class WebhookBody(Body):
 
     url: str = Field(min_length=1, max_length=URL_LENGTH_MAX, description="https, on a public address.")
     account: AccountId | None = Field(None, description="Only of this account. Default: of all.")
-    events: list[EventName] = Field(default_factory=list, max_length=50, description=f"Only these. Default: all. {_EVENTS_SAID}")
+    events: list[EventName] = Field(default_factory=list, max_length=50, description=_EVENTS_SAID)
 
 
 class RedeliverBody(Body):
