@@ -41,6 +41,7 @@ WHO: dict[str, str] = {
     "POST /v1/artifacts": "pipeline admin",
     "GET /v1/artifacts": "pipeline ops admin viewer customer",
     "GET /v1/artifacts/{artifact}": "pipeline ops admin viewer customer",
+    "HEAD /v1/artifacts/{artifact}": "pipeline ops admin viewer customer",
     "GET /v1/artifacts/{artifact}/facts": "pipeline ops admin viewer customer",
     "PUT /v1/accounts/{account}": "pipeline billing admin",
     "GET /v1/accounts/{account}/balance": "pipeline billing ops admin viewer customer",
@@ -165,6 +166,7 @@ def test_the_document_has_each_kinds_fields_and_why_jobs_end() -> None:
     assert {"quality_gate", "lost_worker"} < set(schemas["Ending"]["enum"]) == set(Ending)
     for shown in ("JobShown", "JobLine", "Receipt"):
         assert {"$ref": "#/components/schemas/Ending"} in schemas[shown]["properties"]["reason"]["anyOf"]
+    assert not [name for name in schemas if "__" in name]  # two of one name
     events = schemas["WebhookBody"]["properties"]["events"]
     assert set(EVENTS) == set(events["items"]["enum"])
     assert all(f"`{name}`: {said}" in events["description"] for name, said in EVENTS.items())

@@ -290,7 +290,7 @@ async def test_a_name_of_this_machine_is_told_nothing(url: str) -> None:
         assert not got.taken
         assert got.error in {
             "leads to a private, loopback, link-local or reserved address",
-            "must start with https://",
+            "must start with https://; FERMATA_WEBHOOK_PRIVATE_TARGETS allows http:// and neighbours",
             "its name can't be resolved",
         }
         assert [] == endpoint.told
@@ -446,7 +446,7 @@ def test_the_verbs(fermata: Fermata, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fermata.ok("webhooks", "delete", made["webhook"])["deleted"]
     for arguments, said in (
         (["show", made["webhook"]], "no endpoint"),
-        (["create", "http://example.com"], "must start with https://"),
+        (["create", "http://example.com"], "https://; FERMATA_WEBHOOK_PRIVATE_TARGETS allows"),
         (["create", "https://10.0.0.1"], "private"),
         (
             ["create", "https://example.com", "--event", "finished"],

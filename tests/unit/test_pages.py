@@ -16,7 +16,15 @@ from worker.web.access import PERMISSIONS, May
 from worker.webhooks.events import EVENTS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/RUNBOOK.md", "docs/DEPLOY.md", "docs/GLOSSARY.md", "docs/ENGINES.md", "docs/API.md", "deploy/alerts.yml")
+PAGES = (
+    "README.md",
+    "docs/RUNBOOK.md",
+    "docs/DEPLOY.md",
+    "docs/GLOSSARY.md",
+    "docs/ENGINES.md",
+    "docs/API.md",
+    "deploy/alerts.yml",
+)
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 #: In a page a command begins a line or a quote, or follows what is set for it.
 COMMAND = re.compile(r"(?:^|[`;|(]|[A-Z_]+=\S+) *(?:&& *)?fermata ((?:[a-z][a-z-]+ ?)+)", re.MULTILINE)

@@ -57,7 +57,7 @@ class ChangeBody(Body):
     plan: str = Field(min_length=1, max_length=64)
 
 
-class CancelBody(Body):
+class SubscriptionCancelBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"at_once": False}]})
 
     at_once: bool = Field(False, description="By default it runs to the end of the month that is paid for.")
@@ -265,7 +265,11 @@ async def change(
 
 @router.post("/{account}/subscription/cancel", response_model=SubscribedAnswer, responses=_CHANGES)
 async def cancel(
-    request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: CancelBody | None = None
+    request: Request,
+    caller: Biller,
+    account: AccountPath,
+    key: IdempotencyKey,
+    body: SubscriptionCancelBody | None = None,
 ) -> Response:
     """No further month. Top-ups are frozen when it ends, and thaw if it is resumed in time."""
     caller.check(account)
