@@ -111,9 +111,14 @@ async def test_a_bound_key_lists_the_voices_that_its_accounts_may_name(api: Api,
     clip = tmp_path / "clip.wav"
     soundfile.write(clip, sung(pitch_curve([220.0, 220.0], 1.0, 24_000), 24_000), 24_000)
     artifact = (await api.services.client.put("ada", clip, "test")).artifact_id
-    voices: dict[str, dict[str, tuple[str, ...]]] = {"all": {}, "band": {"accounts": ("ada/band",)}, "gone": {}}
-    for name, terms in {**voices, "paying": {"plans": ("starter",)}}.items():
-        await api.services.voices.add(NewVoice(name, "ada", artifact, "CC0", "us", {}, **terms), "test")
+    for name, plans, accounts in (
+        ("all", None, None),
+        ("band", None, ("ada/band",)),
+        ("gone", None, None),
+        ("paying", ("starter",), None),
+    ):
+        voice = NewVoice(name, "ada", artifact, "CC0", "us", {}, plans, accounts)
+        await api.services.voices.add(voice, "test")
     await api.services.voices.remove("gone", "test")
     bound = await api.key("pipeline", "ada")
 
