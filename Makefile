@@ -1,5 +1,5 @@
 # Two commands on a fresh machine with python3 (3.11 or newer), python3-venv, git and make:
-#   make demo    the whole system for a minute, then a report
+#   make demo    the whole system for some seconds, then a report
 #   make test    all tests; of a few long proofs a short version
 #   make proof   those whole
 # Everything runs interpreted, from the tree. With a C compiler and Python's headers `make bench` and `make test-compiled`

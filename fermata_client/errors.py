@@ -102,6 +102,11 @@ class InsufficientCredits(Refused):
         return int(self.document.get("shortfall", self.needed - self.available))
 
     @property
+    def frozen(self) -> int:
+        """Credits that were bought and can't be spent until the account has an active subscription."""
+        return int(self.document.get("frozen", 0))
+
+    @property
     def smallest_pack(self) -> dict[str, Any] | None:
         """The smallest pack that would do."""
         return self.document.get("smallest_pack")

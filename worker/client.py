@@ -484,5 +484,5 @@ def _shown_name(name: str) -> str:
 
 def _why_unreadable(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return f"can't be read: {error.strerror.lower()}"
     return "can't be read as a file"

@@ -138,7 +138,7 @@ class Steering:
         """
         _check_words(reason, actor)
         before = await self.client.reads.job(job_id)
-        answer = await self.client.operations.do(ForceEnd(before.account, job_id, f"{reason} ({actor})", actor))
+        answer = await self.client.operations.do(ForceEnd(before.account, job_id, reason, actor))
         match answer:
             case Ended():
                 pass
@@ -153,7 +153,7 @@ class Steering:
         _check_words(reason, actor)
 
         async def cancel(job: JobLine) -> JobDone:
-            answer = await self.client.cancel(job.account, job.id, f"{reason} ({actor})", actor)
+            answer = await self.client.cancel(job.account, job.id, reason, actor)
             match answer:
                 case Ended():
                     return _done(job, str(answer.state))

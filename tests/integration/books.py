@@ -186,7 +186,7 @@ class ASubmission:
             queue=self.more.get("queue", "generation"),
             request=self.more.get("request", {}),
             inputs=self.more.get("inputs", {}),
-            metadata={},
+            metadata=self.more.get("metadata", {}),
             quoted=self.quoted,
             book_id=view.book_id,
             plan=self.more.get("plan", view.plan),

@@ -66,6 +66,10 @@ async def test_a_range_is_that_part(api: Api, sound: bytes) -> None:
     part = await api.ask("GET", path, headers={"Range": "bytes=100-199"})
     assert (206, sound[100:200]) == (part.status_code, part.content)
     assert f"bytes 100-199/{len(sound)}" == part.headers["Content-Range"]
+    looked = [await api.ask("HEAD", path), await api.ask("HEAD", path, headers={"Range": "bytes=100-199"})]
+    lengths = [one.headers["Content-Length"] for one in looked]
+    assert ([200, 206], [str(len(sound)), "100"]) == ([one.status_code for one in looked], lengths)
+    assert {(b"", part.headers["ETag"])} == {(one.content, one.headers["ETag"]) for one in looked}
     tail = await api.ask("GET", path, headers={"Range": "bytes=-44"})
     assert (206, sound[-44:]) == (tail.status_code, tail.content)
     other = await api.ask("GET", path, headers={"Range": "bytes=0-9", "If-Range": '"other"'})

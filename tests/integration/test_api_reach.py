@@ -16,6 +16,7 @@ from tests.servers import Database
 from tests.unit.tasks.material import pitch_curve, sung
 from worker.credits.operations import Claim, Settle
 from worker.credits.outcomes import Ending
+from worker.store.voices import NewVoice
 
 
 @pytest.fixture
@@ -102,5 +103,35 @@ async def test_a_voice_is_registered_listed_and_removed(api: Api, tmp_path: Path
     assert removed == await api.ok("GET", "/v1/voices/alto")
     unknown = await api.ask("GET", "/v1/voices/nobody")
     assert (404, "unknown_voice") == (unknown.status_code, unknown.json()["code"])
+
+
+async def test_a_bound_key_lists_the_voices_that_its_accounts_may_name(api: Api, tmp_path: Path) -> None:
+    """By plan, by account, or for all; nothing of whose they are, and none that was removed."""
+    await api.account("ada/band")
+    clip = tmp_path / "clip.wav"
+    soundfile.write(clip, sung(pitch_curve([220.0, 220.0], 1.0, 24_000), 24_000), 24_000)
+    artifact = (await api.services.client.put("ada", clip, "test")).artifact_id
+    for name, plans, accounts in (
+        ("all", None, None),
+        ("band", None, ("ada/band",)),
+        ("gone", None, None),
+        ("paying", ("starter",), None),
+    ):
+        voice = NewVoice(name, "ada", artifact, "CC0", "us", {}, plans, accounts)
+        await api.services.voices.add(voice, "test")
+    await api.services.voices.remove("gone", "test")
     bound = await api.key("pipeline", "ada")
-    assert 403 == (await api.ask("GET", "/v1/voices", key=bound)).status_code
+
+    async def listed(account: str) -> list[str]:
+        return [one["name"] for one in (await api.ok("GET", f"/v1/voices?account={account}", key=bound))["voices"]]
+
+    assert ["all"] == await listed("ada")
+    assert ["all", "band"] == await listed("ada/band")
+    await api.ok("POST", "/v1/accounts/ada/subscription", {"plan": "starter"})
+    seen = (await api.ok("GET", "/v1/voices?account=ada", key=bound))["voices"]
+    assert [{"name": name, "licence": "CC0", "statistics": {}} for name in ("all", "paying")] == seen
+    refused = await api.ask("GET", "/v1/voices", key=bound)
+    assert (422, "account") == (refused.status_code, refused.json()["field"])
+    assert 404 == (await api.ask("GET", "/v1/voices?account=eve", key=bound)).status_code
+    assert 403 == (await api.ask("GET", "/v1/voices/all", key=bound)).status_code
+    assert {"all", "band", "gone", "paying"} == {one["name"] for one in (await api.ok("GET", "/v1/voices"))["voices"]}

@@ -39,6 +39,7 @@ async def test_what_can_be_no_endpoint_is_refused(database: Database, tmp_path: 
             ({"url": "http://example.com"}, "url"),
             ({"url": "https://169.254.169.254/"}, "url"),
             ({"url": "https://example.com", "events": ["Ended!"]}, "events.0"),
+            ({"url": "https://example.com", "events": ["ended", "job.finished"]}, "events"),
             ({"url": "https://example.com", "secret": "mine"}, "secret"),
         ):
             refused = await api.ask("POST", "/v1/webhooks", body)

@@ -207,7 +207,7 @@ def pipe(folder: Path) -> Path:
 
 
 FILES: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda folder: folder / "missing.wav", "no such file or directory"),
+    (lambda folder: folder / "missing.wav", "can't be read: no such file or directory"),
     (lambda folder: folder, "must be a plain file"),
     (link, "must be a plain file"),
     (pipe, "must be a plain file"),
@@ -216,7 +216,7 @@ FILES: list[tuple[Callable[[Path], Path], str]] = [
     (truncated, ""),
     (lying, ""),
     (lambda folder: silence(folder / "long.wav", 601), ""),
-    (lambda folder: folder / ("x" * 300), "file name too long"),
+    (lambda folder: folder / ("x" * 300), "can't be read: file name too long"),
 ]
 
 

@@ -147,7 +147,7 @@ def test_a_cancelled_job_ends_at_once_and_only_once(fermata: Fermata) -> None:
     again = fermata("jobs", "cancel", job, "--json")
     assert (1, True) == (again.code, again.document["already_ended"])
     shown = fermata.ok("jobs", "show", job)
-    assert ("cancelled", "changed my mind (zoe)", 0) == (shown["state"], shown["message"], shown["charged"])
+    assert ("cancelled", "changed my mind", 0) == (shown["state"], shown["message"], shown["charged"])
 
 
 def test_a_cancel_is_in_the_log_once(fermata: Fermata) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,9 @@ from tests.integration.cli_support import ROOT, Fermata, run_command
 from tests.proc import INTERRUPTIBLE
 from tests.servers import Database
 from tests.waiting import wait_until
-from worker.cli import entry, opening
+from worker.cli import entry, following, opening
 from worker.local.processes import spawn, stop
+from worker.store.reads_jobs import WaitingFor
 
 COMMAND = [sys.executable, "-m", "worker.cli"]
 NOWHERE = "postgresql://fermata_app:CANARY-secret@127.0.0.1:1/fermata"
@@ -169,6 +171,39 @@ def test_a_file_that_others_can_read_is_not_used(environment: dict[str, str], tm
     done = run_command(up_file(environment, tmp_path, 0o644), "accounts", "balance", "ada")
     assert (2, "") == (done.code, done.out)
     assert "must be ours, and readable by us alone" in done.complaint
+
+
+def test_a_flag_that_does_not_fit_a_role_is_named_as_it_was_typed(fermata: Fermata) -> None:
+    """Not by the column that it is stored in."""
+    done = fermata("keys", "create", "ops", "--label", "Kim", "--accounts", "ada")
+    assert (2, "") == (done.code, done.out)
+    assert "fermata: accounts: is for billing, pipeline, viewer" in done.complaint
+
+
+@pytest.mark.parametrize("state", WaitingFor)
+def test_what_a_job_waits_for_is_said_in_words(state: WaitingFor) -> None:
+    """As a person would, whatever it is."""
+    assert "_" not in (words := following._WAITS_FOR[state])
+    assert words not in ("paused", "not dispatched", "run at")
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting(environment: dict[str, str]) -> None:
+    """What the operating system says alone names neither."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run_command({**environment, "FERMATA_API_PORT": port}, "api")
+    assert 0 != done.code
+    assert "FERMATA_API_PORT" in done.err, done.err
+    assert port in done.err
+
+
+def test_a_file_that_a_killed_up_left_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    """Not a variable that nobody has set."""
+    left = up_file({**environment, "FERMATA_DATABASE_URL": NOWHERE}, tmp_path, 0o600)
+    done = run_command(left, "accounts", "balance", "ada")
+    assert (3, "") == (done.code, done.out)
+    assert f"its address is from {tmp_path / 'data' / 'env'}" in done.complaint
+    assert "FERMATA_DATABASE_URL" not in done.complaint
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 from worker.local.postgres import OPEN_FOLDERS, EmbeddedPostgres
 from worker.local.processes import ProcessError, is_alive
 from worker.local.roles import APP_ROLE, OWNER_ROLE, ROLES, dsn, ensure_roles
-from worker.local.system import environment_for, local_servers
+from worker.local.system import environment_for, local_servers, migrated
 from worker.local.valkey import EmbeddedValkey
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's PostgreSQL lies in the user's own folder")
@@ -218,6 +218,17 @@ def test_given_urls_start_nothing(folder: Path) -> None:
         assert family_of(os.getpid()) == before
         assert environment_for(servers)["FERMATA_DATABASE_URL"] == "postgresql://app:secret@db/fermata"
         assert "secret" not in repr(servers)
+
+
+def test_a_shell_that_still_names_an_earlier_run_is_told_so(folder: Path) -> None:
+    """Which variables say where, and how to be rid of them."""
+    gone = "postgresql://app:secret@127.0.0.1:1/fermata"
+    settings = Settings(data_dir=folder, database_url=gone, redis_url="redis://127.0.0.1:1/0")
+    with local_servers(settings) as servers, pytest.raises(ProcessError) as told:
+        migrated(servers)
+    assert "FERMATA_DATABASE_URL of this shell names does not answer" in str(told.value)
+    assert "unset FERMATA_DATABASE_URL FERMATA_OWNER_DATABASE_URL FERMATA_REDIS_URL" in str(told.value)
+    assert "secret" not in str(told.value)
 
 
 def test_a_second_run_on_one_folder_is_told_so(folder: Path) -> None:

@@ -84,7 +84,7 @@ async def test_a_stuck_job_is_ended_refunded_and_its_token_void(database: Databa
         after = await client.reads.balance("ada")
         assert (before.spendable + claimed.job.quoted, 0) == (after.spendable, after.grants.held)
         shown = await client.reads.job(job)
-        assert ("ended_by_staff", "hangs since noon (olga)", 0) == (shown.reason, shown.message, shown.charged)
+        assert ("ended_by_staff", "hangs since noon", 0) == (shown.reason, shown.message, shown.charged)
         late = Settle("ada", job, claimed.token, Ending.SUCCEEDED, measured=5, outputs=[an_output()], claimed=claimed)
         assert Fenced.FENCED is await client.operations.do(late)
         assert [("jobs.force_end", "olga")] == await logged(steering)

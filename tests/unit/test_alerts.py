@@ -23,7 +23,7 @@ DEPLOY = ROOT / "deploy"
 #: What pages and files of ours call by names that look like a metric's.
 NO_METRICS = {
     *("fermata_app", "fermata_owner", "fermata_product", "fermata_worker"),
-    *("fermata_client", "fermata_make_partitions", "fermata_now", "fermata_restored"),
+    *("fermata_client", "fermata_empty_defaults", "fermata_make_partitions", "fermata_now", "fermata_restored"),
 }
 
 

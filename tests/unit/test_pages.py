@@ -11,9 +11,20 @@ import yaml
 
 from config.settings import PREFIX, SECRET_FILES, Settings, load
 from worker.cli.entry import app
+from worker.credits.outcomes import RULES
+from worker.web.access import PERMISSIONS, May
+from worker.webhooks.events import EVENTS
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/RUNBOOK.md", "docs/DEPLOY.md", "docs/GLOSSARY.md", "docs/ENGINES.md", "deploy/alerts.yml")
+PAGES = (
+    "README.md",
+    "docs/RUNBOOK.md",
+    "docs/DEPLOY.md",
+    "docs/GLOSSARY.md",
+    "docs/ENGINES.md",
+    "docs/API.md",
+    "deploy/alerts.yml",
+)
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 #: In a page a command begins a line or a quote, or follows what is set for it.
 COMMAND = re.compile(r"(?:^|[`;|(]|[A-Z_]+=\S+) *(?:&& *)?fermata ((?:[a-z][a-z-]+ ?)+)", re.MULTILINE)
@@ -83,3 +94,15 @@ def test_a_worker_may_drain_before_it_is_killed() -> None:
     worker = unit(ROOT / "deploy" / "systemd" / "fermata-worker@.service")
     assert int(worker["TimeoutStopSec"]) > load({}).drain_seconds + 15
     assert "mixed" == worker["KillMode"]
+
+
+def test_the_page_for_programs_says_what_the_code_does() -> None:
+    """Each right of each role, each reason and each event, and no other."""
+    page = (ROOT / "docs" / "API.md").read_text()
+    tables = [re.findall(r"^\| (.*) \|$", part, re.MULTILINE) for part in page.split("\n## ")]
+    rights, reasons, events = (rows[1:] for rows in tables if rows)
+    roles = re.findall("`([a-z]+)`", page.split("| may |")[1].splitlines()[0])
+    ticked = [{role for role, tick in zip(roles, row.split("|")[1:], strict=True) if tick.strip()} for row in rights]
+    assert [set(map(str, PERMISSIONS[may])) for may in May] == ticked
+    assert [f"`{ending}` | `{rule.state}` | {rule.sentence}" for ending, rule in RULES.items()] == reasons
+    assert [f"`{name}` | {said}" for name, said in EVENTS.items()] == events

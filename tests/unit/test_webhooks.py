@@ -45,7 +45,7 @@ def test_an_old_message_is_refused_by_its_time() -> None:
 
 def test_a_message_says_what_happened() -> None:
     """Its id is the event's, however often it is sent; facts and the event's own body stand in `data`."""
-    message = message_of(a_sending(seq=7, state="succeeded", charged=9, body={"shortfall": 3}))
+    message = message_of(a_sending(seq=7, what="ended", state="succeeded", charged=9, body={"shortfall": 3}))
     assert "evt_7" == message.message_id
     assert (
         b'{"id":"evt_7","type":"ended","timestamp":"2026-12-01T10:00:00Z","account":"ada","data":'

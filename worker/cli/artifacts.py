@@ -30,6 +30,7 @@ _SUFFIXES = {
     "audio/flac": ".flac",
     "audio/mpeg": ".mp3",
     "audio/ogg": ".ogg",
+    "audio/aiff": ".aiff",
     "application/json": ".json",
 }
 

@@ -87,8 +87,22 @@ def _advice_on(error: BaseException) -> str | None:
     if isinstance(error, OutcomeUnknown):
         return "it may or may not have been done; the same --key or --reference asks again without doing it twice"
     if isinstance(error, LedgerUnavailable) and sqlstate_of(error) is None:
-        return "is the server running where FERMATA_DATABASE_URL says? `fermata doctor` looks at all parts"
+        return _whose_address()
     return _ADVICE.get(sqlstate_of(error) or "")
+
+
+def _whose_address() -> str:
+    """What said where the server should be: a variable of this shell, or a file that a killed `fermata up` left."""
+    from config.settings import SettingsError, load
+    from worker.cli.opening import env_file_of
+
+    try:
+        settings = load()
+    except SettingsError:
+        settings = None
+    if settings is None or settings.database_url is not None or not (left := env_file_of(settings)).exists():
+        return "is the server running where FERMATA_DATABASE_URL says? `fermata doctor` looks at all parts"
+    return f"its address is from {left}, and whoever wrote that may be gone: start `fermata up` again"
 
 
 def sqlstate_of(error: BaseException) -> str | None:

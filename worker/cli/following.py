@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -33,8 +34,22 @@ def progress() -> AbstractContextManager[Watch]:
 def doing(job: JobShown) -> str:
     """What the job is at, in a few words."""
     if job.waiting_for is not None:
-        return f"{job.state}, waits for {job.waiting_for.replace('_', ' ')}"
+        return f"{job.state}, waits for {_WAITS_FOR[job.waiting_for]}"
     return f"{job.state}: {visible(job.stage)}" if job.stage else str(job.state)
+
+
+#: As a person would say what `waiting_for` names.
+_WAITS_FOR: Mapping[str, str] = {
+    "run_at": "its own start time",
+    "backoff": "its next try",
+    "paused": "the end of a pause",
+    "credits": "credits",
+    "account_limit": "another job of its account to end",
+    "queue_limit": "another job of its queue to end",
+    "no_worker": "a worker that serves its queue",
+    "slot": "a free slot",
+    "not_dispatched": "the scheduler to dispatch it",
+}
 
 
 class _Lines:

@@ -193,7 +193,7 @@ def cancel(
         from worker.credits.operations import AlreadyEnded, CancelAsked
 
         before = await desk.reads.job(job_id)
-        answer = await desk.client.cancel(before.account, job_id, f"{why} ({who})", who)
+        answer = await desk.client.cancel(before.account, job_id, why, who)
         state = "running" if isinstance(answer, CancelAsked) else str(getattr(answer, "state", before.state))
         return {
             "id": job_id,

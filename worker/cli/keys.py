@@ -53,7 +53,10 @@ def create(
         except ValueError:
             roles = ", ".join(known for known in Role if known is not Role.CUSTOMER)
             raise Refused("role", f"no role {role[:40]!r}; there are {roles}") from None
-        return await keys.create(NewKey(wanted, label, accounts, until), who)
+        try:
+            return await keys.create(NewKey(wanted, label, accounts, until), who)
+        except Refused as error:  # by the name that it has here
+            raise Refused("accounts" if error.field == "account_prefix" else error.field, error.problem) from None
 
     return _present_made(_with_keys(work), json=json)
 

@@ -57,17 +57,22 @@ def settings_for(*needed: str) -> Settings:
 def with_running_up(settings: Settings) -> Settings:
     """The same settings, with what the file of a running `fermata up` adds to them, if there is one."""
     from config.settings import PREFIX, load
-    from worker.local.system import DATA_DIR
 
-    path = (settings.data_dir or DATA_DIR) / "env"
     told = {
         name.removeprefix(PREFIX).lower(): value
-        for name, value in _read_env_file(path).items()
+        for name, value in _read_env_file(env_file_of(settings)).items()
         if name.startswith(PREFIX)
     }
     given = settings.model_fields_set
     more: dict[str, Any] = {name: value for name, value in told.items() if name not in given}
     return load(**more) if more else settings
+
+
+def env_file_of(settings: Settings) -> Path:
+    """Where a running `fermata up` says how it is reached."""
+    from worker.local.system import DATA_DIR
+
+    return (settings.data_dir or DATA_DIR) / "env"
 
 
 def with_books(work: Callable[[Books], Awaitable[T]]) -> T:

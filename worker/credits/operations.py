@@ -275,13 +275,20 @@ class Settle:
         # What breaks a run off decides whose fault it is that the rest is missing, also where a part is sold.
         cause = self.ending if ending is Ending.PARTIAL else ending
         if lease.cancel_asked_at is not None and ending not in _BEATS_CANCEL:
-            return self._end(page, job, cancel_after(cause, job.failures), cause, attempt=cause)
+            end = cancel_after(cause, job.failures)
+            return self._end(page, job, end, cause, self._message_of(end.reason, lease), attempt=cause)
         outcome = settlement_for(ending, job.failures, job.failures_max, past_ends_by=job.ends_by <= page.now)
         match outcome:
             case Retry():
                 return self._queue_again(page, job, ending, outcome)
             case End():
-                return self._end(page, job, outcome, cause, attempt=ending)
+                message = self._message_of(outcome.reason, lease)
+                return self._end(page, job, outcome, cause, message, attempt=ending)
+
+    def _message_of(self, reason: Ending, lease: Lease) -> str | None:
+        """For the customer: of a job that was cancelled what its canceller said, whatever its engine met meanwhile."""
+        cancelled = reason in (Ending.CANCELLED_RUNNING, Ending.CANCELLED) and lease.cancel_reason is not None
+        return lease.cancel_reason if cancelled else self.message
 
     def _reapable(self, job: Job, lease: Lease, now: datetime) -> bool:
         assert self.reap_grace_seconds is not None
@@ -292,10 +299,10 @@ class Settle:
         not_before = page.now + timedelta(seconds=wait)
         _change(page, job, JobState.QUEUED, failures=retry.failures)
         page.writes.due.append(DueRow(job, not_before))
-        self._close_attempt(page, job, ending)
+        self._close_attempt(page, job, ending, self.message)
         return Requeued(ending, not_before)
 
-    def _end(self, page: Page, job: Job, end: End, cause: Ending, *, attempt: Ending) -> Ended:
+    def _end(self, page: Page, job: Job, end: End, cause: Ending, message: str | None, *, attempt: Ending) -> Ended:
         reservation = page.ledger.reservations.get(job.job_id)
         if reservation is None or reservation.state is not ReservationState.HELD:
             raise BrokenInvariant(f"running job {job.job_id} holds nothing")
@@ -309,7 +316,7 @@ class Settle:
             failures=end.failures,
             ended=True,
             reason=end.reason,
-            message=self.message,
+            message=message,
             charged=ended.charged,
             partial=end.partial,
             outputs=[_shown(output) for output in outputs] if sold else None,
@@ -318,12 +325,13 @@ class Settle:
             page.writes.artifacts += [(job.job_id, self.token, output) for output in outputs]
         if self.reap_grace_seconds is not None:  # who ran it was lost, and can't tell its provider
             page.writes.given_up.append(job.job_id)
-        self._close_attempt(page, job, attempt)
+        said = self.message if attempt is not end.reason else self.message or message
+        self._close_attempt(page, job, attempt, said)
         return Ended(end.state, end.reason, ended.charged)
 
-    def _close_attempt(self, page: Page, job: Job, ending: Ending) -> None:
+    def _close_attempt(self, page: Page, job: Job, ending: Ending, message: str | None) -> None:
         usage = [dict(part) for part in self.usage] or None
-        page.writes.attempts.append(AttemptRow(job.job_id, self.token, ending, self.message, usage))
+        page.writes.attempts.append(AttemptRow(job.job_id, self.token, ending, message, usage))
         page.running -= 1
 
 

@@ -64,6 +64,8 @@ class Lease:
     token: UUID
     lease_until: datetime
     cancel_asked_at: datetime | None
+    #: In the words of whoever asked, for the customer.
+    cancel_reason: str | None = None
 
 
 @value

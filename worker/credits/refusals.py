@@ -29,7 +29,7 @@ class Refusal:
     available: int
     held: int
     held_by: tuple[HeldBy, ...]  # the largest holds first
-    frozen: int  # top-ups of a subscription that has lapsed: there, but not spendable
+    frozen: int  # top-ups of an account without an active subscription: there, but not spendable
     pack: Pack | None
 
 
@@ -58,7 +58,7 @@ def words_of(refusal: Refusal) -> str:
     if refusal.held:
         parts.append(f"{refusal.held:,} held by {_jobs(len(refusal.held_by))} under way")
     if refusal.frozen:
-        parts.append(f"{refusal.frozen:,} frozen until the subscription is resumed")
+        parts.append(f"{refusal.frozen:,} frozen until the account has an active subscription")
     if refusal.pack:
         parts.append(f"the pack {refusal.pack.name} ({refusal.pack.credits:,} credits) would do")
     return "; ".join(parts)

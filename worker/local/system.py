@@ -69,11 +69,27 @@ def local_servers(settings: Settings, *, durable: bool = True) -> Iterator[Local
 
 
 def migrated(servers: LocalServers) -> LocalServers:
-    """The same servers, with every migration applied as the owner."""
+    """The same servers, with every migration applied as the owner.
+
+    Raises `ProcessError` where a server that was given does not answer: as a rule a shell still has the variables of
+    an earlier run.
+    """
     from worker.store.migrate import migrate
 
-    finished(migrate(servers.owner_database_url))
+    try:
+        finished(migrate(servers.owner_database_url))
+    except OSError as error:
+        if servers.postgres is not None:
+            raise
+        raise ProcessError(
+            f"the server that FERMATA_DATABASE_URL of this shell names does not answer ({error}); to start "
+            f"one here instead: unset {' '.join(_GIVEN)}"
+        ) from error
     return servers
+
+
+#: What `.fermata/env` puts into a shell of the servers' addresses.
+_GIVEN = ("FERMATA_DATABASE_URL", "FERMATA_OWNER_DATABASE_URL", "FERMATA_REDIS_URL")
 
 
 def environment_for(servers: LocalServers) -> dict[str, str]:

@@ -80,12 +80,23 @@ class Affordability:
     ) -> InsufficientCredits:
         available = max(0, room.left or 0)
         # What is bought without a subscription is born frozen: no pack would do.
-        pack = None
-        if not room.frozen:
+        pack, frozen = None, None
+        if room.frozen:
+            frozen = (await connection.execute(_FROZEN, {"account": account_id})).scalar_one()
+        else:
             debt = (await debts_of(connection, [account_id])).get(account_id, 0)
             pack = (await self._plan_books.current(connection)).smallest_pack(quoted - available + debt)
-        return InsufficientCredits(account_id, quoted, available, asdict(pack) if pack else None)
+        return InsufficientCredits(account_id, quoted, available, asdict(pack) if pack else None, frozen)
 
+
+_FROZEN = text("""
+    SELECT CAST(COALESCE(sum(available), 0) AS bigint)
+    FROM lots
+    WHERE account_id = :account
+      AND source = 'topup'
+      AND NOT closed
+      AND (expires_at IS NULL OR expires_at > fermata_now())
+""")
 
 #: A queued job that ran before has its hold already. `changes`: a cycle is due, whoever meets it first begins it.
 _ROOMS = text("""

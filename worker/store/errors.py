@@ -85,14 +85,35 @@ class UnknownKey(StoreError):
 
 
 class InsufficientCredits(StoreError):
-    """The account's credits, less what its queued jobs will take, don't cover a job. Nothing was stored."""
+    """The account's credits, less what its queued jobs will take, don't cover a job. Nothing was stored.
 
-    def __init__(self, account_id: str, needed: int, available: int, smallest_pack: Mapping[str, Any] | None) -> None:
-        super().__init__(f"the job needs {needed:,} credits, the account has {available:,} for it")
+    `frozen`: credits that were bought and can't be spent, as the account has no active subscription; None: it has one.
+    """
+
+    def __init__(
+        self,
+        account_id: str,
+        needed: int,
+        available: int,
+        smallest_pack: Mapping[str, Any] | None,
+        frozen: int | None = None,
+    ) -> None:
+        super().__init__(
+            f"the job needs {needed:,} credits, the account has {available:,} for it{_frozen_words(frozen)}"
+        )
         self.account_id = account_id
         self.needed = needed
         self.available = available
         self.smallest_pack = smallest_pack
+        self.frozen = frozen or 0
+
+
+def _frozen_words(frozen: int | None) -> str:
+    if frozen is None:
+        return ""
+    if not frozen:
+        return "; bought credits would not do without an active subscription"
+    return f", and {frozen:,} bought ones, frozen until it has an active subscription: subscribe or resume it"
 
 
 class UnknownWebhook(StoreError):

@@ -217,8 +217,8 @@ def _spends_all(operation: PageOperation, leases: Mapping[str, Mapping[UUID, Lea
 
 async def _read_leases(driver: Driver, operations: Sequence[PageOperation]) -> dict[str, dict[UUID, Lease]]:
     leases: dict[str, dict[UUID, Lease]] = {}
-    for account_id, job_id, token, lease_until, cancel_asked_at in await rows_of(driver, _LOCK_LIVE, _keys(operations)):
-        leases.setdefault(account_id, {})[job_id] = Lease(job_id, token, lease_until, cancel_asked_at)
+    for account_id, job_id, *lease in await rows_of(driver, _LOCK_LIVE, _keys(operations)):
+        leases.setdefault(account_id, {})[job_id] = Lease(job_id, *lease)
     return leases
 
 
@@ -313,7 +313,7 @@ _KNOWN_ACCOUNTS = Statement("""
 # OFFSET 0 keeps the planner from turning these look-ups, one a key, into a join of whole tables.
 
 _LOCK_LIVE = Statement("""
-    SELECT l.account_id, l.job_id, l.token, l.lease_until, l.cancel_asked_at
+    SELECT l.account_id, l.job_id, l.token, l.lease_until, l.cancel_asked_at, l.cancel_reason
     FROM (
         SELECT unnest(CAST(:accounts AS text[])) AS account_id, unnest(CAST(:jobs AS uuid[])) AS job_id
     ) AS wanted

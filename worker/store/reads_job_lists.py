@@ -33,6 +33,7 @@ class JobLine:
     attempts: int
     created_at: datetime
     ended_at: datetime | None
+    key: str  # the idempotency key that it was asked for with
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,20 @@ class JobListReads:
         created_from: datetime | None = None,
         created_before: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> JobsPage:
         """A page of jobs, newest submit first; ended jobs of all accounts by their end, the latest first.
 
-        `metadata`: with these values, read as text. Raises `UnknownAccount`, and `Refused` for a state that doesn't
-        exist, a limit out of bounds, or metadata without the account whose jobs are searched.
+        `metadata`: with these values, read as text. `key`: the one with this idempotency key. Raises `UnknownAccount`,
+        and `Refused` for a state that doesn't exist, a limit out of bounds, or metadata or a key without the account
+        whose jobs are searched.
         """
         check_limit(limit)
         if metadata and account_id is None:
             raise Refused("metadata", "is searched in one account only: name it")
-        statement = _statement_for(account_id, _state(state))
+        if key is not None and account_id is None:
+            raise Refused("key", "is searched in one account only: name it")
+        statement = _statement_for(account_id, _state(state)) if key is None else _OF_KEY
         values: dict[str, Any] = {
             "account": account_id,
             "state": state,
@@ -79,7 +84,9 @@ class JobListReads:
             "created_from": created_from,
             "created_before": created_before,
         }
-        if statement is _OF_ACCOUNT or statement is _UNFINISHED:
+        if key is not None:
+            values["key"] = key
+        if statement in (_OF_ACCOUNT, _OF_KEY, _UNFINISHED):
             values |= {"names": [*(metadata or {})], "words": [*(metadata or {}).values()]}
         async with snapshot(self._engine) as connection:
             rows = (await connection.execute(statement, values)).all()
@@ -103,6 +110,7 @@ def _line_of(row: Any) -> JobLine:
         attempts=row.attempt,
         created_at=row.created_at,
         ended_at=row.ended_at,
+        key=row.idempotency_key,
     )
 
 
@@ -121,7 +129,8 @@ def _statement_for(account_id: str | None, state: JobState | None) -> Any:
 
 
 _OF_ACCOUNT = text("""
-    SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at
+    SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at,
+           idempotency_key
     FROM jobs
     WHERE account_id = :account
       AND (CAST(:after AS uuid) IS NULL OR job_id < :after)
@@ -137,8 +146,29 @@ _OF_ACCOUNT = text("""
     LIMIT :limit
 """)
 
+#: At most one. A statement of its own: an optional key would have a generic plan walk the whole account.
+_OF_KEY = text("""
+    SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at,
+           idempotency_key
+    FROM jobs
+    WHERE account_id = :account
+      AND idempotency_key = :key
+      AND (CAST(:after AS uuid) IS NULL OR job_id < :after)
+      AND (CAST(:state AS text) IS NULL OR state = :state)
+      AND (CAST(:kind AS text) IS NULL OR kind = :kind)
+      AND (CAST(:created_from AS timestamptz) IS NULL OR created_at >= :created_from)
+      AND (CAST(:created_before AS timestamptz) IS NULL OR created_at < :created_before)
+      AND NOT EXISTS (
+          SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
+          WHERE metadata ->> wanted.name IS DISTINCT FROM wanted.word
+      )
+    ORDER BY job_id DESC
+    LIMIT :limit
+""")
+
 _OF_ALL = text("""
-    SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at
+    SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at,
+           idempotency_key
     FROM jobs
     WHERE (CAST(:after AS uuid) IS NULL OR job_id < :after)
       AND (CAST(:kind AS text) IS NULL OR kind = :kind)
@@ -191,7 +221,7 @@ _UNFINISHED = text("""
         LIMIT :limit
     )
     SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.quoted, j.charged, j.partial, j.reason, j.attempt,
-           j.created_at, j.ended_at
+           j.created_at, j.ended_at, j.idempotency_key
     FROM page
     JOIN jobs AS j USING (account_id, job_id)
     ORDER BY j.job_id DESC
@@ -224,7 +254,7 @@ _ENDED = text("""
         LIMIT :limit
     )
     SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.quoted, j.charged, j.partial, j.reason, j.attempt,
-           j.created_at, j.ended_at
+           j.created_at, j.ended_at, j.idempotency_key
     FROM page
     JOIN jobs AS j USING (account_id, job_id)
     ORDER BY page.at DESC, page.job_id DESC

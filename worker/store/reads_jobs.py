@@ -58,6 +58,7 @@ class JobShown:
     kind: str
     queue: str
     state: JobState
+    key: str  # the idempotency key that it was asked for with
     quoted: int
     book: int
     attempts: int
@@ -173,6 +174,7 @@ def _shown(row: Any, around: Surroundings | None) -> JobShown:
         kind=row.kind,
         queue=row.queue,
         state=state,
+        key=row.idempotency_key,
         quoted=row.quoted,
         book=row.book_id,
         attempts=row.attempt,
@@ -222,7 +224,7 @@ _ACCOUNT_OF = text("SELECT account_id FROM jobs WHERE job_id = :job")
 _JOB = text("""
     SELECT j.account_id, j.job_id, j.kind, j.queue, j.state, j.quoted, j.book_id, j.plan, j.request, j.inputs,
            j.metadata, j.priority, j.retry_of, j.created_at, j.run_at, j.ends_by, j.attempt, j.started_at,
-           j.ended_at, j.reason, j.message, j.charged, j.partial, j.outputs,
+           j.ended_at, j.reason, j.message, j.charged, j.partial, j.outputs, j.idempotency_key,
            r.amount AS reserved, r.state AS reservation_state, r.charged AS reservation_charged,
            l.progress, l.stage, l.cancel_asked_at, d.not_before, d.hinted_at, d.turn, fermata_now() AS now
     FROM jobs AS j

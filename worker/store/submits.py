@@ -1,6 +1,6 @@
 """Submitting jobs: quote, pin and store, a batch in one transaction. No Redis, no credits move.
 
-Promise 13: the same idempotency key with the same body is the first answer again; with another body a conflict.
+Promise 13: the same idempotency key with the same body is the same job again; with another body a conflict.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Submission(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """The answer to a submit, the same for every replay of its key."""
+    """The answer to a submit. A replay of its key is told of the same job, in the state that it has by then."""
 
     job_id: UUID
     account_id: str

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from worker.store.creations import Asked, made_before, note_made
 from worker.store.database import reading, transaction
 from worker.store.errors import Refused, UnknownVoice
+from worker.store.reads_accounts import check_account
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,14 @@ class Voices:
         async with reading(self._engine) as connection:
             return tuple(_shown(row) for row in await connection.execute(_LIST, {"limit": limit}))
 
+    async def usable(self, account_id: str, limit: int) -> tuple[VoiceShown, ...]:
+        """Those that a new job of this account may name, by name. Raises `UnknownAccount`."""
+        async with reading(self._engine) as connection:
+            rows = (await connection.execute(_USABLE, {"account": account_id, "limit": limit})).all()
+            if not rows:
+                await check_account(connection, account_id)
+        return tuple(_shown(row) for row in rows)
+
     async def show(self, name: str) -> VoiceShown:
         """One voice. Raises `UnknownVoice`."""
         async with reading(self._engine) as connection:
@@ -166,6 +175,19 @@ _LIST = text("""
     SELECT name, account_id, artifact_id, licence, consent, statistics, plans, accounts, created_at, actor, removed_at
     FROM voices
     ORDER BY name
+    LIMIT :limit
+""")
+
+#: As `VoiceTerms.allows` decides.
+_USABLE = text("""
+    SELECT v.name, v.account_id, v.artifact_id, v.licence, v.consent, v.statistics, v.plans, v.accounts, v.created_at,
+           v.actor, v.removed_at
+    FROM accounts AS a
+    JOIN voices AS v
+      ON v.removed_at IS NULL
+     AND ((v.plans IS NULL AND v.accounts IS NULL) OR a.plan = ANY(v.plans) OR a.account_id = ANY(v.accounts))
+    WHERE a.account_id = :account
+    ORDER BY v.name
     LIMIT :limit
 """)
 

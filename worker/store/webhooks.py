@@ -209,7 +209,7 @@ def _key(sending: Sending) -> dict[str, Any]:
 async def _with_facts(connection: AsyncConnection, token: UUID, taken: Sequence[Any]) -> list[Sending]:
     keys = {"accounts": [row.account_id for row in taken], "seqs": [row.seq for row in taken]}
     rows = await connection.execute(_FACTS, {**keys, "times": [row.at for row in taken]})
-    facts = {row.seq: dict(row._mapping) for row in rows}
+    facts = {row.seq: _facts_of(row) for row in rows}
     return [
         Sending(
             WebhookTarget(row.webhook_id, row.url, row.secret),
@@ -224,6 +224,13 @@ async def _with_facts(connection: AsyncConnection, token: UUID, taken: Sequence[
         )
         for row in sorted(taken, key=lambda row: row.seq)
     ]
+
+
+def _facts_of(row: Any) -> dict[str, Any]:
+    """What is of a job, and what only an ended one has, stands there for these events only."""
+    facts = dict(row._mapping)
+    of_job = {name: facts.pop(name) for name in ("key", "metadata", "partial", "message", "outputs")}
+    return facts | {**of_job, "outputs": of_job["outputs"] or []} if row.what == "ended" else facts
 
 
 _NOW = text("SELECT fermata_now()")
@@ -322,10 +329,12 @@ _CLAIM = text("""
 """)
 
 _FACTS = text("""
-    SELECT e.seq, e.state, e.kind, e.queue, e.reason, e.charged, e.body
+    SELECT e.seq, e.what, e.state, e.kind, e.queue, e.reason, e.charged, e.body,
+           j.idempotency_key AS key, j.metadata, j.partial, j.message, j.outputs
     FROM unnest(CAST(:accounts AS text[]), CAST(:seqs AS bigint[]), CAST(:times AS timestamptz[]))
          AS u (account_id, seq, at)
     JOIN events AS e ON e.account_id = u.account_id AND e.seq = u.seq AND e.at = u.at
+    LEFT JOIN jobs AS j ON j.account_id = e.account_id AND j.job_id = e.job_id AND e.what = 'ended'
 """)
 
 _END = text("""

@@ -75,7 +75,7 @@ PERMISSIONS: Mapping[May, frozenset[Role]] = {
 _OF_ALL_ACCOUNTS = frozenset(
     {
         *(May.RULE, May.LOOK_AT_LOG, May.TELL, May.STEER),
-        *(May.SET_PRICES, May.REVIEW_PRICES, May.MEND_PRICES, May.LOOK_AT_VOICES, May.SET_VOICES),
+        *(May.SET_PRICES, May.REVIEW_PRICES, May.MEND_PRICES, May.SET_VOICES),
     }
 )
 

@@ -9,9 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from config.settings import Settings
+from tasks.registry import registry
 from worker.boot import opened_api, opened_board, our_version
 from worker.links import COMPLETIONS_PATH
-from worker.web import problems
+from worker.web import problems, reference
 from worker.web.dashboard.app import Pages, make_dashboard
 from worker.web.dashboard.forms import FORM_BYTES_MAX
 from worker.web.guard import Guard
@@ -39,13 +40,6 @@ Every request carries a key: `Authorization: Bearer fmt_…`, made by `fermata k
 `application/problem+json` with a stable `code`. A POST that creates takes an `Idempotency-Key`: sent again after a
 lost answer, it is done once. Amounts are whole credits; times are UTC. Keys of documents are only ever added.
 """
-
-
-_KEY = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "A key of `fermata keys create`, or a customer's token.",
-}
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -78,7 +72,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.router.routes.append(Pages(dashboard))
     problems.add_handlers(app)
     app.add_middleware(Guard, body_bytes_max=_body_bytes_max(settings))
-    _describe_problems(app)
+    _complete_document(app, settings)
     return app
 
 
@@ -95,24 +89,14 @@ def _body_bytes_max(settings: Settings) -> dict[str, int]:
     }
 
 
-def _describe_problems(app: FastAPI) -> None:
-    """Put the problem document into the OpenAPI document, where every route refers to it, and which routes ask for a
-    key: those that may answer 401.
-    """
+def _complete_document(app: FastAPI, settings: Settings) -> None:
+    """Have the OpenAPI document say what stands in no route's types."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = original()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        if "ProblemDocument" not in schemas:
-            schema = problems.ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(schema.pop("$defs", {}))
-            schemas["ProblemDocument"] = schema
-            document["components"]["securitySchemes"] = {"key": _KEY}
-            for operations in document["paths"].values():
-                for operation in operations.values():
-                    if "401" in operation["responses"]:
-                        operation["security"] = [{"key": []}]
+        if "ProblemDocument" not in document.get("components", {}).get("schemas", {}):
+            reference.complete(document, registry(settings.extra_kinds, settings.engines))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -15,7 +15,13 @@ from worker.web.problems import Problem
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 #: What a fetched file is called: our own id, never a customer's words.
-_SUFFIXES = {"audio/wav": ".wav", "audio/flac": ".flac", "audio/mpeg": ".mp3", "audio/ogg": ".ogg"}
+_SUFFIXES = {
+    "audio/wav": ".wav",
+    "audio/flac": ".flac",
+    "audio/mpeg": ".mp3",
+    "audio/ogg": ".ogg",
+    "audio/aiff": ".aiff",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ async def download(request: Request, store: ArtifactStore, place: ArtifactPlace)
     headers["Content-Length"] = str(part.stop - part.start)
     if wanted is not None:
         headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{shown.bytes}"
+    if request.method == "HEAD":
+        return Response(None, 206 if wanted else 200, headers, shown.media_type)
     blocks = store.read(place.storage_key, part.start, part.stop)
     first = await anext(blocks, b"")
     return StreamingResponse(_after(first, blocks), 206 if wanted else 200, headers, shown.media_type)

@@ -102,7 +102,8 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         description="Yours, printable ASCII: the same one with the same body is done once, and answered again. "
-        "With another body it is a conflict.",
+        "With another body it is a conflict. A job's is known for as long as the job is kept: 30 days after its end "
+        "at the least.",
         examples=["take-3"],
     ),
 ]

@@ -142,6 +142,9 @@ class ProblemDocument(BaseModel):
     needed: int | None = Field(None, description="Credits that the job needs; with `insufficient_credits`.")
     available: int | None = Field(None, description="Credits that were there for it.")
     shortfall: int | None = Field(None, description="Credits that are missing.")
+    frozen: int | None = Field(
+        None, description="Bought credits that can't be spent until the account has an active subscription."
+    )
     smallest_pack: dict[str, Any] | None = Field(None, description="The smallest pack that would do, if one does.")
 
 
@@ -253,6 +256,7 @@ def _more(error: Exception) -> dict[str, Any]:
                 "needed": error.needed,
                 "available": error.available,
                 "shortfall": error.needed - error.available,
+                "frozen": error.frozen,
                 "smallest_pack": error.smallest_pack,
             }
         case RefusedRequest() | Refused() | Conflict():

@@ -182,6 +182,15 @@ class Server(uvicorn.Server):
             return
         super().handle_exit(sig, frame)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, or say which settings chose the address that can't be had: uvicorn has said what is wrong with it."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            where = f"{self.config.host}:{self.config.port}"
+            log.error("the API can't listen: FERMATA_API_HOST and FERMATA_API_PORT say where", where=where)
+            raise
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""
         if self._asked is not None and not self.should_exit and monotonic() >= self._asked[1]:

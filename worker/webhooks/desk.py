@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,11 +10,10 @@ from uuid import UUID
 from worker.store.creations import Asked
 from worker.store.errors import Refused
 from worker.store.webhooks import Webhooks
+from worker.webhooks.events import check_events
 from worker.webhooks.message import secret_of, trial_message
 from worker.webhooks.sender import Answer, Sender
 from worker.webhooks.targets import ForbiddenTarget, check_url
-
-_EVENT = re.compile(r"[a-z][a-z_.]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,9 @@ class WebhookDesk:
     ) -> WebhookMade:
         """Tell an endpoint of what happens from now on; of `events` only, where some are named. Once a request.
 
-        Raises `Refused` for a URL that may not be called or a name that is no event's, `UnknownAccount`, `Conflict`.
+        Raises `Refused` for a URL that may not be called or an event that there is not, `UnknownAccount`, `Conflict`.
         """
-        if any(not _EVENT.fullmatch(name) for name in events):
-            raise Refused("event", "must be the name of an event, such as ended")
+        check_events(events)
         try:
             check_url(url, private_too=self.private_too)
         except ForbiddenTarget as error:

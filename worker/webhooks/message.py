@@ -28,7 +28,7 @@ class Message:
 def message_of(sending: Sending) -> Message:
     """The event as JSON. Keys are only ever added."""
     message_id = f"evt_{sending.seq}"
-    facts = {name: value for name, value in (sending.facts or {}).items() if name not in ("seq", "body")}
+    facts = {name: value for name, value in (sending.facts or {}).items() if name not in ("seq", "what", "body")}
     document = {
         "id": message_id,
         "type": sending.what,

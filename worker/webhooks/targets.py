@@ -38,7 +38,7 @@ def check_url(url: str, *, private_too: bool) -> SplitResult:
     except ValueError:
         raise ForbiddenTarget("can't be read as a URL") from None
     if parts.scheme != "https" and not (private_too and parts.scheme == "http"):
-        raise ForbiddenTarget("must start with https://")
+        raise ForbiddenTarget("must start with https://; FERMATA_WEBHOOK_PRIVATE_TARGETS allows http:// and neighbours")
     if not host or port == 0:
         raise ForbiddenTarget("must name a host")
     if parts.username is not None or parts.password is not None or parts.fragment:

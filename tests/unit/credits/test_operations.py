@@ -72,10 +72,10 @@ def a_job(state: str = "queued", job_id: UUID = JOB, **more: Any) -> Job:
     return Job(job_id=job_id, state=JobState(state), **{**plain, **more})
 
 
-def a_lease(token: UUID = TOKEN, lapses_in: timedelta = HOUR, cancel: bool = False) -> Lease:
+def a_lease(token: UUID = TOKEN, lapses_in: timedelta = HOUR, cancel: bool = False, why: str | None = None) -> Lease:
     """The first attempt of JOB, leased from an hour ago."""
     asked = NOON if cancel else None
-    return Lease(JOB, token, NOON + lapses_in, asked)
+    return Lease(JOB, token, NOON + lapses_in, asked, why)
 
 
 def a_page(
@@ -333,6 +333,24 @@ def test_every_ending_of_an_attempt(ending: Ending) -> None:
         assert (kept if sold else []) == [output for _, _, output in page.writes.artifacts], case
         assert sold is (change.outputs is not None), case
         assert (reason, []) == (change.reason, page.writes.due), case
+
+
+@pytest.mark.parametrize(
+    ("ending", "met", "of_job", "of_attempt"),
+    [
+        (Ending.CANCELLED_RUNNING, None, "changed my mind", "changed my mind"),
+        (Ending.ENGINE_FAILURE, "the provider is away", "changed my mind", "the provider is away"),
+        (Ending.PARTIAL, None, "changed my mind", None),
+        (Ending.SUCCEEDED, None, None, None),
+        (Ending.ENDED_BY_STAFF, "it was stuck", "it was stuck", "it was stuck"),
+    ],
+)
+def test_a_cancelled_run_says_why(ending: Ending, met: str | None, of_job: str | None, of_attempt: str | None) -> None:
+    """The words of whoever cancelled it are the job's; what its engine met stays with the attempt."""
+    page = a_page(a_job("running"), lease=a_lease(cancel=True, why="changed my mind"), holds=True)
+    Settle("ada", JOB, TOKEN, ending, outputs=[an_output(0)], message=met).decide(page)
+    ((change,), (attempt,)) = page.writes.jobs, page.writes.attempts
+    assert (of_job, of_attempt) == (change.message, attempt.message)
 
 
 @pytest.mark.parametrize("ending", sorted(NOT_OF_AN_ATTEMPT))

@@ -29,7 +29,7 @@ def test_no_pack_helps_an_account_whose_topups_are_frozen() -> None:
     """What it buys is born frozen: the subscription is what it lacks."""
     refusal = refusal_of(Shortfall(10, 0, 0, 200), (), PLANS, topups_frozen=True)
     assert refusal.pack is None
-    assert "needed 10, available 0; 200 frozen until the subscription is resumed" == words_of(refusal)
+    assert "needed 10, available 0; 200 frozen until the account has an active subscription" == words_of(refusal)
 
 
 def test_the_largest_holds_are_named_first_and_not_all_of_many() -> None:

@@ -56,7 +56,7 @@ async def cancel(request: Request, visitor: Visitor, form: Form) -> Response:
     """End it, or ask its worker to stop it."""
     board = board_of(request)
     shown = await board.services.reads.job(job_id_of(request.path_params["job"]))
-    done = await board.services.client.cancel(shown.account, shown.id, _reason(form, visitor), visitor.actor)
+    done = await board.services.client.cancel(shown.account, shown.id, form.line("reason"), visitor.actor)
     match done:
         case AlreadyEnded():
             return frame.go(f"/jobs/{shown.id}", f"Nothing was cancelled: it had ended before, {done.state}.", bad=True)
@@ -97,7 +97,3 @@ async def compensate(request: Request, visitor: Visitor, form: Form) -> Response
         visitor.actor,
     )
     return frame.go(f"/jobs/{shown.id}", f"{done.credits:,} credits given{', as before' if done.replayed else ''}.")
-
-
-def _reason(form: Form, visitor: Visitor) -> str:
-    return f"{form.line('reason')} ({visitor.key.label})"

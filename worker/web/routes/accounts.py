@@ -57,7 +57,7 @@ class ChangeBody(Body):
     plan: str = Field(min_length=1, max_length=64)
 
 
-class CancelBody(Body):
+class SubscriptionCancelBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"at_once": False}]})
 
     at_once: bool = Field(False, description="By default it runs to the end of the month that is paid for.")
@@ -283,7 +283,11 @@ async def change(
 
 @router.post("/{account}/subscription/cancel", response_model=SubscribedAnswer, responses=_CHANGES)
 async def cancel(
-    request: Request, caller: Biller, account: AccountPath, key: IdempotencyKey, body: CancelBody | None = None
+    request: Request,
+    caller: Biller,
+    account: AccountPath,
+    key: IdempotencyKey,
+    body: SubscriptionCancelBody | None = None,
 ) -> Response:
     """No further month than those that are paid for; `at_once` gives up those paid ahead.
 

@@ -33,7 +33,7 @@ UPLOAD = {
                     "type": "object",
                     "required": ["file"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "WAV, FLAC, MP3 or Ogg."}
+                        "file": {"type": "string", "format": "binary", "description": "WAV, FLAC, MP3, Ogg or AIFF."}
                     },
                 }
             }
@@ -103,6 +103,17 @@ async def artifacts(
 )
 async def audio(request: Request, caller: Looker, artifact: ArtifactId) -> Response:
     """The sound itself, whole or the one range that is asked for."""
+    place = await _place(request, caller, artifact)
+    return await download(request, services_of(request).client.artifacts, place)
+
+
+@router.head(
+    "/{artifact}",
+    response_class=Response,
+    responses=responses(404, 416) | {200: {"description": "There is one."}, 206: {"description": "And such a range."}},
+)
+async def head(request: Request, caller: Looker, artifact: ArtifactId) -> Response:
+    """What a GET would say of it: length, type, checksum."""
     place = await _place(request, caller, artifact)
     return await download(request, services_of(request).client.artifacts, place)
 

@@ -247,6 +247,11 @@ async def jobs(
     metadata: Annotated[
         list[str] | None, Query(max_length=8, description="`name=value` of the metadata; with an account only.")
     ] = None,
+    key: Annotated[
+        str | None,
+        AfterValidator(printable),
+        Query(min_length=1, max_length=255, description="The one with this idempotency key; with an account only."),
+    ] = None,
     limit: Limit = 50,
     after: After = None,
 ) -> Response:
@@ -265,6 +270,7 @@ async def jobs(
         created_from=created_from,
         created_before=created_before,
         metadata=_pairs(metadata or []),
+        key=key,
     )
     return answer(page)
 
@@ -294,7 +300,7 @@ async def cancel(request: Request, caller: Canceller, job: JobId, body: CancelBo
     services = services_of(request)
     before = await shown(request, caller, job)
     reason = (body or CancelBody()).reason
-    done = await services.client.cancel(before.account, job, f"{reason} ({caller.actor})", caller.actor)
+    done = await services.client.cancel(before.account, job, reason, caller.actor)
     if isinstance(done, TryAgain):
         raise LedgerUnavailable("the job's row is held")
     if isinstance(done, AlreadyEnded):

@@ -17,17 +17,29 @@ from worker.web.problems import responses
 from worker.web.services import services_of
 from worker.web.strict_json import StrictRoute
 from worker.webhooks.desk import WebhookMade
+from worker.webhooks.events import EVENTS
 from worker.webhooks.targets import URL_LENGTH_MAX
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 Teller = Annotated[Caller, allowed(May.TELL)]
 WebhookId = Annotated[Id, Path(description="The endpoint's id.")]
-EventName = Annotated[str, Field(pattern=r"^[a-z][a-z_.]{0,63}$")]
+EventName = Annotated[str, Field(pattern=r"^[a-z][a-z_.]{0,63}$", json_schema_extra={"enum": list(EVENTS)})]
+
+
+_EVENTS_SAID = (
+    "Only these. Default: all. What each tells in `data`: "
+    + "; ".join(f"`{name}`: {said}" for name, said in EVENTS.items())
+    + "."
+)
 
 
 class WebhookBody(Body):
-    """An endpoint. It is told of what happens from now on, signed as Standard Webhooks says."""
+    """An endpoint. It is told of what happens from now on, signed as Standard Webhooks says.
+
+    Each message is `{"id", "type", "timestamp", "account", "data"}`: `type` is the event's name; `id`, which the header
+    `webhook-id` repeats, stays the same however often it is sent. Keys are only ever added.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"url": "https://studio.example/fermata", "events": ["ended"]}]}
@@ -35,7 +47,7 @@ class WebhookBody(Body):
 
     url: str = Field(min_length=1, max_length=URL_LENGTH_MAX, description="https, on a public address.")
     account: AccountId | None = Field(None, description="Only of this account. Default: of all.")
-    events: list[EventName] = Field(default_factory=list, max_length=50, description="Only these. Default: all.")
+    events: list[EventName] = Field(default_factory=list, max_length=50, description=_EVENTS_SAID)
 
 
 class RedeliverBody(Body):
