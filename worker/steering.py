@@ -211,7 +211,7 @@ class Steering:
                 why_not |= dict.fromkeys(amounts, f"{_TURNED_DOWN}: {error}")
         if not dry_run:
             told = {"matched": len(found), "credits": sum(given.values()), "filter": _told(wanted)}
-            told |= {"reference": reference, "reason": reason}
+            told |= {"reference": reference} | _why(wanted, reason)
             await self.log.tell(actor, "jobs.compensate_many", wanted.account or "all accounts", None, told)
         word = "would be compensated" if dry_run else "compensated"
         return ManyDone(
@@ -277,7 +277,7 @@ class Steering:
         else:
             done = list(await asyncio.gather(*(_or_why(do, job) for job in jobs)))
             told = {"matched": len(jobs), "filter": _told(wanted)}
-            told |= {} if reason is None else {"reason": reason}
+            told |= _why(wanted, reason)
             await self.log.tell(actor, f"jobs.{act}_many", wanted.account or "all accounts", None, told)
         turned_down = sum(one.outcome.startswith(_TURNED_DOWN) for one in done)
         return ManyDone(
@@ -423,6 +423,11 @@ def _check_names(wanted: Wanted, kinds: Collection[str]) -> None:
             raise Refused(name, f"no {name} {given!r}; there are {', '.join(sorted(kinds))}")
     if wanted.reason is not None:
         check_ending("ended_for", wanted.reason)
+
+
+def _why(wanted: Wanted, reason: str | None) -> dict[str, str]:
+    """For the log. Over all accounts it is left to each job and lot: nowhere else would an erasure of one find it."""
+    return {} if reason is None or wanted.account is None else {"reason": reason}
 
 
 def check_ending(name: str, reason: str) -> None:

@@ -58,7 +58,7 @@ def test_people_see_the_overview_and_follow_jobs(fermata: Fermata) -> None:
 
     finished(busy())
     shown = fermata.ok("queues")
-    assert {"queues", "workers", "verdict", "warnings", "credits", "pace"} == set(shown)
+    assert {"queues", "workers", "verdict", "warnings", "credits", "pace", "pauses"} == set(shown)
     assert (10, 1) == (shown["credits"]["held"], shown["queues"][0]["running"])
     out = fermata("queues").out
     assert "10 credits are held" in out
