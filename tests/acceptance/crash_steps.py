@@ -85,8 +85,9 @@ async def _running(stage: Stage) -> str:
 async def _overdue(stage: Stage) -> str:
     job = await _queued(stage)
     async with stage.database.connection(as_owner=True) as owner:
-        for table in ("jobs", "due"):
-            await owner.execute(f"UPDATE {table} SET ends_by = fermata_now() WHERE job_id = $1", UUID(job))
+        over = "UPDATE jobs SET ends_by = fermata_now() WHERE job_id = $1 RETURNING ends_by"
+        ends_by = await owner.fetchval(over, UUID(job))
+        await owner.execute("UPDATE due SET ends_by = $2 WHERE job_id = $1", UUID(job), ends_by)
     return job
 
 
