@@ -205,11 +205,14 @@ async def test_the_hour_moves_on_where_nobody_has_a_stream(api: Api, monkeypatch
 
 @pytest.mark.parametrize(
     ("took", "answered", "seconds"),
-    [(0.1, True, 0.9), (2.0, True, 8.0), (17.0, False, 0.05), (0.01, False, 0.99)],
-    ids=["quick", "long", "given up", "turned away"],
+    [(0.1, True, 0.9), (2.0, True, 8.0), (15.0, True, 10.0), (17.0, False, 0.05), (0.01, False, 0.99)],
+    ids=["quick", "long", "frozen in it", "given up", "turned away"],
 )
 def test_when_the_next_look_comes(took: float, answered: bool, seconds: float) -> None:
-    """Looking takes a fifth of the time at most; what had no answer is asked again at once, for it may be back."""
+    """Looking takes a fifth of the time at most; what had no answer is asked again at once, for it may be back.
+
+    Nobody waits for longer than 10 s: until then a page is not told that its key was revoked, either.
+    """
     assert pytest.approx(seconds) == pause_after(took, 1.0, answered=answered)
 
 

@@ -29,8 +29,8 @@ PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
 MISTAKEN_SECONDS_MAX = 60.0
 #: A look may take at most this part of the time.
 _SHARE = 5
-#: The shortest pause, whatever a look took.
-_PAUSE_SECONDS_MIN = 0.05
+#: The shortest and the longest pause, whatever a look took: a process that was frozen in one took no time of PostgreSQL.
+_PAUSE_SECONDS_MIN, _PAUSE_SECONDS_MAX = 0.05, 10.0
 #: A look that has no answer after so long is told of as one that fails; it goes on, its limit is much longer.
 DOUBT_SECONDS = 5.0
 #: A stream ends after so long and is opened anew by the page: then its session is checked again.
@@ -64,7 +64,7 @@ def pause_after(took_seconds: float, pause_seconds: float, *, answered: bool) ->
     """Seconds until the next look. One without an answer waited, it cost PostgreSQL nothing: whoever watches is to see
     soon that it is back.
     """
-    share = took_seconds * (_SHARE - 1) if answered else 0.0
+    share = min(took_seconds * (_SHARE - 1), _PAUSE_SECONDS_MAX) if answered else 0.0
     return max(pause_seconds - took_seconds, share, _PAUSE_SECONDS_MIN)
 
 
