@@ -29,7 +29,7 @@ PAUSE_SECONDS, SLOW_SECONDS = 1.0, 5.0
 MISTAKEN_SECONDS_MAX = 60.0
 #: A look may take at most this part of the time.
 _SHARE = 5
-#: The shortest and the longest pause, whatever a look took: a process that was frozen in one took no time of PostgreSQL.
+#: The shortest and the longest pause, whatever a look took: who was frozen in one took no time of PostgreSQL.
 _PAUSE_SECONDS_MIN, _PAUSE_SECONDS_MAX = 0.05, 10.0
 #: A look that has no answer after so long is told of as one that fails; it goes on, its limit is much longer.
 DOUBT_SECONDS = 5.0
