@@ -223,10 +223,10 @@ INSERT INTO jobs (account_id, job_id, idempotency_key, body_hash, kind, queue, s
     book_id, plan, on_insufficient, ends_by, actor, created_at, failures_max, attempt, started_at, ended_at, reason,
     charged, outputs)
 SELECT account_id, job_id, job_id::text, '\\x00', 'generation', 'generation', 'succeeded',
-       '{"prompt": "a song about the sea and what it takes", "model": "standard", "seconds": 240}',
+       '{"prompt": "a song about the sea and what it takes", "model": "standard", "seconds": 30}',
        '{}', '{}', quoted, 1, NULL, 'refuse', at + interval '1 day', 'bench', at - interval '1 minute', 3, 1, at,
        at + interval '1 minute', 'succeeded', charged,
-       jsonb_build_array(jsonb_build_object('artifact', artifact_id, 'name', 'song', 'seconds', '240'))
+       jsonb_build_array(jsonb_build_object('artifact', artifact_id, 'name', 'song', 'seconds', '10'))
 FROM kept;
 
 INSERT INTO reservations (account_id, job_id, amount, state, charged, draw_lots, draw_amounts, reserved_at, settled_at,
@@ -237,13 +237,13 @@ FROM kept;
 
 INSERT INTO attempts (account_id, job_id, attempt, token, worker_id, started_at, ended_at, ending, usage)
 SELECT account_id, job_id, 1, token, 'w1', at, at + interval '1 minute', 'succeeded',
-       '[{"output": "song", "seconds_in": "0", "seconds_out": "240"}]'
+       '[{"output": "song", "seconds_in": "0", "seconds_out": "10"}]'
 FROM kept;
 
 INSERT INTO artifacts (account_id, artifact_id, name, media_type, storage_key, sha256, frames, sample_rate, channels,
     bytes, created_at, job_id, token, actor)
 SELECT account_id, artifact_id, 'song', 'audio/wav', 'outputs/' || job_id || '/' || token || '/song',
-       sha256(uuid_send(artifact_id)), 10584000, 44100, 2, 42336044, at + interval '1 minute', job_id, token, 'settle'
+       sha256(uuid_send(artifact_id)), 441000, 44100, 2, 1764044, at + interval '1 minute', job_id, token, 'settle'
 FROM kept;
 
 INSERT INTO events (account_id, at, what, job_id, state, kind, queue, reason, charged)
