@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from worker.cli.values import Misused
-from worker.local.passwords import kept_passwords, scram_verifier
+from worker.local.passwords import check_password, kept_passwords
 from worker.local.roles import OWNER_ROLE, ROLES, ensure_roles
 from worker.store.database import translated
 from worker.store.migrate import migrate
@@ -56,7 +56,7 @@ def _kept(path: Path) -> dict[str, str]:
     try:
         kept = kept_passwords(path, ROLES)
         for password in kept.values():
-            scram_verifier(password)
+            check_password(password)
         return kept
     except (json.JSONDecodeError, AttributeError, UnicodeDecodeError):
         raise Misused(

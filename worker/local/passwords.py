@@ -32,13 +32,18 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def check_password(password: str) -> None:
+    """Raise `ValueError` for one that is not of printable ASCII: those are written in more than one way."""
+    if not (password and password.isascii() and password.isprintable()):
+        raise ValueError("a role's password must be of printable ASCII")
+
+
 def scram_verifier(password: str) -> str:
     """What PostgreSQL keeps of a password (RFC 5803), so that the password itself is never sent nor logged.
 
-    Raises `ValueError` for one that is not of printable ASCII: those are written in more than one way.
+    Raises `ValueError` as `check_password` does.
     """
-    if not (password and password.isascii() and password.isprintable()):
-        raise ValueError("a role's password must be of printable ASCII")
+    check_password(password)
     salt = secrets.token_bytes(SCRAM_SALT_BYTES)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, SCRAM_ITERATIONS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

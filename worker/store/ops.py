@@ -223,22 +223,7 @@ _PAUSED = text("""
 """)
 
 #: The account's row has no room for a reason: its last event of a pause has it.
-_PAUSED_ACCOUNT = text("""
-    SELECT 'account', a.account_id, e.reason, e.at, e.body ->> 'actor'
-    FROM accounts AS a
-    LEFT JOIN LATERAL (
-        SELECT reason, at, body
-        FROM events
-        WHERE events.account_id = a.account_id
-          AND what = 'paused'
-        ORDER BY seq DESC
-        LIMIT 1
-    ) AS e ON true
-    WHERE a.account_id = :account
-      AND a.paused
-""")
-
-_PAUSED_ACCOUNTS = text("""
+_OF_PAUSED = """
     SELECT 'account', a.account_id, e.reason, e.at, e.body ->> 'actor'
     FROM accounts AS a
     LEFT JOIN LATERAL (
@@ -250,9 +235,11 @@ _PAUSED_ACCOUNTS = text("""
         LIMIT 1
     ) AS e ON true
     WHERE a.paused
-    ORDER BY e.at DESC NULLS LAST, a.account_id
-    LIMIT :limit
-""")
+"""
+
+_PAUSED_ACCOUNT = text(f"{_OF_PAUSED} AND a.account_id = :account")
+
+_PAUSED_ACCOUNTS = text(f"{_OF_PAUSED} ORDER BY e.at DESC NULLS LAST, a.account_id LIMIT :limit")
 
 _CONTROLS = text("""
     SELECT scope, name, paused, running_max, reason, at, actor

@@ -128,7 +128,8 @@ def _statement_for(account_id: str | None, state: JobState | None) -> Any:
     return _ENDED if state in ENDED else _UNFINISHED
 
 
-_OF_ACCOUNT = text("""
+#: Of an account, without its end: a key may be asked for as well.
+_ACCOUNTS_JOBS = """
     SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at,
            idempotency_key
     FROM jobs
@@ -142,29 +143,12 @@ _OF_ACCOUNT = text("""
           SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
           WHERE metadata ->> wanted.name IS DISTINCT FROM wanted.word
       )
-    ORDER BY job_id DESC
-    LIMIT :limit
-""")
+"""
+
+_OF_ACCOUNT = text(f"{_ACCOUNTS_JOBS} ORDER BY job_id DESC LIMIT :limit")
 
 #: At most one. A statement of its own: an optional key would have a generic plan walk the whole account.
-_OF_KEY = text("""
-    SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at,
-           idempotency_key
-    FROM jobs
-    WHERE account_id = :account
-      AND idempotency_key = :key
-      AND (CAST(:after AS uuid) IS NULL OR job_id < :after)
-      AND (CAST(:state AS text) IS NULL OR state = :state)
-      AND (CAST(:kind AS text) IS NULL OR kind = :kind)
-      AND (CAST(:created_from AS timestamptz) IS NULL OR created_at >= :created_from)
-      AND (CAST(:created_before AS timestamptz) IS NULL OR created_at < :created_before)
-      AND NOT EXISTS (
-          SELECT FROM unnest(CAST(:names AS text[]), CAST(:words AS text[])) AS wanted (name, word)
-          WHERE metadata ->> wanted.name IS DISTINCT FROM wanted.word
-      )
-    ORDER BY job_id DESC
-    LIMIT :limit
-""")
+_OF_KEY = text(f"{_ACCOUNTS_JOBS} AND idempotency_key = :key ORDER BY job_id DESC LIMIT :limit")
 
 _OF_ALL = text("""
     SELECT account_id, job_id, kind, queue, state, quoted, charged, partial, reason, attempt, created_at, ended_at,

@@ -9,12 +9,12 @@ from uuid import UUID
 from fastapi import Header, Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from worker.credits.lots import CREDITS_MAX
+from worker.credits.lots import ACCOUNT_ID, CREDITS_MAX
 from worker.store.instants import problem_of_instant
 from worker.store.reads_accounts import PAGE_MAX
 from worker.store.texts import NOTE_LENGTH_MAX
 
-_ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
+ACCOUNT = f"^{ACCOUNT_ID}$"
 
 
 class Body(BaseModel):
@@ -75,7 +75,7 @@ Instant = Annotated[
     datetime, BeforeValidator(_instant), Field(json_schema_extra={"examples": ["2026-12-01T10:00:00Z"]})
 ]
 Id = Annotated[UUID, BeforeValidator(_uuid), Field(json_schema_extra=_AN_ID)]
-AccountId = Annotated[str, Field(pattern=_ACCOUNT, description="The account, by the id that you gave it.")]
+AccountId = Annotated[str, Field(pattern=ACCOUNT, description="The account, by the id that you gave it.")]
 Credits = Annotated[int, Field(ge=1, le=CREDITS_MAX, description="Whole credits.")]
 Line = Annotated[str, Field(min_length=1, max_length=NOTE_LENGTH_MAX, description="Printable, on one line.")]
 
@@ -84,9 +84,9 @@ ArtifactId = Annotated[Id, Path(description="The artifact.")]
 AccountPath = Annotated[
     str,
     BeforeValidator(_whole_segment),
-    Path(pattern=_ACCOUNT, description="The account; a `/` in its id is written `%2F`."),
+    Path(pattern=ACCOUNT, description="The account; a `/` in its id is written `%2F`."),
 ]
-AccountQuery = Annotated[str | None, Query(pattern=_ACCOUNT, description="Of this account only.")]
+AccountQuery = Annotated[str | None, Query(pattern=ACCOUNT, description="Of this account only.")]
 Limit = Annotated[
     int, BeforeValidator(whole), Query(ge=1, le=PAGE_MAX, description=f"At most so many, 1 to {PAGE_MAX}.")
 ]

@@ -13,7 +13,7 @@ from worker.store.reads_artifacts import ArtifactPlace, ArtifactShown, Artifacts
 from worker.web.access import Caller, May, allowed
 from worker.web.answers import answer
 from worker.web.downloads import download
-from worker.web.fields import AccountQuery, After, ArtifactId, Limit, OwnKey
+from worker.web.fields import ACCOUNT, AccountQuery, After, ArtifactId, Limit, OwnKey
 from worker.web.once import asked
 from worker.web.problems import responses
 from worker.web.services import services_of
@@ -60,7 +60,7 @@ class ArtifactAnswer(BaseModel):
 async def put(
     request: Request,
     caller: Annotated[Caller, allowed(May.SUBMIT)],
-    account: Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$", description="Whose file it is.")],
+    account: Annotated[str, Query(pattern=ACCOUNT, description="Whose file it is.")],
     name: Annotated[str | None, Query(min_length=1, max_length=200, description="What people call it.")] = None,
     key: OwnKey = None,
 ) -> Response:
